@@ -1,0 +1,1 @@
+"""Administer a fleet of LLM models kept as rows in a database."""

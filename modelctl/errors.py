@@ -1,0 +1,112 @@
+"""Exit codes, the errors behind them, and the cleaning of foreign text. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum, unique
+from typing import ClassVar
+
+# What can move the cursor, colour, reorder or end a line: C0, DEL, C1, bidi controls,
+# line and paragraph separators, lone surrogates.
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_LONGEST = 2000
+
+
+def _escape(match: re.Match[str]) -> str:
+    point = ord(match[0])
+    return {9: r"\t", 10: r"\n", 13: r"\r"}.get(
+        point, f"\\x{point:02x}" if point < 256 else f"\\u{point:04x}"
+    )
+
+
+def clean(text: str, *, longest: int | None = None) -> str:
+    """Make text from outside safe to print: controls become visible escapes.
+
+    *longest*: cut to this many characters, marked with an ellipsis.
+    """
+    if longest is not None and len(text) > longest:
+        text = text[: longest - 1] + "…"
+    return UNSAFE.sub(_escape, text)
+
+
+@unique
+class ExitCode(IntEnum):
+    """What the process says to its caller; a table in the README explains each."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    INVALID_CONFIG = 3
+    MODEL_NOT_FOUND = 4
+    DATABASE_UNAVAILABLE = 5
+    STALE_CACHE = 6
+    MISSING_SCHEMA = 7
+    REFUSED = 8
+    INTERRUPTED = 130
+
+
+class ModelctlError(Exception):
+    """Something unexpected went wrong."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        """*message*: what was wrong and where (default: the docstring); *hint*: what to do."""
+        self.message = clean(message or (self.__doc__ or "").strip(), longest=_LONGEST)
+        self.hint = None if hint is None else clean(hint, longest=_LONGEST)
+        super().__init__(self.message)
+
+    @property
+    def code(self) -> str:
+        """The stable name scripts key on, e.g. ``model_not_found``."""
+        return self.exit_code.name.lower()
+
+
+class UsageError(ModelctlError):
+    """Wrong arguments or input data."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InvalidConfigError(ModelctlError):
+    """The configuration is wrong; trying again does not help."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+
+class ModelNotFoundError(ModelctlError):
+    """No such model."""
+
+    exit_code = ExitCode.MODEL_NOT_FOUND
+
+
+class DatabaseUnavailableError(ModelctlError):
+    """The database cannot be reached or is too busy; try again later."""
+
+    exit_code = ExitCode.DATABASE_UNAVAILABLE
+
+
+class StaleCacheError(ModelctlError):
+    """The cache cannot be reached, so an invalidation was not delivered."""
+
+    exit_code = ExitCode.STALE_CACHE
+
+
+class MissingSchemaError(ModelctlError):
+    """The database lacks modelctl's tables or columns."""
+
+    exit_code = ExitCode.MISSING_SCHEMA
+
+
+class RefusedError(ModelctlError):
+    """A guard refused the change; nothing was changed."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class InterruptedError(ModelctlError):  # noqa: A001 - one name in three spellings, kept equal by a test
+    """Interrupted; what was not committed is not done."""
+
+    exit_code = ExitCode.INTERRUPTED

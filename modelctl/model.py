@@ -1,0 +1,276 @@
+"""What modelctl speaks about: models, changes, results. Frozen data, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from modelctl.errors import UNSAFE, UsageError
+
+ID_LENGTH = 200
+
+
+class ModelStatus(StrEnum):
+    """Derived from two columns: ``active`` wins, then ``auto_disabled``."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    AUTO_DISABLED = "auto-disabled"
+
+
+class CacheState(StrEnum):
+    """What became of the invalidation that a change owed."""
+
+    INVALIDATED = "invalidated"
+    QUEUED = "queued"
+    UNCHANGED = "unchanged"
+    OFF = "off"
+
+
+def check_id(model_id: object) -> str:
+    """Return *model_id* if a new model may carry it.
+
+    Raises:
+        UsageError: not a string of 1-200 characters without control characters
+            or blanks at its ends.
+    """
+    if not isinstance(model_id, str):
+        raise UsageError(f"a model id is text, not {type(model_id).__name__}")
+    if not model_id:
+        raise UsageError("a model id has at least one character")
+    if len(model_id) > ID_LENGTH:
+        raise UsageError(
+            f"a model id has at most {ID_LENGTH} characters, this one has {len(model_id)}"
+        )
+    if UNSAFE.search(model_id):
+        raise UsageError(f"a model id has no control characters: {model_id}")
+    if model_id != model_id.strip():
+        raise UsageError(f"a model id has no blanks at its ends: '{model_id}'")
+    return model_id
+
+
+def storable(text: str, length: int | None = None) -> str:
+    """Cut *text* to *length* characters and replace what PostgreSQL cannot hold (NUL, surrogates)."""
+    kept = text[:length].replace("\0", "\ufffd")
+    return kept.encode("utf-8", "replace").decode() if not kept.isascii() else kept
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One row of ``models``. Times are UTC; the cooldown's end is derived, not stored."""
+
+    id: str
+    display_name: str
+    provider: str
+    active: bool
+    auto_disabled: bool
+    consecutive_failures: int
+    ejections: int
+    success_count: int
+    failure_count: int
+    last_success_at: datetime | None
+    last_failure_at: datetime | None
+    failure_type: str | None
+    failure_reason: str | None
+    disabled_at: datetime | None
+    disabled_by: str | None
+    disabled_reason: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    status: ModelStatus
+    retry_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many models are active, where the number came from and how old it is (seconds)."""
+
+    active: int
+    source: str
+    age_seconds: float
+    expires_in_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCount(Count):
+    """A fresh count beside the cached one (None: nothing believable is cached)."""
+
+    cached: int | None
+    database: int
+    match: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """One model before and after a command; *before* is None when added, *after* when removed."""
+
+    id: str
+    before: ModelStatus | None
+    after: ModelStatus | None
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a command did to each model it was given."""
+
+    changes: tuple[StatusChange, ...]
+    cache: CacheState
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """How many outcomes were recorded, and the models whose status changed in the end."""
+
+    recorded: int
+    changes: tuple[StatusChange, ...]
+    cache: CacheState
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An auto-disabled model that does not come back now."""
+
+    id: str
+    retry_at: datetime
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What one run of ``recover`` did; *busy*: another run was at work."""
+
+    recovered: tuple[str, ...]
+    waiting: tuple[Waiting, ...]
+    busy: bool
+    cache: CacheState
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A catalogue entry that was not taken, and why."""
+
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """How many catalogue entries ended where."""
+
+    added: int
+    updated: int
+    unchanged: int
+    skipped: int
+    rejected: tuple[Rejection, ...]
+    cache: CacheState
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStats:
+    """One provider's share of the fleet."""
+
+    provider: str
+    models: int
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Totals of the fleet, always from the database."""
+
+    models: int
+    active: int
+    disabled: int
+    auto_disabled: int
+    providers: tuple[ProviderStats, ...]
+    success_count: int
+    failure_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderboardEntry:
+    """An active model and its success rate (0 to 1; None: never called)."""
+
+    rank: int
+    id: str
+    display_name: str
+    provider: str
+    success_rate: float | None
+    success_count: int
+    failure_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of status in the history."""
+
+    id: int
+    at: datetime
+    model_id: str
+    event: str
+    before: ModelStatus | None
+    after: ModelStatus | None
+    actor: str | None
+    reason: str | None
+    failure_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of ``doctor``: what was looked at, whether it is well, what was seen."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What ``doctor`` found."""
+
+    ok: bool
+    checks: tuple[Check, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """A name in the cache: its value (None: absent) and its time to live (seconds)."""
+
+    key: str
+    value: str | None
+    expires_in_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """The cache's keys and the invalidations that wait for delivery."""
+
+    backend: str
+    keys: tuple[CacheKey, ...]
+    queued: int
+    settling: int
+    oldest_queued_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainResult:
+    """How many queued invalidations were delivered, and how many still wait."""
+
+    delivered: int
+    queued: int
+    cache: CacheState
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """Where the schema stands against this release."""
+
+    database: str
+    current: str | None
+    head: str
+    up_to_date: bool
