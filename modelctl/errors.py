@@ -8,9 +8,7 @@ from typing import ClassVar
 
 # What can move the cursor, colour, reorder or end a line: C0, DEL, C1, bidi controls,
 # line and paragraph separators, lone surrogates.
-UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 2000
 
 

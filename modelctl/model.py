@@ -19,6 +19,18 @@ class ModelStatus(StrEnum):
     AUTO_DISABLED = "auto-disabled"
 
 
+class FailureType(StrEnum):
+    """How a call of a model failed."""
+
+    RATE_LIMIT = "rate-limit"
+    TIMEOUT = "timeout"
+    SERVER_ERROR = "server-error"
+    NETWORK_ERROR = "network-error"
+    PARSE_ERROR = "parse-error"
+    CLIENT_ERROR = "client-error"
+    UNKNOWN = "unknown"
+
+
 class CacheState(StrEnum):
     """What became of the invalidation that a change owed."""
 
