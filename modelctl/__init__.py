@@ -1,1 +1,154 @@
-"""Administer a fleet of LLM models kept as rows in a database."""
+"""Administer a fleet of LLM models kept as rows in a database.
+
+    from modelctl import Fleet
+
+    with Fleet.open() as fleet:
+        print(fleet.count().active)
+
+The names below are loaded on first use: ``import modelctl`` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelctl.config import Config as Config
+    from modelctl.errors import (
+        DatabaseUnavailableError as DatabaseUnavailableError,
+    )
+    from modelctl.errors import (
+        ExitCode as ExitCode,
+    )
+    from modelctl.errors import (
+        InvalidConfigError as InvalidConfigError,
+    )
+    from modelctl.errors import (
+        MissingSchemaError as MissingSchemaError,
+    )
+    from modelctl.errors import (
+        ModelctlError as ModelctlError,
+    )
+    from modelctl.errors import (
+        ModelNotFoundError as ModelNotFoundError,
+    )
+    from modelctl.errors import (
+        RefusedError as RefusedError,
+    )
+    from modelctl.errors import (
+        StaleCacheError as StaleCacheError,
+    )
+    from modelctl.errors import (
+        UsageError as UsageError,
+    )
+    from modelctl.fleet import Fleet as Fleet
+    from modelctl.health import Outcome as Outcome
+    from modelctl.model import (
+        BatchResult as BatchResult,
+    )
+    from modelctl.model import (
+        CacheReport as CacheReport,
+    )
+    from modelctl.model import (
+        CacheState as CacheState,
+    )
+    from modelctl.model import (
+        Changes as Changes,
+    )
+    from modelctl.model import (
+        Count as Count,
+    )
+    from modelctl.model import (
+        Diagnosis as Diagnosis,
+    )
+    from modelctl.model import (
+        DrainResult as DrainResult,
+    )
+    from modelctl.model import (
+        Event as Event,
+    )
+    from modelctl.model import (
+        FailureType as FailureType,
+    )
+    from modelctl.model import (
+        ImportResult as ImportResult,
+    )
+    from modelctl.model import (
+        LeaderboardEntry as LeaderboardEntry,
+    )
+    from modelctl.model import (
+        Model as Model,
+    )
+    from modelctl.model import (
+        ModelStatus as ModelStatus,
+    )
+    from modelctl.model import (
+        Recovery as Recovery,
+    )
+    from modelctl.model import (
+        SchemaStatus as SchemaStatus,
+    )
+    from modelctl.model import (
+        Stats as Stats,
+    )
+    from modelctl.model import (
+        StatusChange as StatusChange,
+    )
+    from modelctl.model import (
+        VerifiedCount as VerifiedCount,
+    )
+    from modelctl.model import (
+        Waiting as Waiting,
+    )
+
+_MODULE_OF = {
+    "Config": "config",
+    "DatabaseUnavailableError": "errors",
+    "ExitCode": "errors",
+    "InvalidConfigError": "errors",
+    "MissingSchemaError": "errors",
+    "ModelNotFoundError": "errors",
+    "ModelctlError": "errors",
+    "RefusedError": "errors",
+    "StaleCacheError": "errors",
+    "UsageError": "errors",
+    "Fleet": "fleet",
+    "Outcome": "health",
+    "BatchResult": "model",
+    "CacheReport": "model",
+    "CacheState": "model",
+    "Changes": "model",
+    "Count": "model",
+    "Diagnosis": "model",
+    "DrainResult": "model",
+    "Event": "model",
+    "FailureType": "model",
+    "ImportResult": "model",
+    "LeaderboardEntry": "model",
+    "Model": "model",
+    "ModelStatus": "model",
+    "Recovery": "model",
+    "SchemaStatus": "model",
+    "Stats": "model",
+    "StatusChange": "model",
+    "VerifiedCount": "model",
+    "Waiting": "model",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("modelctl")
+    if name in _MODULE_OF:
+        from importlib import import_module
+
+        return getattr(import_module(f"modelctl.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'modelctl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

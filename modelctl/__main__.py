@@ -1,6 +1,6 @@
 """``python -m modelctl``."""
 
-from modelctl.cli import main
+from modelctl.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

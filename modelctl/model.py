@@ -70,7 +70,11 @@ def storable(text: str, length: int | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One row of ``models``. Times are UTC; the cooldown's end is derived, not stored."""
+    """One row of ``models``. Times are UTC.
+
+    *retry_at* and *seconds_left* (None unless auto-disabled) are derived from the cooldown and
+    the database's clock, not stored.
+    """
 
     id: str
     display_name: str
@@ -92,6 +96,7 @@ class Model:
     updated_at: datetime | None
     status: ModelStatus
     retry_at: datetime | None
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,430 @@
+"""The cached count, behind one interface: RedisCache, SqliteCache, NullCache.
+
+The protocol and why each step stands where it does: docs/decisions.md, "How is the cached count
+kept true?". The names of the steps there are the names of the methods here.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (redis-py's cluster and sentinel parts have no types)
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
+from modelctl.model import CacheKey
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from modelctl.config import Config
+
+LEASE_SECONDS = 10.0
+# A tombstone outlives every value that could have been written before it, by the settle time.
+TOMB_EXTRA_SECONDS = 15.0
+POLLS = 3
+POLL_SECONDS = 0.05
+REDIS_TIMEOUT = 0.5
+_COUNT = re.compile(rb"[0-9]{1,18}")
+_SCAN_COUNT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A number that may be shown, its age and what is left of it (seconds)."""
+
+    active: int
+    age: float
+    expires_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Nothing to show; with a token the reader may fill what it counts *after* this."""
+
+    token: str | None
+
+
+class Cache(Protocol):
+    """What the core knows of a cache.
+
+    Every method of `RedisCache` raises `StaleCacheError` when Redis cannot be reached and
+    `InvalidConfigError` when it refuses this user.
+    """
+
+    name: str
+
+    def peek(self) -> Hit | None:
+        """Return what may be believed, without a claim to fill."""
+
+    def lease(self) -> str | None:
+        """Claim the right to fill, before the database is read; None: somebody else has it."""
+
+    def fill(self, token: str, active: int) -> None:
+        """Store the number unless the lease is gone, which every invalidation takes away."""
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Make wrong values unreadable; *budget*: seconds for the sweep (None: to the end)."""
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """Return the keys as they are, for a person."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+def read(cache: Cache) -> Hit | Miss:
+    """Return a hit, or a miss with the right to fill; wait a moment for another filler."""
+    if hit := cache.peek():
+        return hit
+    if token := cache.lease():
+        return Miss(token)
+    for _ in range(POLLS if cache.name == "redis" else 0):
+        time.sleep(POLL_SECONDS)
+        if hit := cache.peek():
+            return hit
+    return Miss(None)
+
+
+class NullCache:
+    """No cache is configured: always a miss, nothing to invalidate."""
+
+    name = "off"
+
+    def peek(self) -> Hit | None:
+        """Nothing is cached."""
+        return None
+
+    def lease(self) -> str | None:
+        """Nothing can be filled."""
+        return None
+
+    def fill(self, token: str, active: int) -> None:
+        """Never called: nobody gets a token."""
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Nothing is cached."""
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """There are none."""
+        return ()
+
+    def close(self) -> None:
+        """There is no connection."""
+
+
+class SqliteCache:
+    """The count in the database's own file; triggers delete it in the transaction of a change.
+
+    So it is always right, and an invalidation needs no delivery. A file that cannot be written
+    is read without a fill. Uses the standard library alone: a cached count must start fast.
+    """
+
+    name = "sqlite"
+    _KEY = "count:active"
+    _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+    def __init__(self, config: Config) -> None:
+        assert config.sqlite_path is not None  # noqa: S101 - for the type checker
+        self._path = config.sqlite_path
+        self._ttl = config.cache.ttl
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        import sqlite3
+
+        from modelctl import sqlite
+
+        try:
+            # A filler does not queue behind a long write: an answer without a fill is as good.
+            with closing(sqlite.connect(self._path, busy=0.2)) as connection:
+                yield connection
+        except sqlite3.Error as exc:
+            raise sqlite.translate(exc, self._path) from exc
+
+    def peek(self) -> Hit | None:
+        """Return the cached count while it lives."""
+        sql = (
+            f"SELECT value, expires_at - {self._NOW} FROM modelctl_cache"
+            " WHERE key = ? AND value IS NOT NULL"
+        )
+        with self._connection() as connection:
+            row = connection.execute(sql, (self._KEY,)).fetchone()
+        if row is None or not 0 < row[1] <= self._ttl:
+            return None
+        return Hit(row[0], self._ttl - row[1], row[1])
+
+    def lease(self) -> str | None:
+        """Put a row with a new nonce where nothing lives; the triggers will take it away."""
+        nonce = secrets.token_hex(16)
+        sql = (
+            "INSERT INTO modelctl_cache (key, value, nonce, expires_at)"
+            f" VALUES (?, NULL, ?, {self._NOW} + ?) ON CONFLICT (key) DO UPDATE"
+            " SET value = NULL, nonce = excluded.nonce, expires_at = excluded.expires_at"
+            f" WHERE modelctl_cache.expires_at NOT BETWEEN {self._NOW} AND {self._NOW} + ?"
+            " OR modelctl_cache.value IS NOT NULL"
+        )
+        longest = max(self._ttl, LEASE_SECONDS)
+        changed = self._try(sql, (self._KEY, nonce, LEASE_SECONDS, longest))
+        return nonce if changed else None
+
+    def fill(self, token: str, active: int) -> None:
+        """Store the number in the row that still carries the nonce."""
+        sql = (
+            f"UPDATE modelctl_cache SET value = ?, nonce = NULL, expires_at = {self._NOW} + ?"
+            " WHERE key = ? AND nonce = ?"
+        )
+        self._try(sql, (active, self._ttl, self._KEY, token))
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Forget the count; only for a person who asks: the triggers see to the rest."""
+        with self._connection() as connection:
+            connection.execute("DELETE FROM modelctl_cache")
+
+    def _try(self, sql: str, values: tuple[Any, ...]) -> bool:
+        """Write if that is possible; a count does not need it. A missing schema is an error."""
+        import sqlite3
+
+        from modelctl import sqlite
+
+        with self._connection() as connection:
+            try:
+                return connection.execute(sql, values).rowcount > 0
+            except sqlite3.OperationalError as exc:
+                error = sqlite.translate(exc, self._path)
+                if error.code == "missing_schema":
+                    raise error from exc
+                return False
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """Return the rows of the cache's table."""
+        sql = f"SELECT key, value, expires_at - {self._NOW} FROM modelctl_cache ORDER BY key"
+        with self._connection() as connection:
+            rows = connection.execute(sql).fetchall()
+        return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
+
+    def close(self) -> None:
+        """Every call opens and closes its own connection."""
+
+
+class RedisCache:
+    """The count in Redis, shared with programs that GET, SETEX and DEL it as they like."""
+
+    name = "redis"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._ttl_ms = round(config.cache.ttl * 1000)
+        self._key = config.cache.count_key
+        # The braces put all three into one slot of a cluster.
+        self._lease = f"{{{self._key}}}:lease"
+        self._tomb = f"{{{self._key}}}:tomb"
+        self._made: Any = None
+
+    # ── Connections and errors ──
+
+    @contextmanager
+    def _redis(self) -> Iterator[Any]:
+        """Give the client of the server that holds the key; say what its errors mean."""
+        import redis
+        from redis.exceptions import RedisClusterException
+
+        try:
+            if self._made is None:
+                self._made = _client(self._config)
+            client = self._made
+            if isinstance(client, redis.RedisCluster):
+                client = client.get_redis_connection(client.get_node_from_key(self._key))
+            yield client
+        except (redis.RedisError, RedisClusterException, OSError, ValueError) as exc:
+            if isinstance(self._made, redis.RedisCluster):
+                self._made = None  # its map of the cluster may be the fault
+            raise self._translate(exc) from exc
+
+    def _translate(self, exc: Exception) -> ModelctlError:
+        import redis
+
+        text = " ".join(self._config.hide(str(exc)).split()) or type(exc).__name__
+        refused = (redis.AuthenticationError, redis.exceptions.NoPermissionError, ValueError)
+        if isinstance(exc, refused) or text.startswith(("NOAUTH", "NOPERM", "WRONGPASS")):
+            return InvalidConfigError(
+                f"Redis refuses this user ({text})", hint="check redis.url and the user's ACL"
+            )
+        return StaleCacheError(f"Redis cannot be used ({text})", hint="check redis.url")
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    # ── The protocol ──
+
+    def peek(self) -> Hit | None:
+        """Return the value if it is a count, will expire in time, and no tombstone denies it."""
+        with self._redis() as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.mget(self._key, self._tomb)
+            pipe.pttl(self._key)
+            (value, tomb), left = pipe.execute()
+        if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
+            return None
+        if tomb is not None and tomb != value:
+            return None
+        return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
+
+    def lease(self) -> str | None:
+        """Take the lease with a random nonce; a counter would start again after a wipe."""
+        nonce = secrets.token_hex(16)
+        with self._redis() as client:
+            got = client.set(self._lease, nonce, nx=True, px=round(LEASE_SECONDS * 1000))
+        return nonce if got else None
+
+    def fill(self, token: str, active: int) -> None:
+        """Store the number if the lease is still ours; a lost race is no fault."""
+        import redis
+
+        with self._redis() as client, client.pipeline(transaction=True) as pipe:
+            pipe.watch(self._lease)
+            if pipe.get(self._lease) != token.encode():
+                return
+            pipe.multi()
+            pipe.set(self._key, active, px=self._ttl_ms)
+            pipe.set(self._tomb, active, xx=True, keepttl=True)
+            pipe.delete(self._lease)
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Clear the count, then what else a change made wrong, within *budget* seconds.
+
+        Raises:
+            StaleCacheError: not everything is cleared; do not count it as delivered.
+        """
+        deadline = None if budget is None else time.monotonic() + budget
+        with self._redis() as client:
+            # Alone and first: a DEL passes even when Redis is out of memory.
+            client.delete(self._key, self._lease)
+            tomb_ms = self._ttl_ms + round(TOMB_EXTRA_SECONDS * 1000)
+            client.set(self._tomb, "", px=tomb_ms)
+        for pattern in self._config.cache.clear:
+            self._clear(pattern, deadline)
+
+    def _clear(self, pattern: str, deadline: float | None) -> None:
+        import redis
+
+        with self._redis():
+            client = self._made
+            cluster = isinstance(client, redis.RedisCluster)
+            if not re.search(r"[*?[\\]", pattern):
+                client.delete(pattern)
+                return
+            nodes = (
+                [client.get_redis_connection(node) for node in client.get_primaries()]
+                if cluster
+                else [client]
+            )
+            for node in nodes:
+                cursor = 0
+                while True:
+                    cursor, found = node.scan(cursor, match=pattern, count=_SCAN_COUNT)
+                    if found and cluster:  # the keys of one page lie in several slots
+                        pipe = node.pipeline(transaction=False)
+                        for key in found:
+                            pipe.unlink(key)
+                        pipe.execute()
+                    elif found:
+                        node.unlink(*found)
+                    if not cursor:
+                        break
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise StaleCacheError(
+                            f"the sweep of {pattern} takes too long",
+                            hint="finish it: modelctl cache drain",
+                        )
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """Return our three keys and the plain names that an invalidation clears."""
+        patterns = self._config.cache.clear
+        names = [self._key, self._lease, self._tomb]
+        names += [name for name in patterns if not re.search(r"[*?[\\]", name)]
+        found = []
+        with self._redis():
+            client = self._made
+            for name in names:
+                kind = client.type(name)
+                value = client.get(name) if kind == b"string" else None
+                text = value.decode("utf-8", "replace") if value is not None else None
+                if kind not in (b"none", b"string"):
+                    text = f"({kind.decode()})"
+                left = client.pttl(name)
+                found.append(CacheKey(name, text, left / 1000 if left >= 0 else None))
+        return tuple(found)
+
+
+def _client(config: Config) -> Any:
+    """Connect as redis.url says; no retries inside: whoever calls has a budget."""
+    from urllib.parse import parse_qs, unquote, urlsplit
+
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    how: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": REDIS_TIMEOUT,
+        "socket_connect_timeout": REDIS_TIMEOUT,
+        # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
+        "protocol": 2,
+        "legacy_responses": False,
+        "driver_info": None,
+    }
+    scheme, _, kind = config.redis.url.partition("://")[0].partition("+")
+    if not kind:
+        return redis.Redis.from_url(config.redis.url, max_connections=config.redis.pool_size, **how)
+
+    url = urlsplit(config.redis.url)
+    user, _, hosts = url.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    how |= {"ssl": scheme == "rediss"}
+    how |= {"username": unquote(name)} if name else {}
+    how |= {"password": unquote(password)} if password else {}
+    addresses = []
+    for address in hosts.split(","):
+        host, _, port = address.rpartition(":")
+        addresses.append((host.strip("[]"), int(port)) if host else (address, 0))
+    if kind == "cluster":
+        from redis.cluster import ClusterNode
+
+        nodes = [ClusterNode(host, port or 6379) for host, port in addresses]
+        return redis.RedisCluster(startup_nodes=nodes, **how)
+
+    from redis.sentinel import Sentinel
+
+    master, _, db = url.path.strip("/").partition("/")
+    query = {k: v[-1] for k, v in parse_qs(url.query).items()}
+    to_sentinel = {k: v for k, v in how.items() if k not in ("username", "password")}
+    to_sentinel |= {
+        k.removeprefix("sentinel_"): v for k, v in query.items() if k.startswith("sentinel_")
+    }
+    sentinel = Sentinel(
+        [(host, port or 26379) for host, port in addresses], sentinel_kwargs=to_sentinel
+    )
+    return sentinel.master_for(
+        master, db=int(db or 0), max_connections=config.redis.pool_size, **how
+    )
+
+
+def open_cache(config: Config) -> Cache:
+    """Return the cache that the configuration names."""
+    if config.sqlite_path:
+        return SqliteCache(config)
+    return RedisCache(config) if config.redis.url else NullCache()

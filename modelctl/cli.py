@@ -1,0 +1,613 @@
+"""The command line: each command is one method of `Fleet`, and there is one error boundary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelctl import render
+from modelctl.config import Config
+from modelctl.errors import (
+    DatabaseUnavailableError,
+    ExitCode,
+    InterruptedError,  # noqa: A004 - one name in three spellings
+    ModelctlError,
+    RefusedError,
+    StaleCacheError,
+    UsageError,
+)
+from modelctl.model import CacheState, Changes, ModelStatus
+from modelctl.render import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+    from modelctl.fleet import Fleet
+
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 no such model, 5 database "
+    "unavailable, 6 committed but the cache is stale, 7 schema missing, 8 refused, 130 interrupted."
+)
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings=_HELP,
+    pretty_exceptions_enable=False,
+    epilog=_EXIT_CODES,
+)
+cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP)
+db_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP)
+app.add_typer(cache_app, name="cache", help="Look at the cache, clear it, deliver what is queued.")
+app.add_typer(db_app, name="db", help="Create or migrate the schema, and say where it stands.")
+app.add_typer(config_app, name="config", help="Look at the configuration.")
+
+# Declared once, so that no two commands drift apart.
+Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a model.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of models.")]
+AnOutput = Annotated[
+    Output | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="How to print; default: a table on a terminal, tsv without a header in a pipe.",
+    ),
+]
+Actor = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Who acts; default MODELCTL_ACTOR, else user@host."),
+]
+Reason = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Why; kept in the history and shown.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")]
+Provider = Annotated[str | None, typer.Option(metavar="NAME", help="Only this provider's models.")]
+Source = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]
+
+
+@app.callback()
+def _options(
+    ctx: typer.Context,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The configuration file to use.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("-V", "--version", is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Administer a fleet of LLM models kept as rows in a database."""
+    ctx.obj = config
+
+
+# ── The boundary ────────────────────────────────────────────────────────────────────────────────
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every error ends here."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments in (["-V"], ["--version"]):
+            return _version()
+        code = app(arguments, prog_name="modelctl", standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:
+            raise InterruptedError
+        return int(code or ExitCode.OK)
+    except ModelctlError as exc:
+        return _report(exc, arguments)
+    except _TYPER_USAGE as exc:
+        return _report_usage(exc, arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _report(InterruptedError(), arguments)
+    except Exception as exc:
+        hint = "this is a bug; run again with --debug and report it"
+        name = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+        return _report(ModelctlError(_hidden(name), hint=hint), arguments)
+
+
+# Typer carries Click inside and exports of its errors only this one's child.
+_TYPER_USAGE: Any = typer.BadParameter.__base__
+
+
+def run() -> None:
+    """Console entry point."""
+    sys.exit(main())
+
+
+def _report(exc: ModelctlError, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments and sys.exc_info()[0]:
+        import traceback
+
+        for line in _hidden(traceback.format_exc()).splitlines():
+            render.say(line)
+    try:
+        render.error(exc, as_json=_asks_for_json(arguments))
+    except ModelctlError as unwritable:
+        render.say(f"error: {unwritable.message}")
+    return exc.exit_code
+
+
+def _report_usage(exc: Any, arguments: Sequence[str]) -> int:
+    message = exc.format_message()
+    if type(exc).__name__ == "NoArgsIsHelpError":  # its message is the help itself
+        sys.stderr.write(f"{message}\n")
+        return ExitCode.USAGE
+    hint = f"see: {exc.ctx.command_path} --help" if exc.ctx else None
+    return _report(UsageError(message, hint=hint), arguments)
+
+
+def _hidden(text: str) -> str:
+    """Hide the passwords of whatever configuration there is."""
+    try:
+        return Config.load().hide(text)
+    except ModelctlError:
+        return text
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether -o json was asked for, even where the rest could not be understood."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        (word in ("-o", "--output") and value == "json") or word in ("-ojson", "--output=json")
+        for word, value in pairs
+    )
+
+
+def _version() -> int:
+    from importlib.metadata import version
+
+    render.write_line(f"modelctl {version('modelctl')}")
+    return ExitCode.OK
+
+
+@contextmanager
+def _fleet(ctx: typer.Context, actor: str | None = None) -> Iterator[Fleet]:
+    """The fleet of one command: one connection, warnings on stderr."""
+    from modelctl.fleet import Fleet
+
+    with Fleet(Config.load(ctx.obj), actor=actor, pool_size=1) as fleet:
+        fleet.on_warning = lambda message: render.say(f"warning: {message}")
+        yield fleet
+
+
+def _write(result: object, shown: render.View, output: Output | None, **how: Any) -> None:
+    render.write(result, shown, output or render.default_output(), **how)
+
+
+def _exit_code(cache: CacheState) -> ExitCode:
+    return ExitCode.STALE_CACHE if cache is CacheState.QUEUED else ExitCode.OK
+
+
+def _changed(result: Changes, output: Output | None, same: str = "already") -> ExitCode:
+    _write(result, render.changes_view(result, same=same), output, items=result.changes)
+    return _exit_code(result.cache)
+
+
+@contextmanager
+def _open(source: str) -> Iterator[BinaryIO]:
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = open(source, "rb")  # noqa: SIM115 - closed below, and only the opening may fail here
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"cannot read {source}: {why}") from exc
+    with stream:
+        yield stream
+
+
+# ── The count ───────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def count(
+    ctx: typer.Context,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Count in the database, do not read the cache.")
+    ] = False,
+    strong: Annotated[
+        bool,
+        typer.Option("--strong", help="Right also against every committed change of others."),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare cache and database; exit 6 when they differ."),
+    ] = False,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Print how many models are active, cached or fresh, and where the number came from.
+
+    In a pipe it prints just the number.
+    """
+    with _fleet(ctx) as fleet:
+        result = fleet.verify() if verify else fleet.count(fresh=fresh, strong=strong)
+    if output is None and render.default_output() is Output.TSV:
+        render.write_line(result.active)
+    else:
+        _write(result, render.view(result), output)
+    if not getattr(result, "match", True):
+        render.say("warning: the cached count differs from the database")
+        return ExitCode.STALE_CACHE
+    return ExitCode.OK
+
+
+# ── Reads ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command("list")
+def list_models(
+    ctx: typer.Context,
+    status: Annotated[ModelStatus | None, typer.Option(help="Only models of this status.")] = None,
+    provider: Provider = None,
+    sort: Annotated[
+        str,
+        typer.Option(metavar="KEY", help="id, name, provider, status, failures or updated."),
+    ] = "id",
+    limit: Annotated[int | None, typer.Option(metavar="N", help="At most N models.")] = None,
+    output: AnOutput = None,
+) -> None:
+    """Print the models."""
+    with _fleet(ctx) as fleet:
+        models = fleet.iter_models(status=status, provider=provider, sort=sort, limit=limit)
+        _write(models, render.models_view(models), output, items=models)
+
+
+@app.command()
+def show(ctx: typer.Context, model_id: Id, output: AnOutput = None) -> None:
+    """Print one model: its status, since when, by whom and why, and when it may come back."""
+    with _fleet(ctx) as fleet:
+        model = fleet.show(model_id)
+        rule = fleet.config
+    shown = render.model_view(
+        model, threshold=rule.health.threshold, restart=rule.recovery.restart_failures
+    )
+    if output is Output.NAME:
+        render.write_line(model.id)
+    else:
+        _write(model, shown, output)
+
+
+@app.command()
+def stats(ctx: typer.Context, output: AnOutput = None) -> None:
+    """Print totals by status and provider, from the database."""
+    with _fleet(ctx) as fleet:
+        result = fleet.stats()
+    _write(result, render.view(result), output)
+
+
+@app.command()
+def leaderboard(
+    ctx: typer.Context,
+    top: Annotated[int, typer.Option(metavar="N", help="How many models.")] = 10,
+    provider: Provider = None,
+    output: AnOutput = None,
+) -> None:
+    """Print the active models with the best success rates, from the database."""
+    with _fleet(ctx) as fleet:
+        entries = fleet.leaderboard(top=top, provider=provider)
+    _write(entries, render.leaderboard_view(entries), output, items=entries)
+
+
+@app.command()
+def events(
+    ctx: typer.Context,
+    model_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Of one model.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Not older than this: 90s, 15m, 1h, 2d.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="At most N events.")] = 100,
+    output: AnOutput = None,
+) -> None:
+    """Print the history, newest first."""
+    with _fleet(ctx) as fleet:
+        found = fleet.events(model_id, since=_duration(since), limit=limit)
+    _write(found, render.events_view(found), output, items=found)
+
+
+def _duration(text: str | None) -> float | None:
+    from modelctl.config import parse_duration
+
+    return None if text is None else parse_duration(text)
+
+
+# ── Changes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    model_id: Id,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="The name to display.")] = None,
+    provider: Annotated[str, typer.Option(metavar="NAME", help="Who offers it.")] = "",
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Add one model, active."""
+    with _fleet(ctx, actor) as fleet:
+        return _changed(fleet.add(model_id, name=name, provider=provider), output)
+
+
+@app.command()
+def remove(
+    ctx: typer.Context,
+    model_ids: Ids,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Delete models; their history stays. All or none."""
+    with _fleet(ctx, actor) as fleet:
+        if not yes:
+            _confirm_removal(fleet, model_ids)
+        return _changed(fleet.remove(*model_ids), output)
+
+
+def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            "remove asks first, and nobody can be asked here; nothing was removed",
+            hint="say --yes",
+        )
+    for model in map(fleet.show, model_ids):
+        render.say(f"{model.id} ({model.status})")
+    if not typer.confirm("Remove for good?", err=True):
+        raise RefusedError("not confirmed; nothing was removed")
+
+
+@app.command()
+def disable(
+    ctx: typer.Context,
+    model_ids: Ids,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Switch models off by hand; nothing automatic brings them back. All or none."""
+    with _fleet(ctx, actor) as fleet:
+        return _changed(fleet.disable(*model_ids, reason=reason, dry_run=dry_run), output)
+
+
+@app.command()
+def enable(
+    ctx: typer.Context,
+    model_ids: Ids,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Switch models on, as healthy ones. All or none."""
+    with _fleet(ctx, actor) as fleet:
+        return _changed(fleet.enable(*model_ids, reason=reason, dry_run=dry_run), output)
+
+
+@app.command()
+def record_success(
+    ctx: typer.Context, model_id: Id, actor: Actor = None, output: AnOutput = None
+) -> ExitCode:
+    """Record a successful call; an auto-disabled model comes back."""
+    with _fleet(ctx, actor) as fleet:
+        return _changed(fleet.record_success(model_id), output, same="still")
+
+
+@app.command()
+def record_failure(
+    ctx: typer.Context,
+    model_id: Id,
+    failure_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="rate-limit, timeout, server-error, network-error, parse-error, client-error "
+            "or unknown (the default).",
+        ),
+    ] = None,
+    http_status: Annotated[
+        int | None, typer.Option(metavar="N", help="Tell the type by an HTTP status, 400-599.")
+    ] = None,
+    reason: Reason = None,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Record a failed call; the 5th counted one in a row switches the model off."""
+    from modelctl.health import failure_type_of_status
+
+    if failure_type is not None and http_status is not None:
+        raise UsageError("--type and --http-status say the same thing", hint="give one of them")
+    kind = failure_type or "unknown"
+    if http_status is not None:
+        kind = failure_type_of_status(http_status)
+    with _fleet(ctx, actor) as fleet:
+        result = fleet.record_failure(model_id, kind, reason=reason)
+        return _changed(result, output, same="still")
+
+
+@app.command()
+def record_batch(
+    ctx: typer.Context, source: Source, actor: Actor = None, output: AnOutput = None
+) -> ExitCode:
+    """Record JSON Lines of outcomes, all in one transaction or none.
+
+    A line: {"id": ..., "outcome": "success"|"failure", "type": ..., "reason": ...}
+    """
+    from modelctl.health import read_outcomes
+
+    with _fleet(ctx, actor) as fleet, _open(source) as stream:
+        outcomes = read_outcomes(stream, fleet.config.health.reason_length)
+        with render.progress("recording") as progress:
+            result = fleet.record_batch(outcomes, progress=progress)
+    _write(result, render.view(result), output)
+    return _exit_code(result.cache)
+
+
+@app.command()
+def recover(
+    ctx: typer.Context,
+    dry_run: DryRun = False,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Bring back at most N; 0: no limit.")
+    ] = 0,
+    cooldown: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="For this run: 90s, 15m, 1h, 2d."),
+    ] = None,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Bring auto-disabled models back after their cooldown; meant for cron.
+
+    In a pipe it prints one line for each model that came back, and else nothing.
+    """
+    with _fleet(ctx, actor) as fleet, render.progress("recovered") as progress:
+        result = fleet.recover(
+            limit=limit, cooldown=_duration(cooldown), dry_run=dry_run, progress=progress
+        )
+    if result.busy:
+        render.say("another recover is running")
+    if output is None and not dry_run and render.default_output() is Output.TSV:
+        for model_id in result.recovered:
+            render.write_line(model_id)
+    else:
+        _write(result, render.view(result), output)
+    return _exit_code(result.cache)
+
+
+@app.command("import")
+def import_models(
+    ctx: typer.Context,
+    source: Source,
+    catalog_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="jsonl, litellm, openai or openrouter; default: told by the shape.",
+        ),
+    ] = None,
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="For a model whose name or provider differs: update, skip or fail.",
+        ),
+    ] = "update",
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Add and update models from a catalogue, in one transaction; never a status."""
+    with _open(source) as stream:
+        catalog = stream.read()
+    with _fleet(ctx, actor) as fleet, render.progress("imported") as progress:
+        result = fleet.import_models(
+            catalog,
+            format=catalog_format,
+            on_conflict=on_conflict,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if output is not Output.JSON:
+        for rejection in result.rejected:
+            render.say(f"rejected: {rejection.id}: {rejection.why}")
+    _write(result, render.view(result), output)
+    return _exit_code(result.cache)
+
+
+# ── The cache ───────────────────────────────────────────────────────────────────────────────────
+
+
+@cache_app.command("show")
+def cache_show(ctx: typer.Context, output: AnOutput = None) -> None:
+    """Print the cache's keys and the invalidations that wait for delivery."""
+    with _fleet(ctx) as fleet:
+        result = fleet.cache_report()
+    _write(result, render.view(result), output, items=result.keys)
+
+
+@cache_app.command("clear")
+def cache_clear(ctx: typer.Context, output: AnOutput = None) -> None:
+    """Invalidate now, whether or not something is queued."""
+    with _fleet(ctx) as fleet:
+        result = fleet.clear_cache()
+    _write(result, render.view(result), output)
+
+
+@cache_app.command("drain")
+def cache_drain(
+    ctx: typer.Context,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on, once a second, until interrupted.")
+    ] = False,
+    output: AnOutput = None,
+) -> None:
+    """Deliver the queued invalidations."""
+    with _fleet(ctx) as fleet:
+        if not follow:
+            result = fleet.drain()
+            _write(result, render.view(result), output)
+            return
+        trouble = None
+        while True:
+            try:
+                result = fleet.drain()
+                if result.delivered:
+                    _write(result, render.view(result), output)
+                trouble = None
+            except (StaleCacheError, DatabaseUnavailableError) as exc:
+                if exc.code != trouble:  # once, not once a second
+                    render.say(f"warning: {exc.message}; trying again every second")
+                trouble = exc.code
+            time.sleep(1)
+
+
+# ── Schema, configuration, doctor ───────────────────────────────────────────────────────────────
+
+
+@db_app.command("upgrade")
+def db_upgrade(ctx: typer.Context, output: AnOutput = None) -> None:
+    """Create or migrate the schema; a table "models" that is there is adopted."""
+    with _fleet(ctx) as fleet:
+        result = fleet.upgrade()
+    _write(result, render.view(result), output)
+
+
+@db_app.command("status")
+def db_status(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
+    """Print where the schema stands; exit 7 when it must be upgraded."""
+    with _fleet(ctx) as fleet:
+        result = fleet.schema_status()
+    _write(result, render.view(result), output)
+    if not result.up_to_date:
+        render.say("hint: run: modelctl db upgrade")
+        return ExitCode.MISSING_SCHEMA
+    return ExitCode.OK
+
+
+@config_app.command("show")
+def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
+    """Print the file in use and every effective value with its origin; passwords are hidden."""
+    from modelctl.config import settings
+
+    config = Config.load(ctx.obj)
+    rows = settings(config)
+    result = {"file": str(config.file) if config.file else None, "settings": rows}
+    _write(result, render.settings_view(rows, config.file), output, items=rows)
+
+
+@app.command()
+def doctor(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
+    """Look at database, schema, triggers, cache, queue, rows and recover; exit 1 if one is wrong."""
+    with _fleet(ctx) as fleet:
+        result = fleet.doctor()
+    _write(result, render.view(result), output, items=result.checks)
+    return ExitCode.OK if result.ok else ExitCode.UNEXPECTED

@@ -1,0 +1,676 @@
+"""Fleet: the core. A change is made, committed, and then the caches are invalidated."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from modelctl import cache as caches
+from modelctl import health
+from modelctl.config import Config, default_actor
+from modelctl.errors import (
+    DatabaseUnavailableError,
+    InvalidConfigError,
+    ModelctlError,
+    StaleCacheError,
+    UsageError,
+)
+from modelctl.model import (
+    BatchResult,
+    CacheReport,
+    CacheState,
+    Changes,
+    Check,
+    Count,
+    Diagnosis,
+    DrainResult,
+    ImportResult,
+    ModelStatus,
+    Recovery,
+    StatusChange,
+    VerifiedCount,
+    check_id,
+    storable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from modelctl.catalog import CatalogFormat
+    from modelctl.health import Outcome
+    from modelctl.model import Event, FailureType, LeaderboardEntry, Model, SchemaStatus, Stats
+    from modelctl.store import ModelStore
+
+# In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
+INVALIDATE_SECONDS = 2.0
+# Redis being away and Redis refusing us: a read goes on without it, a change queues.
+_CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
+
+
+def _ignore(_: int) -> None:
+    """Nobody watches."""
+
+
+def _log(message: str) -> None:
+    import logging
+
+    logging.getLogger("modelctl").warning("%s", message)
+
+
+class Fleet:
+    """The models of one database, their count and its cache.
+
+    Open it with `Fleet.open`, use it as a context manager or `close` it. It may be shared by
+    threads and live as long as the application: it connects on first use (so a fork before that
+    is safe) and keeps its connections.
+
+    Every method raises a child of `ModelctlError`: `DatabaseUnavailableError` (try again later),
+    `InvalidConfigError`, `MissingSchemaError`; the others are named with each method. An
+    invalidation that could not be delivered is no exception: the result's ``cache`` is
+    ``"queued"``, and the next change, missed count, recover or drain delivers it.
+    """
+
+    def __init__(
+        self, config: Config, *, actor: str | None = None, pool_size: int | None = None
+    ) -> None:
+        """*actor*: who acts, for the history; *pool_size*: database connections at most."""
+        self.config = config
+        self._actor = storable(actor, 200) if actor else default_actor()
+        self._pool_size = pool_size or config.database.pool_size
+        self._cache = caches.open_cache(config)
+        self._made: ModelStore | None = None
+        self._lock = threading.Lock()
+        # Told what went wrong without failing the call.
+        self.on_warning: Callable[[str], None] = _log
+
+    @classmethod
+    def open(cls, config: Config | str | Path | None = None, *, actor: str | None = None) -> Self:
+        """Return a fleet, configured as the command line is; nothing is connected yet.
+
+        *config*: a file, a `Config`, or None for the usual places (MODELCTL_CONFIG, the user's
+        and the system's file) and the environment. *actor*: default MODELCTL_ACTOR or user@host.
+
+        Raises:
+            InvalidConfigError: the configuration is wrong.
+        """
+        if not isinstance(config, Config):
+            config = Config.load(config)
+        return cls(config, actor=actor)
+
+    def close(self) -> None:
+        """Close all connections; the fleet may be used again and then connects anew."""
+        with self._lock:
+            if self._made:
+                self._made.close()
+                self._made = None
+        self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _store(self) -> ModelStore:
+        with self._lock:
+            if self._made is None:
+                from modelctl.store import ModelStore
+
+                if self.config.embedded:
+                    self._create_file()
+                self._made = ModelStore(self.config, pool_size=self._pool_size)
+            return self._made
+
+    def _create_file(self) -> None:
+        """Create the SQLite database that is not there yet, with its schema."""
+        path = self.config.sqlite_path
+        if path is None or path.exists():
+            return
+        from dataclasses import replace
+        from urllib.parse import quote
+
+        from modelctl import migrations, sqlite
+        from modelctl.store import ModelStore
+
+        def migrate(draft: Path) -> None:
+            database = replace(self.config.database, url=f"sqlite:///{quote(str(draft))}")
+            store = ModelStore(replace(self.config, database=database), pool_size=1)
+            store.schema(migrations.upgrade)
+            store.close()
+
+        sqlite.create(path, migrate)
+
+    # ── The count ──
+
+    def count(self, *, fresh: bool = False, strong: bool = False) -> Count:
+        """Return how many models are active: cached for at most 60 s, never older than a change.
+
+        *fresh*: COUNT(*), the cache not read, but filled if nobody else is filling it.
+        *strong*: cached, but also right against every committed change of other programs.
+        Redis being away fails no count: it comes from the database then.
+        """
+        if self.config.embedded:
+            self._create_file()
+        try:
+            if fresh or (strong and self._cache.name == "off"):
+                miss = caches.Miss(self._cache.lease())
+            elif strong and self._cache.name == "redis" and self._store.unsettled():
+                # Asked before the cache is read; after it would be too late.
+                miss = caches.Miss(self._cache.lease())
+            else:
+                found = caches.read(self._cache)
+                if isinstance(found, caches.Hit):
+                    return Count(found.active, "cache", found.age, found.expires_in)
+                miss = found
+        except StaleCacheError as exc:
+            self._degraded(exc)
+            miss = caches.Miss(None)
+        except InvalidConfigError as exc:
+            if self._cache.name != "redis":
+                raise
+            self._degraded(exc)
+            miss = caches.Miss(None)
+        return Count(self._count_and_fill(miss.token), "database", 0.0, None)
+
+    def _count_and_fill(self, token: str | None) -> int:
+        """COUNT(*) after the lease; a queued invalidation is delivered before the fill."""
+        active, owed = self._store.count()
+        if token is None:
+            return active
+        try:
+            if owed:
+                self._drain_once(INVALIDATE_SECONDS)
+                token = self._cache.lease()
+                active, _ = self._store.count()
+            if token is not None:
+                self._cache.fill(token, active)
+        except _CACHE_ERRORS as exc:
+            self._degraded(exc)
+        return active
+
+    def _degraded(self, exc: ModelctlError) -> None:
+        self.on_warning(f"{exc.message}; counted from the database")
+
+    def verify(self) -> VerifiedCount:
+        """Count from the database and compare with what a cached count would show now."""
+        if self.config.embedded:
+            self._create_file()
+        for _ in range(3):
+            hit = self._cache.peek()
+            active, _owed = self._store.count()
+            # A change between the two is no difference: then the cached number is gone.
+            if hit is None or hit.active == active:
+                break
+            again = self._cache.peek()
+            if again is not None and again.active == hit.active:
+                break
+        cached = hit.active if hit else None
+        match = cached is None or cached == active
+        return VerifiedCount(active, "database", 0.0, None, cached, active, match)
+
+    # ── Reads ──
+
+    def list_models(
+        self,
+        *,
+        status: ModelStatus | str | None = None,
+        provider: str | None = None,
+        sort: str = "id",
+        limit: int | None = None,
+    ) -> list[Model]:
+        """Return the models that match.
+
+        *sort*: ``id``, ``name``, ``provider``, ``status``, ``failures`` (most first) or
+        ``updated`` (newest first).
+
+        Raises:
+            UsageError: an unknown status or sort key, or a limit below 1.
+        """
+        found = self.iter_models(status=status, provider=provider, sort=sort, limit=limit)
+        return list(found)
+
+    def iter_models(
+        self,
+        *,
+        status: ModelStatus | str | None = None,
+        provider: str | None = None,
+        sort: str = "id",
+        limit: int | None = None,
+    ) -> Iterator[Model]:
+        """Stream what `list_models` returns, in constant memory; holds a connection meanwhile."""
+        from modelctl.store import SORT_KEYS
+
+        if sort not in SORT_KEYS:
+            raise UsageError(f"no sort key '{sort}'", hint=f"one of: {', '.join(SORT_KEYS)}")
+        wanted = None if status is None else _status(status)
+        return self._store.iter_models(
+            status=wanted, provider=provider, sort=sort, limit=_limit(limit)
+        )
+
+    def show(self, id: str) -> Model:  # noqa: A002 - the word that everybody uses
+        """Return one model; `ModelNotFoundError` where there is none."""
+        return self._store.get(id)
+
+    def stats(self) -> Stats:
+        """Return the totals by status and provider, from the database."""
+        return self._store.stats()
+
+    def leaderboard(
+        self, *, top: int = 10, provider: str | None = None
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return the *top* active models by success rate, from the database."""
+        return self._store.leaderboard(top=_limit(top) or 10, provider=provider)
+
+    def events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> tuple[Event, ...]:
+        """Return the history, newest first: of one model, not older than *since* seconds."""
+        return self._store.events(id, since=since, limit=_limit(limit) or 100)
+
+    # ── Changes ──
+
+    def disable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+        """Switch models off by hand; nothing automatic brings them back. All or none.
+
+        Raises:
+            ModelNotFoundError: an id is unknown; nothing is changed.
+        """
+        return self._switch(self._store.disable, ids, reason, dry_run)
+
+    def enable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+        """Switch models on as healthy ones: no failures, no ejections. All or none.
+
+        Raises:
+            ModelNotFoundError: an id is unknown; nothing is changed.
+        """
+        return self._switch(self._store.enable, ids, reason, dry_run)
+
+    def remove(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+        """Delete models; their history stays. All or none.
+
+        Raises:
+            ModelNotFoundError: an id is unknown; nothing is changed.
+        """
+        return self._switch(self._store.remove, ids, reason, dry_run)
+
+    def _switch(
+        self,
+        change: Callable[..., tuple[StatusChange, ...]],
+        ids: Sequence[str],
+        reason: str | None,
+        dry_run: bool,
+    ) -> Changes:
+        if not ids:
+            raise UsageError("no model is named")
+        changes = change(ids, actor=self._actor, reason=self._reason(reason), dry_run=dry_run)
+        # Also when nothing changed: whoever changed it may have died before its invalidation.
+        return Changes(changes, self._invalidate(owed=not dry_run), dry_run)
+
+    def add(
+        self,
+        id: str,  # noqa: A002 - the word that everybody uses
+        *,
+        name: str | None = None,
+        provider: str = "",
+    ) -> Changes:
+        """Add one active model; one that is there stays as it is.
+
+        Raises:
+            UsageError: the id is not one (1-200 characters, no control characters, no blanks at
+                its ends).
+        """
+        entry = (check_id(id), storable(name or "", 200), storable(provider, 200))
+        added, _ = self._store.import_models([entry], on_conflict="skip", actor=self._actor)
+        after = self._store.get(id).status
+        change = StatusChange(id, None if added else after, after, bool(added))
+        return Changes((change,), self._invalidate(owed=True))
+
+    def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
+        """Record a successful call: failures start again at 0, an auto-disabled model comes back.
+
+        Raises:
+            ModelNotFoundError: the id is unknown.
+        """
+        return self._record(health.Outcome(id, None))
+
+    def record_failure(
+        self,
+        id: str,  # noqa: A002 - the word that everybody uses
+        type: FailureType | str = "unknown",  # noqa: A002 - the word of the contract
+        *,
+        reason: str | None = None,
+    ) -> Changes:
+        """Record a failed call; the 5th counted one in a row switches the model off.
+
+        *type*: one of `FailureType`; only ``parse-error`` and ``client-error`` count.
+        *reason* is cut to 500 characters.
+
+        Raises:
+            ModelNotFoundError: the id is unknown.
+            UsageError: the type is unknown.
+        """
+        return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
+
+    def _record(self, outcome: Outcome) -> Changes:
+        change = self._store.record(outcome, actor=self._actor)
+        return Changes((change,), self._invalidate(owed=change.changed))
+
+    def record_batch(
+        self,
+        outcomes: Iterable[Outcome | Mapping[str, Any]],
+        *,
+        progress: Callable[[int], None] = _ignore,
+    ) -> BatchResult:
+        """Record many outcomes in their order, all in one transaction or none.
+
+        *outcomes*: ``{"id", "outcome": "success"|"failure", "type"?, "reason"?}`` each. They are
+        read and checked to the end first, spooled to disk. *progress* is told how many are
+        recorded.
+
+        Raises:
+            UsageError: an outcome is wrong; the message says which (from 1).
+            ModelNotFoundError: an id is unknown.
+        """
+        import pickle
+        import tempfile
+
+        length = self.config.health.reason_length
+        with tempfile.TemporaryFile() as spool:
+            for number, outcome in enumerate(outcomes, 1):
+                if not isinstance(outcome, health.Outcome):
+                    try:
+                        outcome = health.parse_outcome(outcome, length)
+                    except UsageError as exc:
+                        raise UsageError(f"outcome {number}: {exc.message}") from None
+                pickle.dump((outcome.id, outcome.type, outcome.reason), spool, protocol=5)
+
+            def again() -> Iterator[Outcome]:
+                spool.seek(0)
+                with suppress(EOFError):
+                    while True:
+                        yield health.Outcome(*pickle.load(spool))  # noqa: S301 - our own, unnamed file
+
+            recorded, changes = self._store.record_batch(
+                again, actor=self._actor, progress=progress
+            )
+        return BatchResult(recorded, changes, self._invalidate(owed=bool(changes)))
+
+    def recover(
+        self,
+        *,
+        limit: int | None = None,
+        cooldown: float | None = None,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = _ignore,
+    ) -> Recovery:
+        """Bring back the auto-disabled models whose cooldown is over, longest waiting first.
+
+        *limit*: at most so many (None or 0: all). *cooldown*: seconds, for this run instead of
+        the configured ones. A second run at the same time does nothing and says ``busy``.
+        Models that a person disabled are never touched.
+        """
+        if cooldown is None:
+            cooldown = self.config.recovery.cooldown
+        if cooldown < 0:
+            raise UsageError("a cooldown is not negative")
+        most = _limit(limit or None)
+        store = self._store
+        if dry_run:
+            everyone = store.waiting(cooldown=cooldown)
+            due = [w.id for w in everyone if w.seconds_left <= 0][:most]
+            waiting = everyone[len(due) :]
+            return Recovery(tuple(due), waiting, False, self._untouched(), True)
+        recovered = store.recover(
+            cooldown=cooldown, limit=most, actor=self._actor, progress=progress
+        )
+        cache = self._invalidate(owed=True, sweep=None)
+        return Recovery(
+            tuple(recovered or ()), store.waiting(cooldown=cooldown), recovered is None, cache
+        )
+
+    def import_models(
+        self,
+        catalog: bytes,
+        *,
+        format: CatalogFormat | str | None = None,  # noqa: A002 - the word of the contract
+        on_conflict: str = "update",
+        dry_run: bool = False,
+        progress: Callable[[int], None] = _ignore,
+    ) -> ImportResult:
+        """Add and update models from a catalogue, in one transaction.
+
+        *format*: ``jsonl``, ``litellm``, ``openai``, ``openrouter``, or None to tell by the shape.
+        *on_conflict*: for a model whose name or provider differs: ``update`` it, ``skip`` it, or
+        ``fail`` (then nothing is written, also when an entry is not a model). Never a status.
+
+        Raises:
+            UsageError: this is not a catalogue, or ``fail`` and an entry is rejected.
+            RefusedError: ``fail`` and a model differs.
+        """
+        from modelctl.catalog import parse
+
+        if on_conflict not in ("update", "skip", "fail"):
+            raise UsageError(f"no policy '{on_conflict}'", hint="one of: update, skip, fail")
+        found = parse(catalog, _catalog_format(format))
+        if found.rejected and on_conflict == "fail":
+            first = found.rejected[0]
+            raise UsageError(
+                f"{len(found.rejected)} entries are rejected; {first.id}: {first.why}",
+                hint="nothing was written; see --on-conflict",
+            )
+        entries = [(m.id, m.display_name, m.provider) for m in found.models]
+        added, differing = self._store.import_models(
+            entries,
+            on_conflict=on_conflict,
+            actor=self._actor,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        updates = on_conflict == "update"
+        return ImportResult(
+            added=added,
+            updated=differing if updates else 0,
+            unchanged=len(entries) - added - differing,
+            skipped=0 if updates else differing,
+            rejected=found.rejected,
+            cache=self._invalidate(owed=not dry_run),
+            dry_run=dry_run,
+        )
+
+    def _reason(self, reason: str | None) -> str | None:
+        return None if reason is None else storable(reason, self.config.health.reason_length)
+
+    # ── Invalidation ──
+
+    def _untouched(self) -> CacheState:
+        return CacheState.OFF if self._cache.name == "off" else CacheState.UNCHANGED
+
+    def _invalidate(self, *, owed: bool, sweep: float | None = INVALIDATE_SECONDS) -> CacheState:
+        """After COMMIT: clear the caches, or leave the invalidation queued in the outbox.
+
+        *sweep*: seconds that clearing the leaderboard may take (None: to the end).
+        """
+        if not owed or self._cache.name == "off":
+            return self._untouched()
+        if self._cache.name == "sqlite":  # its triggers did it, in the same transaction
+            return CacheState.INVALIDATED
+        deadline = time.monotonic() + INVALIDATE_SECONDS
+        for attempt in range(1, 100):
+            try:
+                self._deliver(sweep)
+            except StaleCacheError as exc:
+                pause = random.uniform(0.05, 0.15) * attempt  # noqa: S311 - jitter
+                if time.monotonic() + pause < deadline:
+                    time.sleep(pause)
+                    continue
+                self._queued(exc)
+            except InvalidConfigError as exc:  # trying again does not help
+                self._queued(exc)
+            else:
+                return CacheState.INVALIDATED
+            break
+        return CacheState.QUEUED
+
+    def _queued(self, exc: ModelctlError) -> None:
+        self.on_warning(f"committed, but the invalidation is queued: {exc.message}")
+
+    def _deliver(self, sweep: float | None) -> int:
+        """One invalidation for everything that is due; return how many rows it served."""
+        due: list[int] = []
+        # The change is committed: a database that went away now only delays the clean-up.
+        with suppress(DatabaseUnavailableError):
+            due = self._store.due_invalidations()  # before the DEL, or it may miss one of them
+        self._cache.invalidate(sweep)
+        if due:
+            with suppress(DatabaseUnavailableError):
+                self._store.settle(due)
+        return len(due)
+
+    def _drain_once(self, sweep: float | None) -> int:
+        due = self._store.due_invalidations()
+        if due:
+            self._cache.invalidate(sweep)
+            self._store.settle(due)
+        return len(due)
+
+    def drain(self) -> DrainResult:
+        """Deliver every queued invalidation that is due, to the end.
+
+        Raises:
+            StaleCacheError: Redis cannot be reached; what is queued stays queued.
+        """
+        store = self._store
+        if self._cache.name != "redis":
+            return DrainResult(0, store.queue()[0], self._untouched())
+        delivered = 0
+        while served := self._drain_once(None):
+            delivered += served
+        state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
+        return DrainResult(delivered, store.queue()[0], state)
+
+    def clear_cache(self) -> DrainResult:
+        """Invalidate now, whether or not something is queued.
+
+        Raises:
+            StaleCacheError: Redis cannot be reached.
+        """
+        store = self._store
+        if self._cache.name == "off":
+            return DrainResult(0, store.queue()[0], CacheState.OFF)
+        if self._cache.name == "sqlite":
+            self._cache.invalidate()
+            return DrainResult(0, 0, CacheState.INVALIDATED)
+        due = store.due_invalidations()
+        self._cache.invalidate()
+        if due:
+            store.settle(due)
+        return DrainResult(len(due), store.queue()[0], CacheState.INVALIDATED)
+
+    def cache_report(self) -> CacheReport:
+        """Return the cache's keys as they are, and what waits in the queue.
+
+        Raises:
+            StaleCacheError: Redis cannot be reached.
+        """
+        queued, settling, age = self._store.queue()
+        return CacheReport(self._cache.name, self._cache.keys(), queued, settling, age)
+
+    # ── The schema, and how all is ──
+
+    def upgrade(self) -> SchemaStatus:
+        """Create or migrate the schema; a table ``models`` that is there is adopted.
+
+        Raises:
+            InvalidConfigError: that table cannot be adopted; says why. Nothing is changed.
+        """
+        from modelctl import migrations
+
+        self._create_file()
+        return self._store.schema(migrations.upgrade)
+
+    def schema_status(self) -> SchemaStatus:
+        """Say where the schema stands against this release; nothing is changed."""
+        from modelctl import migrations
+
+        return self._store.schema(migrations.status)
+
+    def doctor(self) -> Diagnosis:
+        """Look at everything once: database, schema, triggers, cache, queue, rows, recover."""
+        checks = [Check("configuration", True, str(self.config.file or "no file"))]
+        try:
+            checks += self._doctor_database()
+        except ModelctlError as exc:
+            checks.append(Check("database", False, _told(exc)))
+        if self._cache.name == "redis":
+            try:
+                self._cache.peek()
+                checks.append(Check("cache", True, "Redis answers"))
+            except ModelctlError as exc:
+                checks.append(Check("cache", False, _told(exc)))
+        else:
+            kind = "in the database's file" if self._cache.name == "sqlite" else "off"
+            checks.append(Check("cache", True, kind))
+        return Diagnosis(all(check.ok for check in checks), tuple(checks))
+
+    def _doctor_database(self) -> Iterator[Check]:
+        from modelctl import migrations
+
+        store = self._store
+        yield Check("database", True, store.version())
+        schema = store.schema(migrations.status)
+        where = f"{schema.current or 'none'}, this release has {schema.head}"
+        yield Check("schema", schema.up_to_date, where)
+        if not schema.up_to_date:
+            return
+        broken = [name for name, well in store.schema(migrations.triggers).items() if not well]
+        detail = f"missing or disabled: {', '.join(broken)}" if broken else "all there"
+        yield Check("triggers", not broken, detail)
+        queued, settling, age = store.queue()
+        if self._cache.name == "redis":
+            # The next change or missed count would deliver them: older means nobody could.
+            late = age is not None and age > self.config.cache.ttl
+            oldest = f", the oldest {age:.0f} s old" if age is not None else ""
+            yield Check("queue", not late, f"{queued} queued{oldest}, {settling} settling")
+        odd = store.contradictory()
+        yield Check(
+            "rows", not odd, f"{odd} both active and auto-disabled" if odd else "consistent"
+        )
+        last = store.last("recover")
+        yield Check("recover", True, f"last finished {last[1]:.0f} s ago" if last else "never ran")
+
+
+def _told(exc: ModelctlError) -> str:
+    return f"{exc.message}; {exc.hint}" if exc.hint else exc.message
+
+
+def _limit(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit is at least 1, not {limit}")
+    return limit
+
+
+def _status(status: ModelStatus | str) -> ModelStatus:
+    try:
+        return ModelStatus(status)
+    except ValueError:
+        known = ", ".join(ModelStatus)
+        raise UsageError(f"no status '{status}'", hint=f"one of: {known}") from None
+
+
+def _catalog_format(name: CatalogFormat | str | None) -> CatalogFormat | None:
+    from modelctl.catalog import CatalogFormat
+
+    try:
+        return None if name is None else CatalogFormat(name)
+    except ValueError:
+        known = ", ".join(CatalogFormat)
+        raise UsageError(f"no format '{name}'", hint=f"one of: {known}") from None

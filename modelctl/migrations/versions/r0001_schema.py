@@ -1,0 +1,162 @@
+"""The first schema: made from nothing, or around a table ``models`` that is there already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.migrations.adoption import columns_to_keep
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+revision = "0001"
+down_revision = None
+
+# Every NOT NULL column but the id has a default: programs that know nothing of the column go on
+# inserting. There is no CHECK: a plain UPDATE ... SET active by anybody must pass.
+# No default is volatile, so that a column is added without a rewrite of the table.
+POSTGRESQL_MODELS = {
+    "id": "text PRIMARY KEY",
+    "display_name": "text NOT NULL DEFAULT ''",
+    "provider": "text NOT NULL DEFAULT ''",
+    "active": "boolean NOT NULL DEFAULT true",
+    "auto_disabled": "boolean NOT NULL DEFAULT false",
+    "consecutive_failures": "integer NOT NULL DEFAULT 0",
+    "ejections": "integer NOT NULL DEFAULT 0",
+    "success_count": "bigint NOT NULL DEFAULT 0",
+    "failure_count": "bigint NOT NULL DEFAULT 0",
+    "last_success_at": "timestamptz",
+    "last_failure_at": "timestamptz",
+    "failure_type": "text",
+    "failure_reason": "text",
+    "disabled_at": "timestamptz",
+    "disabled_by": "text",
+    "disabled_reason": "text",
+    "created_at": "timestamptz NOT NULL DEFAULT now()",
+    "updated_at": "timestamptz NOT NULL DEFAULT now()",
+}
+
+POSTGRESQL_TABLES = (
+    # What recover looks for, a few rows. Not by time: an adopted table may mix timestamp and
+    # timestamptz, and what compares them depends on the session, which an index may not.
+    "CREATE INDEX modelctl_models_auto_disabled ON models (id) WHERE auto_disabled AND NOT active",
+    """
+    CREATE TABLE modelctl_events (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        model_id text NOT NULL,
+        event text NOT NULL,
+        before text,
+        after text,
+        actor text,
+        reason text,
+        failure_type text
+    )
+    """,
+    "CREATE INDEX modelctl_events_model ON modelctl_events (model_id, id)",
+    """
+    CREATE TABLE modelctl_outbox (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        due timestamptz NOT NULL DEFAULT clock_timestamp(),
+        settle boolean NOT NULL DEFAULT false
+    )
+    """,
+    "CREATE INDEX modelctl_outbox_due ON modelctl_outbox (due)",
+    """
+    CREATE TABLE modelctl_state (
+        name text PRIMARY KEY,
+        at timestamptz NOT NULL,
+        value text
+    )
+    """,
+)
+
+NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+
+SQLITE_MODELS = {
+    "id": "TEXT PRIMARY KEY NOT NULL",
+    "display_name": "TEXT NOT NULL DEFAULT ''",
+    "provider": "TEXT NOT NULL DEFAULT ''",
+    "active": "BOOLEAN NOT NULL DEFAULT 1",
+    "auto_disabled": "BOOLEAN NOT NULL DEFAULT 0",
+    "consecutive_failures": "INTEGER NOT NULL DEFAULT 0",
+    "ejections": "INTEGER NOT NULL DEFAULT 0",
+    "success_count": "INTEGER NOT NULL DEFAULT 0",
+    "failure_count": "INTEGER NOT NULL DEFAULT 0",
+    "last_success_at": "TEXT",
+    "last_failure_at": "TEXT",
+    "failure_type": "TEXT",
+    "failure_reason": "TEXT",
+    "disabled_at": "TEXT",
+    "disabled_by": "TEXT",
+    "disabled_reason": "TEXT",
+    "created_at": f"TEXT NOT NULL DEFAULT ({NOW})",
+    "updated_at": f"TEXT NOT NULL DEFAULT ({NOW})",
+}
+
+SQLITE_TABLES = (
+    f"""
+    CREATE TABLE modelctl_events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL DEFAULT ({NOW}),
+        model_id TEXT NOT NULL,
+        event TEXT NOT NULL,
+        before TEXT,
+        after TEXT,
+        actor TEXT,
+        reason TEXT,
+        failure_type TEXT
+    )
+    """,
+    "CREATE INDEX modelctl_events_model ON modelctl_events (model_id, id)",
+    """
+    CREATE TABLE modelctl_cache (
+        key TEXT PRIMARY KEY NOT NULL,
+        value INTEGER,
+        nonce TEXT,
+        expires_at REAL NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE modelctl_state (
+        name TEXT PRIMARY KEY NOT NULL,
+        at TEXT NOT NULL,
+        value TEXT
+    )
+    """,
+)
+
+
+def upgrade(connection: Connection) -> None:
+    """Create what is missing; a table ``models`` keeps its columns, its rows and their values."""
+    postgresql = connection.dialect.name == "postgresql"
+    columns = POSTGRESQL_MODELS if postgresql else SQLITE_MODELS
+    kept = columns_to_keep(connection)
+    if kept is None:
+        _create(connection, columns)
+    else:
+        missing = {name: columns[name] for name in columns if name not in kept}
+        (_add_postgresql if postgresql else _add_sqlite)(connection, missing)
+    for statement in POSTGRESQL_TABLES if postgresql else SQLITE_TABLES:
+        connection.exec_driver_sql(statement)
+
+
+def _create(connection: Connection, columns: dict[str, str]) -> None:
+    body = ", ".join(f"{name} {definition}" for name, definition in columns.items())
+    connection.exec_driver_sql(f"CREATE TABLE models ({body})")
+
+
+def _add_postgresql(connection: Connection, columns: dict[str, str]) -> None:
+    if columns:
+        added = ", ".join(f"ADD COLUMN {name} {kind}" for name, kind in columns.items())
+        connection.exec_driver_sql(f"ALTER TABLE models {added}")
+
+
+def _add_sqlite(connection: Connection, columns: dict[str, str]) -> None:
+    # SQLite adds no column with a computed default; the literal says when it was adopted.
+    now = connection.exec_driver_sql(f"SELECT {NOW}").scalar_one()
+    for name, definition in columns.items():
+        # A STRICT table knows INTEGER and TEXT only.
+        kind = definition.replace("BOOLEAN", "INTEGER").replace(f"({NOW})", f"'{now}'")
+        connection.exec_driver_sql(f"ALTER TABLE models ADD COLUMN {name} {kind}")

@@ -1,0 +1,121 @@
+"""The embedded database file: opening, creating, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from modelctl.errors import (
+    DatabaseUnavailableError,
+    InvalidConfigError,
+    MissingSchemaError,
+    ModelctlError,
+    RefusedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BUSY_SECONDS = 5.0
+
+
+def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Open the database at *path* in driver autocommit; the file must exist.
+
+    *busy*: how long (seconds) a statement waits for another writer's lock.
+
+    Raises:
+        MissingSchemaError: there is no such file.
+        InvalidConfigError: it is not a file, or may not be opened.
+    """
+    if path.is_dir():
+        raise InvalidConfigError(f"the database {path} is a folder, not a file")
+    if not path.exists():
+        raise MissingSchemaError(
+            f"there is no database at {path}", hint="create it: modelctl db upgrade"
+        )
+    try:
+        connection = _open(path, "mode=rw", busy)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except sqlite3.OperationalError:
+            # A file in WAL mode wants to create its -shm file beside it; in a folder that may
+            # not be written that fails. No -wal file: nobody writes, so the file cannot change.
+            connection.close()
+            if os.access(path.parent, os.W_OK) or path.with_name(path.name + "-wal").exists():
+                raise
+            connection = _open(path, "immutable=1", busy)
+    except sqlite3.Error as exc:
+        raise translate(exc, path) from exc
+    return connection
+
+
+def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?{mode}",
+        uri=True,
+        timeout=busy,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def create(path: Path, migrate: Callable[[Path], None]) -> None:
+    """Create the database at *path* (folder 0700, file 0600) with *migrate*; or leave what is there.
+
+    It is built under another name and then linked, so that nobody ever opens half of it and of
+    two creators at the same time one wins.
+
+    Raises:
+        InvalidConfigError: the folder cannot be made or written.
+    """
+    import contextlib
+    import tempfile
+    from pathlib import Path
+
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+            draft = Path(folder, path.name)
+            os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+            with contextlib.closing(_open(draft, "mode=rw", BUSY_SECONDS)) as connection:
+                # Readers do not wait for writers, and a long listing does not stop a writer.
+                connection.execute("PRAGMA journal_mode = WAL")
+            migrate(draft)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+    except OSError as exc:
+        raise InvalidConfigError(
+            f"cannot create the database {path}: {exc.strerror}",
+            hint="set MODELCTL_DATABASE_URL or XDG_DATA_HOME",
+        ) from exc
+
+
+def translate(exc: BaseException, path: Path) -> ModelctlError:
+    """Say what an error of sqlite3 means to the operator."""
+    text = str(exc)
+    if "no such table" in text or "no such column" in text or "has no column" in text:
+        return MissingSchemaError(
+            f"the database {path} lacks modelctl's schema ({text})",
+            hint="run: modelctl db upgrade",
+        )
+    if "not a database" in text or "malformed" in text:
+        return InvalidConfigError(
+            f"{path} is not a SQLite database, or is damaged ({text})",
+            hint="restore it from a backup, or name another file in database.url",
+        )
+    if "readonly" in text or "unable to open" in text or "authoriz" in text:
+        return InvalidConfigError(
+            f"the database {path} cannot be opened for this ({text})",
+            hint="check the permissions of the file and its folder",
+        )
+    if isinstance(exc, sqlite3.IntegrityError):
+        return RefusedError(f"the database refused the change ({text})")
+    if isinstance(exc, sqlite3.OperationalError):
+        return DatabaseUnavailableError(
+            f"the database {path} is not available ({text})", hint="try again later"
+        )
+    return ModelctlError(f"the database {path} failed ({text})")

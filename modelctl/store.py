@@ -1,0 +1,1186 @@
+"""ModelStore: every statement on models, events, outbox and state.
+
+Reads are Core expressions. Changes are SQL text made of shared fragments, because the order of
+locking, logging and writing is the point of them: on PostgreSQL one statement (a CTE that locks,
+logs and writes), on SQLite the same fragments as three statements inside BEGIN IMMEDIATE.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+
+from modelctl import health
+from modelctl.errors import (
+    DatabaseUnavailableError,
+    InvalidConfigError,
+    MissingSchemaError,
+    ModelctlError,
+    ModelNotFoundError,
+    RefusedError,
+    UsageError,
+    clean,
+)
+from modelctl.model import (
+    Event,
+    LeaderboardEntry,
+    Model,
+    ModelStatus,
+    ProviderStats,
+    Stats,
+    StatusChange,
+    Waiting,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from modelctl.config import Config
+    from modelctl.health import Outcome
+
+T = TypeVar("T")
+
+# Rows or outcomes that one statement takes: bounds memory and how long locks are held.
+CHUNK = 5000
+SETTLE_SECONDS = 15
+_TRIES = 3
+_RECOVER_LOCK = 7091_2026_0001  # any constant that nobody else uses
+_UPGRADE = "run: modelctl db upgrade"
+
+
+# ── The table, and the SQL that both databases share ────────────────────────────────────────────
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A UTC time: timestamptz on PostgreSQL, ISO 8601 text on SQLite."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        """Text on SQLite, where the driver knows no times."""
+        kind = sa.Text() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        return dialect.type_descriptor(kind)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        """Return an aware time; what another program left unreadable is no time."""
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                return None
+        if not isinstance(value, datetime):
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+_metadata = sa.MetaData()
+_models = sa.Table(
+    "models",
+    _metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("display_name", sa.Text),
+    sa.Column("provider", sa.Text),
+    sa.Column("active", sa.Boolean),
+    sa.Column("auto_disabled", sa.Boolean),
+    sa.Column("consecutive_failures", sa.Integer),
+    sa.Column("ejections", sa.Integer),
+    sa.Column("success_count", sa.BigInteger),
+    sa.Column("failure_count", sa.BigInteger),
+    sa.Column("last_success_at", UtcTime),
+    sa.Column("last_failure_at", UtcTime),
+    sa.Column("failure_type", sa.Text),
+    sa.Column("failure_reason", sa.Text),
+    sa.Column("disabled_at", UtcTime),
+    sa.Column("disabled_by", sa.Text),
+    sa.Column("disabled_reason", sa.Text),
+    sa.Column("created_at", UtcTime),
+    sa.Column("updated_at", UtcTime),
+)
+_events = sa.Table(
+    "modelctl_events",
+    _metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True),
+    sa.Column("at", UtcTime),
+    sa.Column("model_id", sa.Text),
+    sa.Column("event", sa.Text),
+    sa.Column("before", sa.Text),
+    sa.Column("after", sa.Text),
+    sa.Column("actor", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("failure_type", sa.Text),
+)
+
+# An adopted table may hold NULLs where ours would not: IS TRUE and coalesce see to them.
+_ON = "active IS TRUE"
+_AUTO_OFF = "active IS NOT TRUE AND auto_disabled IS TRUE"
+_STATUS = f"CASE WHEN {_ON} THEN 'active' WHEN auto_disabled IS TRUE THEN 'auto-disabled' ELSE 'disabled' END"
+_COOLDOWN_BASE = "coalesce(last_failure_at, disabled_at, updated_at)"
+_TRIPS = (
+    f"{_ON} AND CAST(:counted AS boolean) AND coalesce(consecutive_failures, 0) + 1 >= :threshold"
+)
+_NEVER_MIND = "disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What one command does to the rows it finds, in SQL over the row as it was."""
+
+    event: str  # NULL where the status stays
+    after: str
+    assign: str | None  # None: delete the row
+    every_row: bool = False  # write also where the status stays
+
+
+_ENABLE = _Change(
+    event="CASE WHEN active IS NOT TRUE THEN 'enabled' END",
+    after="'active'",
+    assign="active = TRUE, auto_disabled = FALSE, consecutive_failures = 0, ejections = 0,"
+    f" failure_reason = NULL, {_NEVER_MIND}, updated_at = {{now}}",
+)
+_DISABLE = _Change(
+    event=f"CASE WHEN {_ON} OR auto_disabled IS TRUE THEN 'disabled' END",
+    after="'disabled'",
+    assign="active = FALSE, auto_disabled = FALSE, disabled_at = {now},"
+    " disabled_by = :actor, disabled_reason = :reason, updated_at = {now}",
+)
+_REMOVE = _Change(event="'removed'", after="CAST(NULL AS text)", assign=None)
+_RECOVER = _Change(
+    event="'recovered'",
+    after="'active'",
+    assign="active = TRUE, auto_disabled = FALSE, consecutive_failures = :restart,"
+    f" {_NEVER_MIND}, updated_at = {{now}}",
+)
+_SUCCESS = _Change(
+    event=f"CASE WHEN {_AUTO_OFF} THEN 'recovered' END",
+    after=f"CASE WHEN {_AUTO_OFF} THEN 'active' ELSE {_STATUS} END",
+    assign="success_count = coalesce(success_count, 0) + 1, last_success_at = {now},"
+    " consecutive_failures = 0, failure_reason = NULL,"
+    f" active = CASE WHEN {_AUTO_OFF} THEN TRUE ELSE active END,"
+    f" auto_disabled = CASE WHEN {_AUTO_OFF} THEN FALSE ELSE auto_disabled END,"
+    f" disabled_at = CASE WHEN {_AUTO_OFF} THEN NULL ELSE disabled_at END,"
+    f" disabled_by = CASE WHEN {_AUTO_OFF} THEN NULL ELSE disabled_by END,"
+    f" disabled_reason = CASE WHEN {_AUTO_OFF} THEN NULL ELSE disabled_reason END,"
+    " updated_at = {now}",
+    every_row=True,
+)
+_FAILURE = _Change(
+    event=f"CASE WHEN {_TRIPS} THEN 'auto-disabled' END",
+    after=f"CASE WHEN {_TRIPS} THEN 'auto-disabled' ELSE {_STATUS} END",
+    assign="failure_count = coalesce(failure_count, 0) + 1, last_failure_at = {now},"
+    " consecutive_failures = coalesce(consecutive_failures, 0)"
+    " + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END,"
+    " failure_type = :failure_type, failure_reason = :reason,"
+    f" ejections = coalesce(ejections, 0) + CASE WHEN {_TRIPS} THEN 1 ELSE 0 END,"
+    f" disabled_at = CASE WHEN {_TRIPS} THEN {{now}} ELSE disabled_at END,"
+    f" disabled_by = CASE WHEN {_TRIPS} THEN '{health.HEALTH_RULE}' ELSE disabled_by END,"
+    f" disabled_reason = CASE WHEN {_TRIPS} THEN coalesce(CAST(:reason AS text),"
+    " CAST(:failure_type AS text)) ELSE disabled_reason END,"
+    f" auto_disabled = CASE WHEN {_TRIPS} THEN TRUE ELSE auto_disabled END,"
+    f" active = CASE WHEN {_TRIPS} THEN FALSE ELSE active END,"
+    " updated_at = {now}",
+    every_row=True,
+)
+
+_SORTS: dict[str, tuple[Any, ...]] = {
+    "id": (),
+    "name": (sa.func.coalesce(sa.func.nullif(_models.c.display_name, ""), _models.c.id),),
+    "provider": (_models.c.provider,),
+    "status": (_models.c.active.desc(), _models.c.auto_disabled.desc()),
+    "failures": (_models.c.consecutive_failures.desc(), _models.c.failure_count.desc()),
+    "updated": (_models.c.updated_at.desc(),),
+}
+SORT_KEYS = tuple(_SORTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dialect:
+    """Where the SQL of the two databases differs."""
+
+    now: str
+    ids: str
+    lock: str
+
+    def rows(self, name: str, columns: dict[str, str]) -> str:
+        raise NotImplementedError
+
+    def values(self, rows: Sequence[tuple[Any, ...]], columns: dict[str, str]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def id_list(self, ids: Iterable[str]) -> Any:
+        raise NotImplementedError
+
+
+class _Postgres(_Dialect):
+    def rows(self, name: str, columns: dict[str, str]) -> str:
+        """A relation made of one array parameter per column."""
+        arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+        return f"unnest({arrays}) AS {name}({', '.join(columns)})"
+
+    def values(self, rows: Sequence[tuple[Any, ...]], columns: dict[str, str]) -> dict[str, Any]:
+        return {c: [row[i] for row in rows] for i, c in enumerate(columns)}
+
+    def id_list(self, ids: Iterable[str]) -> Any:
+        return list(ids)
+
+
+class _Sqlite(_Dialect):
+    def rows(self, name: str, columns: dict[str, str]) -> str:
+        """A relation made of one JSON parameter."""
+        fields = ", ".join(f"json_extract(value, '$[{i}]') AS {c}" for i, c in enumerate(columns))
+        return f"(SELECT {fields} FROM json_each(:rows)) AS {name}"
+
+    def values(self, rows: Sequence[tuple[Any, ...]], columns: dict[str, str]) -> dict[str, Any]:
+        return {"rows": json.dumps(rows)}
+
+    def id_list(self, ids: Iterable[str]) -> Any:
+        return json.dumps(list(ids))
+
+
+_POSTGRES = _Postgres(
+    now="clock_timestamp()", ids="id = ANY(CAST(:ids AS text[]))", lock=" FOR UPDATE"
+)
+_SQLITE = _Sqlite(
+    now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    ids="id IN (SELECT value FROM json_each(:ids))",
+    lock="",
+)
+
+_EVENT = {
+    "model_id": "text",
+    "event": "text",
+    "before": "text",
+    "after": "text",
+    "reason": "text",
+    "failure_type": "text",
+}
+_FOLDED = {
+    "id": "text",
+    "active": "boolean",
+    "auto_disabled": "boolean",
+    "consecutive_failures": "integer",
+    "ejections": "integer",
+    "successes": "bigint",
+    "failures": "bigint",
+    "failure_type": "text",
+    "failure_reason": "text",
+    "switched": "text",
+    "why": "text",
+}
+_ENTRY = {"id": "text", "display_name": "text", "provider": "text"}
+# What a catalogue leaves empty it does not know: it is no reason to forget what the row says.
+_DIFFERS = (
+    "(incoming.display_name <> '' AND incoming.display_name <> coalesce(models.display_name, ''))"
+    " OR (incoming.provider <> '' AND incoming.provider <> coalesce(models.provider, ''))"
+)
+
+
+# ── The store ───────────────────────────────────────────────────────────────────────────────────
+
+
+class ModelStore:
+    """The rows of the fleet in one database, PostgreSQL or SQLite.
+
+    Every method is one transaction and raises `DatabaseUnavailableError`, `InvalidConfigError`
+    or `MissingSchemaError` where the database says so.
+    """
+
+    def __init__(self, config: Config, *, pool_size: int) -> None:
+        self._config = config
+        self._texts: dict[object, sa.TextClause] = {}
+        self._on_sqlite = config.sqlite_path is not None
+        self._sql: _Dialect = _SQLITE if self._on_sqlite else _POSTGRES
+        self._engine = (
+            _sqlite_engine(config) if self._on_sqlite else _postgres_engine(config, pool_size)
+        )
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._engine.dispose()
+
+    # ── Connections, transactions, errors ──
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._translated(), self._autocommit.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa_exc.DBAPIError as exc:
+            raise self._translate(exc) from exc
+        except sa_exc.SQLAlchemyError as exc:
+            raise ModelctlError(self._config.hide(str(exc))) from exc
+
+    def _translate(self, exc: sa_exc.DBAPIError) -> ModelctlError:
+        cause: BaseException = exc.orig or exc
+        if self._config.sqlite_path:
+            from modelctl import sqlite
+
+            return sqlite.translate(cause, self._config.sqlite_path)
+        return translate_postgres(cause, self._config)
+
+    def _write(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        one_statement: bool = False,
+        dry_run: bool = False,
+    ) -> T:
+        """Run *work* in one transaction; again, up to three times, if the database asks for it.
+
+        *one_statement*: on PostgreSQL it needs no BEGIN and COMMIT around it.
+        """
+        alone = one_statement and not dry_run and not self._on_sqlite
+        engine = self._autocommit if alone else self._engine
+        for attempt in range(_TRIES):
+            try:
+                with self._translated(), engine.connect() as connection:
+                    if alone:
+                        return work(connection)
+                    transaction = connection.begin()
+                    result = work(connection)
+                    if dry_run:
+                        transaction.rollback()
+                    else:
+                        transaction.commit()
+                    return result
+            except DatabaseUnavailableError as exc:
+                if attempt == _TRIES - 1 or _sqlstate(exc) not in ("40001", "40P01"):
+                    raise
+                time.sleep(random.uniform(0.01, 0.1) * 2**attempt)  # noqa: S311 - jitter
+        raise AssertionError("unreachable")
+
+    def _text(self, key: object, build: Callable[[], str]) -> sa.TextClause:
+        """One text object per statement: SQLAlchemy then compiles it once."""
+        if key not in self._texts:
+            self._texts[key] = sa.text(build())
+        return self._texts[key]
+
+    def schema(self, work: Callable[[sa.Connection], T]) -> T:
+        """Hand a connection to the migrations."""
+        with self._translated(), self._engine.connect() as connection:
+            return work(connection)
+
+    # ── Reads ──
+
+    def count(self) -> tuple[int, bool]:
+        """Return COUNT(*) of the active models and whether a queued invalidation is due.
+
+        One statement with its own snapshot, on the primary.
+
+        Raises:
+            InvalidConfigError: the server is a standby, whose count may be old.
+        """
+        if self._on_sqlite:
+            sql = "SELECT count(*), FALSE, FALSE FROM models WHERE active = TRUE"
+        else:
+            sql = (
+                "SELECT (SELECT count(*) FROM models WHERE active = TRUE),"
+                " EXISTS (SELECT FROM modelctl_outbox WHERE due <= clock_timestamp()),"
+                " pg_is_in_recovery()"
+            )
+        with self._reading() as connection:
+            active, owed, standby = connection.execute(self._text("count", lambda: sql)).one()
+        if standby:
+            raise InvalidConfigError(
+                "the database server is a standby, whose count may be old",
+                hint="name the primary in database.url, or several hosts",
+            )
+        return active, owed
+
+    def unsettled(self) -> bool:
+        """Whether a change is committed whose first invalidation is not delivered yet."""
+        if self._on_sqlite:
+            return False
+        sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle)"
+        with self._reading() as connection:
+            return bool(connection.scalar(self._text("unsettled", lambda: sql)))
+
+    def iter_models(
+        self,
+        *,
+        status: ModelStatus | None = None,
+        provider: str | None = None,
+        sort: str = "id",
+        limit: int | None = None,
+    ) -> Iterator[Model]:
+        """Stream the models that match; *sort* is one of `SORT_KEYS`."""
+        c = _models.c
+        query = self._rows().order_by(*_SORTS[sort], c.id).limit(limit)
+        if status is ModelStatus.ACTIVE:
+            query = query.where(c.active.is_(True))
+        elif status is not None:
+            automatic = c.auto_disabled.is_(True)
+            wanted = automatic if status is ModelStatus.AUTO_DISABLED else automatic.is_not(True)
+            query = query.where(c.active.is_not(True), wanted)
+        if provider is not None:
+            query = query.where(sa.func.coalesce(c.provider, "") == provider)
+        with self._translated(), self._engine.connect() as connection:
+            if self._on_sqlite:
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            else:  # a person may page through it slowly
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            rows = connection.execution_options(yield_per=1000).execute(query)
+            for row in rows:
+                yield self._model(row)
+
+    def get(self, model_id: str) -> Model:
+        """Return one model; `ModelNotFoundError` where there is none."""
+        _findable([model_id])
+        with self._reading() as connection:
+            row = connection.execute(self._rows().where(_models.c.id == model_id)).first()
+        if row is None:
+            raise _not_found([model_id])
+        return self._model(row)
+
+    def _rows(self) -> sa.Select[Any]:
+        """All columns of the models, and the clock that their cooldowns run by."""
+        now = sa.literal_column(self._sql.now, UtcTime).label("now")
+        return sa.select(_models, now)
+
+    def _model(self, row: Any) -> Model:
+        status = health.status_of(bool(row.active), bool(row.auto_disabled))
+        retry_at = left = None
+        if status is ModelStatus.AUTO_DISABLED:
+            retry_at = health.retry_at(
+                self._config, row.last_failure_at, row.disabled_at, row.updated_at
+            )
+            left = max(0.0, (retry_at - row.now).total_seconds()) if retry_at else 0.0
+        return Model(
+            id=row.id,
+            display_name=row.display_name or "",
+            provider=row.provider or "",
+            active=bool(row.active),
+            auto_disabled=bool(row.auto_disabled),
+            consecutive_failures=row.consecutive_failures or 0,
+            ejections=row.ejections or 0,
+            success_count=row.success_count or 0,
+            failure_count=row.failure_count or 0,
+            last_success_at=row.last_success_at,
+            last_failure_at=row.last_failure_at,
+            failure_type=row.failure_type,
+            failure_reason=row.failure_reason,
+            disabled_at=row.disabled_at,
+            disabled_by=row.disabled_by,
+            disabled_reason=row.disabled_reason,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            status=status,
+            retry_at=retry_at,
+            seconds_left=left,
+        )
+
+    def stats(self) -> Stats:
+        """Return the totals, in one statement over the rows."""
+        c = _models.c
+        provider = sa.func.coalesce(c.provider, "").label("provider")
+        on, automatic = c.active.is_(True), c.auto_disabled.is_(True)
+        query = (
+            sa.select(
+                provider,
+                sa.func.count(),
+                sa.func.count().filter(on),
+                sa.func.count().filter(on.is_not(True), automatic),
+                sa.func.coalesce(sa.func.sum(c.success_count), 0),
+                sa.func.coalesce(sa.func.sum(c.failure_count), 0),
+            )
+            .group_by(provider)
+            .order_by(provider)
+        )
+        with self._reading() as connection:
+            rows = [tuple(row) for row in connection.execute(query)]
+        models, active, automatic_off, successes, failures = (
+            sum(int(row[i]) for row in rows) for i in range(1, 6)
+        )
+        return Stats(
+            models=models,
+            active=active,
+            disabled=models - active - automatic_off,
+            auto_disabled=automatic_off,
+            providers=tuple(ProviderStats(row[0], row[1], row[2]) for row in rows),
+            success_count=successes,
+            failure_count=failures,
+        )
+
+    def leaderboard(self, *, top: int, provider: str | None) -> tuple[LeaderboardEntry, ...]:
+        """Return the *top* active models by success rate, then by calls; the uncalled ones last."""
+        c = _models.c
+        successes, failures = (sa.func.coalesce(n, 0) for n in (c.success_count, c.failure_count))
+        calls = successes + failures
+        rate = sa.cast(successes, sa.Double) / sa.func.nullif(calls, 0)
+        query = (
+            sa.select(c.id, c.display_name, c.provider, rate, successes, failures)
+            .where(c.active.is_(True))
+            .order_by(rate.desc().nulls_last(), calls.desc(), c.id)
+            .limit(top)
+        )
+        if provider is not None:
+            query = query.where(sa.func.coalesce(c.provider, "") == provider)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(
+            LeaderboardEntry(rank, row[0], row[1] or "", row[2] or "", row[3], row[4], row[5])
+            for rank, row in enumerate(rows, 1)
+        )
+
+    def events(self, model_id: str | None, *, since: float | None, limit: int) -> tuple[Event, ...]:
+        """Return the newest *limit* events, newest first; *since*: not older (seconds)."""
+        c = _events.c
+        query = _events.select().order_by(c.id.desc()).limit(limit)
+        if model_id is not None:
+            _findable([model_id])
+            query = query.where(c.model_id == model_id)
+        if since is not None:
+            query = query.where(c.at >= self._ago(since))
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(
+            Event(
+                id=row.id,
+                at=row.at,
+                model_id=row.model_id,
+                event=row.event,
+                before=row.before and ModelStatus(row.before),
+                after=row.after and ModelStatus(row.after),
+                actor=row.actor,
+                reason=row.reason,
+                failure_type=row.failure_type,
+            )
+            for row in rows
+        )
+
+    def _ago(self, seconds: float) -> Any:
+        """The database's clock *seconds* ago, as an expression."""
+        if self._on_sqlite:
+            return sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now", f"-{seconds} seconds")
+        return sa.func.clock_timestamp() - timedelta(seconds=seconds)
+
+    # ── Changes of status ──
+
+    def enable(self, ids: Sequence[str], **how: Any) -> tuple[StatusChange, ...]:
+        """Switch models on, as healthy ones. All or none."""
+        return self._change(_ENABLE, ids, **how)
+
+    def disable(self, ids: Sequence[str], **how: Any) -> tuple[StatusChange, ...]:
+        """Switch models off by hand. All or none."""
+        return self._change(_DISABLE, ids, **how)
+
+    def remove(self, ids: Sequence[str], **how: Any) -> tuple[StatusChange, ...]:
+        """Delete models. All or none; the history stays."""
+        return self._change(_REMOVE, ids, **how)
+
+    def record(self, outcome: Outcome, *, actor: str) -> StatusChange:
+        """Record one outcome by the health rule: increment and test in one statement."""
+        if outcome.type is None:
+            return self._change(_SUCCESS, [outcome.id], actor=actor)[0]
+        rule = self._config.health
+        return self._change(
+            _FAILURE,
+            [outcome.id],
+            actor=actor,
+            reason=outcome.reason,
+            failure_type=outcome.type.value,
+            counted=outcome.type in rule.counted,
+            threshold=rule.threshold,
+        )[0]
+
+    def _change(
+        self,
+        change: _Change,
+        ids: Sequence[str],
+        *,
+        actor: str,
+        reason: str | None = None,
+        failure_type: str | None = None,
+        dry_run: bool = False,
+        **parameters: Any,
+    ) -> tuple[StatusChange, ...]:
+        wanted = list(dict.fromkeys(ids))
+        _findable(wanted)
+        parameters |= {"actor": actor, "reason": reason, "failure_type": failure_type}
+        parameters["ids"] = self._sql.id_list(wanted)
+
+        def work(connection: sa.Connection) -> tuple[StatusChange, ...]:
+            rows = self._apply(connection, change, self._sql.ids, "ORDER BY id", parameters)
+            found = {row.id: row for row in rows}
+            missing = [model_id for model_id in wanted if model_id not in found]
+            if missing:
+                raise _not_found(missing)
+            return tuple(_status_change(found[model_id]) for model_id in wanted)
+
+        return self._write(work, one_statement=len(wanted) == 1, dry_run=dry_run)
+
+    def _apply(
+        self, connection: sa.Connection, change: _Change, rows: str, tail: str, parameters: Any
+    ) -> Sequence[Any]:
+        """Lock the *rows*, write their events and then themselves; return them as they were.
+
+        Locking in the order of the ids is what keeps two changes from a deadlock.
+        """
+        assign = change.assign and change.assign.format(now=self._sql.now)
+        status, event, after = _STATUS, change.event, change.after
+        touched = (
+            f"SELECT id, {status} AS before, {after} AS after, {event} AS event"
+            f" FROM models WHERE {rows} {tail}"
+        )
+        logged = "INSERT INTO modelctl_events (model_id, event, before, after, actor, reason, failure_type) SELECT"
+        parameters_of_event = (
+            "CAST(:actor AS text), CAST(:reason AS text), CAST(:failure_type AS text)"
+        )
+        if not self._on_sqlite:
+            which = "" if change.every_row else " AND touched.event IS NOT NULL"
+            write = (
+                f"UPDATE models SET {assign} FROM touched WHERE models.id = touched.id{which}"
+                if assign
+                else "DELETE FROM models USING touched WHERE models.id = touched.id"
+            )
+            sql = (
+                f"WITH touched AS ({touched}), logged AS ({logged} id, event, before, after,"
+                f" {parameters_of_event} FROM touched WHERE event IS NOT NULL), written AS ({write})"
+                " SELECT id, before, after, event FROM touched"
+            )
+            return connection.execute(
+                self._text((change, rows, tail), lambda: sql), parameters
+            ).all()
+
+        found = connection.execute(
+            self._text((change, rows, tail), lambda: touched), parameters
+        ).all()
+        if not found:
+            return found
+        parameters = parameters | {"ids": self._sql.id_list(row.id for row in found)}
+        these = self._sql.ids
+        log = (
+            f"{logged} id, {event}, {status}, {after}, {parameters_of_event} FROM models"
+            f" WHERE {these} AND {event} IS NOT NULL ORDER BY id"
+        )
+        which = "" if change.every_row else f" AND {event} IS NOT NULL"
+        write = (
+            f"UPDATE models SET {assign} WHERE {these}{which}"
+            if assign
+            else f"DELETE FROM models WHERE {these}"
+        )
+        connection.execute(self._text((change, "log"), lambda: log), parameters)
+        connection.execute(self._text((change, "write"), lambda: write), parameters)
+        return found
+
+    # ── Recovery ──
+
+    def recover(
+        self,
+        *,
+        cooldown: float,
+        limit: int | None,
+        actor: str,
+        progress: Callable[[int], None],
+    ) -> list[str] | None:
+        """Bring back the auto-disabled models whose cooldown (seconds) is over, longest waiting first.
+
+        Works in chunks with short locks; each takes the run's lock again, and a run that finds
+        it taken ends with what it did. Return the ids, or None when another run was at work.
+        """
+        recovered: list[str] = []
+        parameters = {
+            "actor": actor,
+            "reason": None,
+            "failure_type": None,
+            "restart": self._config.recovery.restart_failures,
+            # What fails again after this run began waits for the next one.
+            "cutoff": self._clock(cooldown),
+        }
+        base = self._canonical(_COOLDOWN_BASE)
+        due = f"{_AUTO_OFF} AND ({base} IS NULL OR {base} <= :cutoff)"
+        lock = "" if self._on_sqlite else " FOR UPDATE SKIP LOCKED"
+        tail = f"ORDER BY {base} NULLS FIRST, id LIMIT :size{lock}"
+
+        def chunk(connection: sa.Connection) -> list[str] | None:
+            if not self._on_sqlite and not connection.scalar(
+                sa.text(f"SELECT pg_try_advisory_xact_lock({_RECOVER_LOCK})")
+            ):
+                return None
+            rows = self._apply(connection, _RECOVER, due, tail, parameters)
+            return [row.id for row in rows]
+
+        while size := CHUNK if limit is None else min(CHUNK, limit - len(recovered)):
+            parameters["size"] = size
+            done = self._write(chunk)
+            if done is None:
+                if not recovered:
+                    return None
+                break
+            recovered += done
+            progress(len(recovered))
+            if len(done) < size:
+                break
+        self._finished("recover")
+        return recovered
+
+    def waiting(self, *, cooldown: float) -> tuple[Waiting, ...]:
+        """Return every auto-disabled model and when its cooldown (seconds) is over, soonest first."""
+        base = self._canonical(_COOLDOWN_BASE)
+        sql = (
+            f"SELECT id, {base} AS base, {self._sql.now} AS now FROM models WHERE {_AUTO_OFF}"
+            f" ORDER BY {base} NULLS FIRST, id"
+        )
+        query = sa.text(sql).columns(id=sa.Text, base=UtcTime, now=UtcTime)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        found = []
+        for model_id, since, now in rows:
+            retry_at = now if since is None else since + timedelta(seconds=cooldown)
+            found.append(Waiting(model_id, retry_at, max(0.0, (retry_at - now).total_seconds())))
+        return tuple(found)
+
+    def _canonical(self, expression: str) -> str:
+        """Times that another program wrote in another way must compare too (SQLite: text)."""
+        if self._on_sqlite:
+            return f"strftime('%Y-%m-%dT%H:%M:%fZ', {expression})"
+        return expression
+
+    def _clock(self, seconds_ago: float) -> Any:
+        with self._reading() as connection:
+            return connection.scalar(sa.select(self._ago(seconds_ago)))
+
+    def _finished(self, name: str) -> None:
+        sql = (
+            f"INSERT INTO modelctl_state (name, at) VALUES (:name, {self._sql.now})"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
+        )
+        self._write(lambda connection: connection.execute(sa.text(sql), {"name": name}))
+
+    # ── Batches and catalogues ──
+
+    def record_batch(
+        self,
+        outcomes: Callable[[], Iterator[Outcome]],
+        *,
+        actor: str,
+        progress: Callable[[int], None],
+    ) -> tuple[int, tuple[StatusChange, ...]]:
+        """Record outcomes in their order, all in one transaction, a chunk at a time.
+
+        *outcomes* starts again from the first on every call: a deadlock runs the batch again.
+        Return how many, and the models whose status differs in the end.
+        """
+
+        def work(connection: sa.Connection) -> tuple[int, tuple[StatusChange, ...]]:
+            recorded = 0
+            changes: dict[str, StatusChange] = {}
+            source = outcomes()
+            while chunk := list(islice(source, CHUNK)):
+                for change in self._record_chunk(connection, chunk, actor):
+                    first = changes.setdefault(change.id, change).before
+                    changes[change.id] = StatusChange(
+                        change.id, first, change.after, first is not change.after
+                    )
+                recorded += len(chunk)
+                progress(recorded)
+            return recorded, tuple(c for _, c in sorted(changes.items()) if c.changed)
+
+        return self._write(work)
+
+    def _record_chunk(
+        self, connection: sa.Connection, chunk: list[Outcome], actor: str
+    ) -> Iterator[StatusChange]:
+        wanted = sorted({outcome.id for outcome in chunk})
+        _findable(wanted)
+        select = (
+            "SELECT id, active, auto_disabled, consecutive_failures, ejections"
+            f" FROM models WHERE {self._sql.ids} ORDER BY id{self._sql.lock}"
+        )
+        query = self._text("batch-lock", lambda: select)
+        before = {
+            row.id: health.Health(
+                bool(row.active),
+                bool(row.auto_disabled),
+                row.consecutive_failures or 0,
+                row.ejections or 0,
+            )
+            for row in connection.execute(query, {"ids": self._sql.id_list(wanted)})
+        }
+        missing = [model_id for model_id in wanted if model_id not in before]
+        if missing:
+            raise _not_found(missing)
+
+        now = dict(before)
+        switched: dict[str, tuple[str, str | None]] = {}
+        events: list[tuple[Any, ...]] = []
+        for outcome in chunk:
+            was = now[outcome.id]
+            now[outcome.id], event = health.record(was, outcome, self._config.health)
+            if event:
+                type_ = outcome.type and outcome.type.value
+                why = type_ if outcome.reason is None else outcome.reason
+                switched[outcome.id] = (event, why)
+                after = now[outcome.id].status.value
+                events.append((outcome.id, event, was.status.value, after, outcome.reason, type_))
+        folded = [
+            (
+                model_id,
+                h.active,
+                h.auto_disabled,
+                h.consecutive_failures,
+                h.ejections,
+                h.successes,
+                h.failures,
+                h.failure_type and h.failure_type.value,
+                h.failure_reason,
+                *switched.get(model_id, (None, None)),
+            )
+            for model_id, h in now.items()
+        ]
+        update = self._text("batch-update", self._batch_update)
+        connection.execute(update, self._sql.values(folded, _FOLDED))
+        self._log(connection, events, actor)
+        return (
+            StatusChange(model_id, before[model_id].status, now[model_id].status, True)
+            for model_id in switched
+        )
+
+    def _batch_update(self) -> str:
+        at, rows = self._sql.now, self._sql.rows("folded", _FOLDED)
+
+        def off_or(column: str, off: str) -> str:
+            """*column* when the model was switched: *off* for off, nothing for on."""
+            return (
+                f"{column} = CASE WHEN folded.switched IS NULL THEN models.{column}"
+                f" WHEN folded.switched = 'auto-disabled' THEN {off} END"
+            )
+
+        return (
+            "UPDATE models SET"
+            " active = CASE WHEN folded.switched IS NULL THEN models.active"
+            f" ELSE {self._boolean('folded.active')} END,"
+            " auto_disabled = CASE WHEN folded.switched IS NULL THEN models.auto_disabled"
+            f" ELSE {self._boolean('folded.auto_disabled')} END,"
+            " consecutive_failures = folded.consecutive_failures, ejections = folded.ejections,"
+            " success_count = coalesce(models.success_count, 0) + folded.successes,"
+            " failure_count = coalesce(models.failure_count, 0) + folded.failures,"
+            f" last_success_at = CASE WHEN folded.successes > 0 THEN {at} ELSE models.last_success_at END,"
+            f" last_failure_at = CASE WHEN folded.failures > 0 THEN {at} ELSE models.last_failure_at END,"
+            " failure_type = coalesce(folded.failure_type, models.failure_type),"
+            " failure_reason = folded.failure_reason,"
+            f" {off_or('disabled_at', at)}, {off_or('disabled_by', repr(health.HEALTH_RULE))},"
+            f" {off_or('disabled_reason', 'folded.why')}, updated_at = {at}"
+            f" FROM {rows} WHERE models.id = folded.id"
+        )
+
+    def _boolean(self, expression: str) -> str:
+        return f"({expression} = 1)" if self._on_sqlite else expression
+
+    def _log(self, connection: sa.Connection, events: list[tuple[Any, ...]], actor: str) -> None:
+        if not events:
+            return
+        names = ", ".join(_EVENT)
+        sql = (
+            f"INSERT INTO modelctl_events ({names}, actor) SELECT {names}, CAST(:actor AS text)"
+            f" FROM {self._sql.rows('happened', _EVENT)}"
+        )
+        values = self._sql.values(events, _EVENT)
+        connection.execute(self._text("log", lambda: sql), values | {"actor": actor})
+
+    def import_models(
+        self,
+        entries: Sequence[tuple[str, str, str]],
+        *,
+        on_conflict: str,
+        actor: str,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> tuple[int, int]:
+        """Add or update models from (id, display name, provider), ids unique, in one transaction.
+
+        *on_conflict*: ``update``, ``skip`` or ``fail`` for a model that differs.
+        Return how many were added and how many differ.
+
+        Raises:
+            RefusedError: ``fail``, and a model differs; nothing is written.
+        """
+        incoming = self._sql.rows("incoming", _ENTRY)
+        differing = (
+            f"SELECT models.id, {_STATUS} AS status FROM models, {incoming}"
+            f" WHERE models.id = incoming.id AND ({_DIFFERS}) ORDER BY models.id"
+            + (" FOR UPDATE OF models" if self._sql.lock else "")
+        )
+        update = (
+            "UPDATE models SET"
+            " display_name = coalesce(nullif(incoming.display_name, ''), models.display_name),"
+            " provider = coalesce(nullif(incoming.provider, ''), models.provider),"
+            f" updated_at = {self._sql.now} FROM {incoming}"
+            f" WHERE models.id = incoming.id AND ({_DIFFERS})"
+        )
+        insert = (
+            "INSERT INTO models (id, display_name, provider) SELECT id, display_name, provider"
+            f" FROM {incoming} WHERE TRUE ON CONFLICT (id) DO NOTHING RETURNING id, {_STATUS} AS status"
+        )
+
+        def work(connection: sa.Connection) -> tuple[int, int]:
+            added = differs = 0
+            for start in range(0, len(entries), CHUNK):
+                chunk = entries[start : start + CHUNK]
+                values = self._sql.values(chunk, _ENTRY)
+                changed = connection.execute(self._text("differ", lambda: differing), values).all()
+                if changed and on_conflict == "fail":
+                    raise RefusedError(
+                        f"{_named([row.id for row in changed])} differ from the catalogue",
+                        hint="nothing was written; see --on-conflict",
+                    )
+                if changed and on_conflict == "update":
+                    connection.execute(self._text("reimport", lambda: update), values)
+                    self._log(
+                        connection,
+                        [(r.id, "updated", r.status, r.status, None, None) for r in changed],
+                        actor,
+                    )
+                new = connection.execute(self._text("import", lambda: insert), values).all()
+                self._log(
+                    connection, [(r.id, "added", None, r.status, None, None) for r in new], actor
+                )
+                added += len(new)
+                differs += len(changed)
+                progress(start + len(chunk))
+            return added, differs
+
+        return self._write(work, dry_run=dry_run)
+
+    # ── The outbox ──
+
+    def due_invalidations(self) -> list[int]:
+        """Return the outbox rows that are due now, the oldest first, at most 10,000."""
+        sql = (
+            "SELECT id FROM modelctl_outbox WHERE due <= clock_timestamp() ORDER BY due LIMIT 10000"
+        )
+        with self._reading() as connection:
+            return list(connection.scalars(self._text("due", lambda: sql)))
+
+    def settle(self, ids: Sequence[int]) -> None:
+        """Mark *ids* as delivered: the settled ones go, the others are due once more in 15 s."""
+        sql = (
+            "WITH gone AS (DELETE FROM modelctl_outbox"
+            " WHERE id = ANY(CAST(:ids AS bigint[])) AND settle)"
+            " UPDATE modelctl_outbox SET settle = TRUE,"
+            f" due = clock_timestamp() + interval '{SETTLE_SECONDS} seconds'"
+            " WHERE id = ANY(CAST(:ids AS bigint[])) AND NOT settle"
+        )
+        self._write(
+            lambda connection: connection.execute(
+                self._text("settle", lambda: sql), {"ids": list(ids)}
+            ),
+            one_statement=True,
+        )
+
+    def queue(self) -> tuple[int, int, float | None]:
+        """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""
+        if self._on_sqlite:
+            return 0, 0, None
+        sql = (
+            "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
+            " CAST(extract(epoch FROM clock_timestamp() - min(due) FILTER (WHERE NOT settle))"
+            " AS double precision) FROM modelctl_outbox"
+        )
+        with self._reading() as connection:
+            queued, settling, age = connection.execute(sa.text(sql)).one()
+        return queued, settling, age
+
+    # ── For doctor ──
+
+    def version(self) -> str:
+        """Return the database's name and version."""
+        if self._on_sqlite:
+            import sqlite3
+
+            return f"SQLite {sqlite3.sqlite_version}"
+        with self._reading() as connection:
+            return f"PostgreSQL {connection.scalar(sa.text('SHOW server_version'))}"
+
+    def contradictory(self) -> int:
+        """How many rows say both active and auto-disabled."""
+        sql = f"SELECT count(*) FROM models WHERE {_ON} AND auto_disabled IS TRUE"
+        with self._reading() as connection:
+            return int(connection.scalar(sa.text(sql)) or 0)
+
+    def last(self, name: str) -> tuple[datetime, float] | None:
+        """When the run called *name* last finished (UTC), and how long ago (seconds)."""
+        sql = f"SELECT at, {self._sql.now} AS now FROM modelctl_state WHERE name = :name"
+        query = sa.text(sql).columns(at=UtcTime, now=UtcTime)
+        with self._reading() as connection:
+            row = connection.execute(query, {"name": name}).first()
+        return None if row is None else (row.at, (row.now - row.at).total_seconds())
+
+
+# ── Connecting, and what an error means ─────────────────────────────────────────────────────────
+
+
+def _sqlite_engine(config: Config) -> sa.Engine:
+    from modelctl import sqlite
+
+    path = config.sqlite_path
+    assert path is not None  # noqa: S101 - for the type checker; the caller looked
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite.connect(path),
+        poolclass=sa.NullPool,
+        hide_parameters=True,
+    )
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # The driver begins nothing before a SELECT, and a lock taken late is a lost race.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
+    import select
+
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        given = conninfo_to_dict(config.postgres_url)
+    except psycopg.Error:
+        # Its message may show the password.
+        raise InvalidConfigError(
+            "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"
+        ) from None
+    how: dict[str, Any] = {"connect_timeout": 5, "application_name": "modelctl"}
+    if "," in str(given.get("host", "")):
+        how["target_session_attrs"] = "read-write"
+    how |= given
+    how["options"] = (
+        "-c lock_timeout=2s -c statement_timeout=10s"
+        " -c idle_in_transaction_session_timeout=15s -c timezone=UTC "
+        f"{given.get('options') or ''}"
+    )
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(**how),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_use_lifo=True,
+        use_native_hstore=False,
+        hide_parameters=True,
+    )
+
+    @sa.event.listens_for(engine, "checkout")
+    def _still_there(dbapi_connection: Any, record: Any, proxy: Any) -> None:
+        # An idle connection with something to read was closed by the server: a check that
+        # costs no round trip.
+        poll = select.poll()
+        poll.register(dbapi_connection.pgconn.socket, select.POLLIN)
+        if poll.poll(0):
+            raise sa_exc.DisconnectionError("closed by the server while idle")
+
+    return engine
+
+
+def _sqlstate(exc: BaseException | None) -> str | None:
+    """The SQLSTATE at the bottom of an error that was wrapped."""
+    while exc is not None:
+        if state := getattr(exc, "sqlstate", None):
+            return str(state)
+        exc = getattr(exc, "orig", None) or exc.__cause__
+    return None
+
+
+# What PostgreSQL says at the door has no SQLSTATE in psycopg; servers speak English in these.
+_CONFIG_WORDS = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "certificate",
+    "invalid connection option",
+    "invalid sslmode",
+    "invalid port",
+    "is not permitted to log in",
+    "server does not support SSL",
+    "session is read-only",
+)
+
+
+def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
+    """Say what an error of psycopg means to the operator."""
+    state = _sqlstate(exc) or ""
+    text = " ".join(config.hide(str(exc)).split())
+    if state in ("42P01", "42703", "3F000", "42883"):
+        return MissingSchemaError(f"the database lacks modelctl's schema ({text})", hint=_UPGRADE)
+    if state == "25006":
+        return InvalidConfigError(
+            f"the database takes no changes ({text})",
+            hint="name the primary in database.url, not a standby",
+        )
+    if state.startswith(("28", "3D")) or (
+        not state and any(words in text for words in _CONFIG_WORDS)
+    ):
+        return InvalidConfigError(
+            f"the database refused the connection ({text})",
+            hint="check user, password and database name in database.url",
+        )
+    if state == "42501":
+        return InvalidConfigError(
+            f"the database role may not do this ({text})",
+            hint="the README lists the rights that modelctl needs",
+        )
+    if state.startswith("23"):
+        return RefusedError(
+            f"the database refused the change ({text})",
+            hint="the table has rules of its own; make this change with the application that owns it",
+        )
+    if state.startswith("22"):
+        return UsageError(f"the database does not take this value ({text})")
+    if state in ("55P03", "57014", "40001", "40P01"):
+        return DatabaseUnavailableError(
+            f"the database is busy ({text})", hint="nothing was changed; try again"
+        )
+    if not state or state[:2] in ("08", "53", "57", "58", "25"):
+        return DatabaseUnavailableError(
+            f"the database is not available ({text})", hint="try again later"
+        )
+    return ModelctlError(f"the database failed ({state}: {text})")
+
+
+# ── Small things ────────────────────────────────────────────────────────────────────────────────
+
+
+def _findable(ids: Sequence[str]) -> None:
+    """An id that PostgreSQL cannot hold names no model."""
+    odd = [i for i in ids if "\0" in i or any("\ud800" <= c <= "\udfff" for c in i)]
+    if odd:
+        raise _not_found(odd)
+
+
+def _named(ids: Sequence[str]) -> str:
+    shown = ", ".join(f"'{clean(model_id, longest=200)}'" for model_id in ids[:3])
+    return shown if len(ids) <= 3 else f"{shown} and {len(ids) - 3} more"
+
+
+def _not_found(ids: Sequence[str]) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"no model {_named(ids)}" + ("; nothing was changed" if len(ids) > 1 else ""),
+        hint="see: modelctl list",
+    )
+
+
+def _status_change(row: Any) -> StatusChange:
+    return StatusChange(
+        row.id,
+        row.before and ModelStatus(row.before),
+        row.after and ModelStatus(row.after),
+        row.event is not None,
+    )

@@ -1,0 +1,109 @@
+"""Fixtures for all tests: servers, databases, and an environment without the user's settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.servers import Postgres, Redis
+
+ROOT = Path(__file__).parent.parent
+
+# When imported, so that session fixtures and subprocesses do not see them either. libpq reads PG*.
+for _name in [name for name in os.environ if name.startswith(("MODELCTL_", "PG"))]:
+    del os.environ[_name]
+
+
+def pytest_report_header() -> list[str]:
+    """Name the servers that the tests will use."""
+    return servers.describe()
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep the user's files and terminal settings out of every test."""
+    for name, value in _home(tmp_path_factory).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("home")
+    return {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "XDG_DATA_HOME": str(home / ".local" / "share"),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "XDG_STATE_HOME": str(home / ".local" / "state"),
+    }
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Run one PostgreSQL server for all tests."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """Run one Redis server for all tests."""
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pg_template(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name a database in which the product has made its schema."""
+    name = postgres.create_database()
+    settings = {"MODELCTL_DATABASE_URL": postgres.url(name), **_home(tmp_path_factory)}
+    upgrade = subprocess.run(
+        [sys.executable, "-m", "modelctl", "db", "upgrade"],
+        cwd=ROOT,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if upgrade.returncode:
+        pytest.fail(f"modelctl db upgrade exited {upgrade.returncode}:\n{upgrade.stderr}")
+    return name
+
+
+@pytest.fixture
+def pg_database(postgres: Postgres, pg_template: str) -> Iterator[str]:
+    """Give the URL of a fresh database with the product's schema; `postgres` may be stopped."""
+    yield from _database(postgres, pg_template)
+
+
+@pytest.fixture
+def empty_pg(postgres: Postgres) -> Iterator[str]:
+    """Give the URL of a fresh database with nothing in it."""
+    yield from _database(postgres, None)
+
+
+def _database(server: Postgres, template: str | None) -> Iterator[str]:
+    server.recover()
+    name = server.create_database(template)
+    yield server.url(name)
+    server.recover()
+    server.drop_database(name)
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> Iterator[str]:
+    """Give the URL of an empty Redis; the test may stop or pause `redis_server`."""
+    redis_server.recover()
+    redis_server.ask("FLUSHALL")
+    yield redis_server.url()
+    redis_server.recover()

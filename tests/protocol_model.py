@@ -1,0 +1,718 @@
+"""The cache protocol as a small machine, and a checker that walks through all of its states.
+
+The steps are called what the product calls them: ``read``, ``lease``, ``snapshot``, ``fill``;
+``commit``, ``due``, ``del``, ``tomb``, ``settle``. A step is one round trip, and steps of
+different processes interleave in every order. Kills, expiry and a wiped Redis happen anywhere.
+Each rule of the protocol can be left out (``Wrong``): the checker must then find what breaks.
+
+What is abstracted, and why nothing is lost by it:
+
+- **A nonce** is the number of its process. A process forgets the old nonce when it takes a new
+  one, and only that process ever sets it: equality means the same as with a random nonce.
+- **Time** is not a number. Keys expire, and rows become due, at any moment that the two times
+  the protocol counts on allow: another program writes a number at most 15 s after reading it,
+  and gives it at most 60 s. So a settle row is due (15 s) only when no read of another program
+  that was under way at the first invalidation still is; and the tombstone (75 s) expires only
+  when, besides, no value lives that is from before it (``key_old``). K and the lease expire
+  whenever they like, which is also what a plain DEL by another program does to K.
+- **A failed Redis call** ends the Redis work of a count, which then answers from the database,
+  and ends a change with exit 6, not acknowledged. For the shared state both are a kill.
+- **A count that got no lease** polls for a hit, else answers from the database. A hit then is
+  judged like that of a count that starts at that moment, which is stricter: no step of its own.
+- **Another program's GET** may have missed at any time before, so its read is not tied to K.
+- **The identity of an outbox row** is the number of its writer: handed out before the commits,
+  whose order is free.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+S = TypeVar("S", bound=Hashable)
+
+# --- the checker ----------------------------------------------------------------------------
+
+
+class Machine(Protocol[S]):
+    """Something with states and steps."""
+
+    def initial(self) -> S:
+        """Return the state everything starts in."""
+
+    def steps(self, state: S) -> Iterator[tuple[str, S]]:
+        """Give every step that may come next, with its name and the state after it."""
+
+    def violation(self, state: S) -> str:
+        """Say which promise *state* breaks; empty: none."""
+
+    def show(self, state: S) -> str:
+        """Write *state* as one short line."""
+
+
+@dataclass(frozen=True)
+class Result(Generic[S]):
+    """What a walk found: its size, the names of the steps, and the shortest way to a violation."""
+
+    states: int
+    transitions: int
+    labels: frozenset[str]
+    violation: str
+    trace: tuple[tuple[str, S], ...]
+
+
+def explore(machine: Machine[S], *, most: int = 20_000_000) -> Result[S]:
+    """Visit every reachable state, nearest first, up to the first violation.
+
+    Raises:
+        RuntimeError: more than *most* states; a walk that did not end proves nothing.
+    """
+    first = machine.initial()
+    came_from: dict[S, tuple[str, S] | None] = {first: None}
+    waiting = deque([first])
+    labels: set[str] = set()
+    transitions = 0
+    violation = machine.violation(first)
+    found = first
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small tuples and no cycle among them
+    try:
+        while waiting and not violation:
+            state = waiting.popleft()
+            for label, successor in machine.steps(state):
+                transitions += 1
+                labels.add(label)
+                if successor in came_from:
+                    continue
+                came_from[successor] = (label, state)
+                violation = machine.violation(successor)
+                if violation:
+                    found = successor
+                    break
+                waiting.append(successor)
+            if len(came_from) > most:
+                raise RuntimeError(f"more than {most} states")
+    finally:
+        if collecting:
+            gc.enable()
+    trace = _way_to(found, came_from) if violation else ()
+    return Result(len(came_from), transitions, frozenset(labels), violation, trace)
+
+
+def _way_to(state: S, came_from: dict[S, tuple[str, S] | None]) -> tuple[tuple[str, S], ...]:
+    way: list[tuple[str, S]] = []
+    step = came_from[state]
+    while step is not None:
+        way.append((step[0], state))
+        state = step[1]
+        step = came_from[state]
+    return (*reversed(way), )
+
+
+def story(machine: Machine[S], result: Result[S]) -> str:
+    """Write the counter-example, one step a line, with the state after each."""
+    lines = [f"{'start':<36}{machine.show(machine.initial())}"]
+    lines += [
+        f"{f'{number:>2}. {label}':<36}{machine.show(state)}"
+        for number, (label, state) in enumerate(result.trace, 1)
+    ]
+    return "\n".join([*lines, f"=> {result.violation}"])
+
+
+# --- what takes part ------------------------------------------------------------------------
+
+
+class Wrong(StrEnum):
+    """One rule of the protocol left out, or one of its assumptions."""
+
+    FILL_WITHOUT_LEASE = "a fill does not look at the lease"
+    DEL_KEEPS_LEASE = "an invalidation deletes K and leaves the lease"
+    LEASE_AFTER_COUNT = "the lease is taken after the database was read"
+    COUNTER_AS_NONCE = "the nonce is INCR of a counter in Redis"
+    WATCH_MISSES_EXPIRY = "EXEC passes although the watched lease expired (Redis before 6.0.9)"
+    TOMB_BEFORE_DEL = "the tombstone is set before K is deleted"
+    ONE_MULTI = "DEL and SET tomb are one transaction"
+    TOMB_NOT_CHECKED = "K is believed whatever the tombstone says"
+    TOMB_OF_60_S = "the tombstone lives no longer than K may"
+    NO_OUTBOX = "a change writes no outbox row"
+    DUE_AFTER_DEL = "the due rows are read after the invalidation"
+    UP_TO_LAST_ID = "rows are settled by 'id <= the last one seen'"
+    SETTLE_JUDGED_LATE = "whether a row had settle is judged at the end, not when it was seen"
+    NO_SETTLE_PASS = "rows go after their first invalidation"
+    NO_OP_KEEPS_CACHE = "a change that changes no row does not invalidate"
+    STRONG_READS_FIRST = "--strong reads K before it asks the outbox"
+    STRONG_POLLS = "--strong polls K when another is filling, and asks the outbox no more"
+    NONCE_NOT_IN_FILL = "SQLite: the fill does not name its nonce"
+    WRITER_WITHOUT_TRIGGER = "SQLite: one writer fires no trigger"
+    SLOW_FOREIGN = "assumption: another program writes a number it read more than 15 s before"
+
+
+class Kind(StrEnum):
+    """A program that uses the cache or the table."""
+
+    COUNT = "count"
+    STRONG = "count --strong"
+    FRESH = "count --fresh"
+    CHANGE = "change"
+    ALREADY = "already"  # a change that finds nothing to change
+    DRAIN = "drain"
+    PSQL = "psql"  # commits, with the row of the trigger, and invalidates nothing
+    FOREIGN = "foreign"  # GET, COUNT, SETEX
+
+
+class Program(NamedTuple):
+    """A program and, for a writer, by how much it changes the count."""
+
+    kind: Kind
+    delta: int = 0
+
+
+COUNT = Program(Kind.COUNT)
+STRONG = Program(Kind.STRONG)
+FRESH = Program(Kind.FRESH)
+DISABLE = Program(Kind.CHANGE, -1)
+ENABLE = Program(Kind.CHANGE, +1)
+ALREADY = Program(Kind.ALREADY)
+DRAIN = Program(Kind.DRAIN)
+PSQL_OFF = Program(Kind.PSQL, -1)
+PSQL_ON = Program(Kind.PSQL, +1)
+FOREIGN = Program(Kind.FOREIGN)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A small world: what runs in it, and which faults happen there, at any moment.
+
+    Writers commit once; all the others run over and over.
+    """
+
+    name: str
+    programs: tuple[Program, ...]
+    kill: bool = True
+    expiry: bool = True
+    wipe: bool = False
+    out_of_memory: bool = False
+    wrong: frozenset[Wrong] = field(default=frozenset())
+
+
+class Process(NamedTuple):
+    """Where a process is, and what it remembers."""
+
+    at: str
+    floor: int = 0  # of a change: its commit; of --strong: the commit it must not be older than
+    nonce: int = 0
+    number: int = 0
+    seen: tuple[tuple[int, bool], ...] = ()  # outbox rows: id, had settle
+    drained: bool = False
+
+
+class Row(NamedTuple):
+    """A row of the outbox; *waits* is the set of foreign processes whose 15 s are not over."""
+
+    id: int
+    settle: bool = False
+    waits: int = 0
+
+
+START = 2  # the count before any change
+EMPTY = -1  # the value "" of a tombstone
+DONE = Process("done")
+
+# --- PostgreSQL and Redis -------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """The database, Redis and all processes. Sets of processes are bit masks."""
+
+    processes: tuple[Process, ...]
+    history: tuple[int, ...] = (START,)  # every count ever committed; the last one is now
+    outbox: tuple[Row, ...] = ()
+    acked: int = 0  # the newest change that a user was told about, as an index of history
+    key: int | None = None
+    key_old: bool = False  # K is, or was read, from before the tombstone
+    lease: int = 0  # 0: absent
+    tomb: int | None = None
+    tomb_waits: int = 0  # foreign reads under way when the tombstone was set
+    counter: int = 0  # COUNTER_AS_NONCE alone
+    full: bool = False  # Redis is out of memory
+    wrong: str = ""
+
+
+Step = tuple[str, State]
+Steps = Iterator[Step]
+
+
+class RedisProtocol:
+    """The protocol with PostgreSQL and Redis."""
+
+    # INCR restarts when Redis is wiped; so far it may count before that.
+    MOST_TOKENS = 3
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.wrong = scenario.wrong
+        self.programs = scenario.programs
+        kinds = [program.kind for program in self.programs]
+        self.names = [
+            f"{kind} {kinds[: me + 1].count(kind)}" if kinds.count(kind) > 1 else str(kind)
+            for me, kind in enumerate(kinds)
+        ]
+        self.foreign = [me for me, kind in enumerate(kinds) if kind is Kind.FOREIGN]
+        self.changes = [me for me, kind in enumerate(kinds) if kind is Kind.CHANGE]
+        self.ours = [
+            me for me, kind in enumerate(kinds) if kind not in (Kind.PSQL, Kind.FOREIGN)
+        ]
+        late = Wrong.LEASE_AFTER_COUNT in self.wrong
+        self.after_miss = "snapshot" if late else "lease"
+        self.after_lease = "watch" if late else "snapshot"
+        self.after_snapshot = "lease" if late else "watch"
+        tomb_first = Wrong.TOMB_BEFORE_DEL in self.wrong
+        self.after_due = "tomb" if tomb_first else "del"
+        self.after_del = "settle" if tomb_first else "tomb"
+        self.after_tomb = "del" if tomb_first else "settle"
+        first_step = {
+            Kind.COUNT: "read",
+            Kind.STRONG: "read" if Wrong.STRONG_READS_FIRST in self.wrong else "owed",
+            Kind.FRESH: self.after_miss,
+            Kind.CHANGE: "commit",
+            Kind.ALREADY: "already",
+            Kind.DRAIN: "due",
+            Kind.PSQL: "psql",
+            Kind.FOREIGN: "get",
+        }
+        self.homes = [Process(first_step[kind]) for kind in kinds]
+        self.do: dict[str, Callable[[State, int, Process], Steps]] = {
+            "read": self.read,
+            "owed": self.owed,
+            "lease": self.take_lease,
+            "poll": self.poll,
+            "snapshot": self.snapshot,
+            "watch": self.watch,
+            "fill": self.fill,
+            "commit": self.commit,
+            "already": self.already,
+            "psql": self.psql,
+            "due": self.due,
+            "del": self.delete,
+            "tomb": self.set_tomb,
+            "settle": self.settle,
+            "get": self.get,
+            "setex": self.setex,
+        }
+
+    def initial(self) -> State:
+        """Nobody has begun, Redis is empty."""
+        return State(processes=tuple(self.homes))
+
+    def steps(self, state: State) -> Iterator[tuple[str, State]]:
+        """Give the next step of each process, and each fault."""
+        for me, process in enumerate(state.processes):
+            if process.at != "done":
+                name = self.names[me]
+                for label, successor in self.do[process.at](state, me, process):
+                    yield f"{name}: {label}", successor
+        yield from self.faults(state)
+
+    # A count.
+
+    def read(self, s: State, me: int, p: Process) -> Steps:
+        """MGET K tomb. K is believed if the tombstone is absent or says the same."""
+        strong = self.programs[me].kind is Kind.STRONG
+        if not self.believed(s):
+            yield "read, a miss", self.go(s, me, Process(self.after_miss, floor=p.floor))
+        elif strong and Wrong.STRONG_READS_FIRST in self.wrong:
+            floor = len(s.history) - 1
+            yield "read", self.go(s, me, Process("owed", floor=floor, number=s.key or 0))
+        else:
+            yield "read, a hit", self.answer(s, me, s.key, p.floor if strong else s.acked)
+
+    def owed(self, s: State, me: int, p: Process) -> Steps:
+        """EXISTS(outbox row not settled), before the MGET; if so, the cache is not used."""
+        waiting = any(not row.settle for row in s.outbox)
+        if Wrong.STRONG_READS_FIRST in self.wrong and not waiting:
+            yield "owed? no: a hit", self.answer(s, me, p.number, p.floor)
+            return
+        floor = len(s.history) - 1
+        if waiting:
+            keep = floor if Wrong.STRONG_POLLS in self.wrong else 0
+            yield "owed? yes", self.go(s, me, Process(self.after_miss, floor=keep))
+        else:
+            yield "owed? no", self.go(s, me, Process("read", floor=floor))
+
+    def take_lease(self, s: State, me: int, p: Process) -> Steps:
+        """SET lease nonce NX. Without it, the answer comes from the database and fills nothing."""
+        if Wrong.COUNTER_AS_NONCE in self.wrong:
+            if s.counter == self.MOST_TOKENS:
+                return
+            s = s._replace(counter=s.counter + 1)
+            nonce = s.counter
+        else:
+            nonce = me + 1
+        if s.lease or s.full:
+            if Wrong.STRONG_POLLS in self.wrong and self.programs[me].kind is Kind.STRONG:
+                yield "lease, not got", self.go(s, me, Process("poll", floor=p.floor))
+            else:
+                yield "lease, not got; snapshot", self.rest(s, me)
+        else:
+            taken = p._replace(at=self.after_lease, nonce=nonce, floor=0)
+            yield "lease", self.go(s, me, taken, lease=nonce)
+
+    def poll(self, s: State, me: int, p: Process) -> Steps:
+        """Look for what the other one filled (STRONG_POLLS alone, see the top of the file)."""
+        if self.believed(s):
+            yield "poll, a hit", self.answer(s, me, s.key, p.floor)
+        yield "poll in vain; snapshot", self.rest(s, me)
+
+    def snapshot(self, s: State, me: int, p: Process) -> Steps:
+        """COUNT(*) and EXISTS(due row), one statement. Owed: drain once, then a new lease."""
+        if not p.drained and any(self.is_due(row) for row in s.outbox):
+            yield "snapshot, owed", self.go(s, me, Process("due", drained=True))
+        else:
+            number = s.history[-1]
+            counted = p._replace(at=self.after_snapshot, number=number, drained=False)
+            yield f"snapshot {number}", self.go(s, me, counted)
+
+    def watch(self, s: State, me: int, p: Process) -> Steps:
+        """WATCH lease; give up unless GET lease is the nonce."""
+        if s.lease == p.nonce or Wrong.FILL_WITHOUT_LEASE in self.wrong:
+            yield "watch", self.go(s, me, Process("fill", number=p.number))
+        else:
+            yield "watch, give up", self.rest(s, me)
+
+    def fill(self, s: State, me: int, p: Process) -> Steps:
+        """MULTI; SET K n; SET tomb n XX KEEPTTL; DEL lease; EXEC. Only watchers untouched are here."""
+        if s.full:
+            yield "fill, out of memory", self.rest(s, me)
+            return
+        tomb = None if s.tomb is None else p.number
+        filled = self.rest(s, me, key=p.number, key_old=False, tomb=tomb)
+        yield f"fill {p.number}", self.touch_lease(filled)
+
+    # A change.
+
+    def commit(self, s: State, me: int, _: Process) -> Steps:
+        """UPDATE and COMMIT; the trigger writes the outbox row."""
+        yield "commit", self.write(s, me, Process("due", floor=len(s.history)))
+
+    def already(self, s: State, me: int, _: Process) -> Steps:
+        """UPDATE finds nothing to change: what is committed now is what the user is told."""
+        now = len(s.history) - 1
+        if Wrong.NO_OP_KEEPS_CACHE in self.wrong:
+            yield "nothing to change, exit 0", s._replace(acked=max(s.acked, now))
+        else:
+            yield "nothing to change", self.go(s, me, Process("due", floor=now))
+
+    def psql(self, s: State, me: int, _: Process) -> Steps:
+        """Raw SQL: the trigger writes the outbox row, nobody invalidates."""
+        yield "commit", self.write(s, me, DONE)
+
+    def write(self, s: State, me: int, process: Process) -> State:
+        """Commit a change of the count with its outbox row."""
+        rows = s.outbox if Wrong.NO_OUTBOX in self.wrong else sorted([*s.outbox, Row(me)])
+        history = (*s.history, s.history[-1] + self.programs[me].delta)
+        return self.go(s, me, process, history=history, outbox=tuple(rows))
+
+    # An invalidation, by a change, a drain or a count that missed.
+
+    def due(self, s: State, me: int, p: Process) -> Steps:
+        """Ids of the outbox rows due now. None: a change invalidates still, a drain is done."""
+        seen = tuple((row.id, row.settle) for row in s.outbox if self.is_due(row))
+        if seen or self.programs[me].kind in (Kind.CHANGE, Kind.ALREADY):
+            yield "due", self.go(s, me, p._replace(at=self.after_due, seen=seen))
+        elif p.drained:
+            yield "due, none", self.go(s, me, Process(self.after_miss, drained=True))
+
+    def delete(self, s: State, me: int, p: Process) -> Steps:
+        """DEL K lease: passes even when Redis is out of memory."""
+        if Wrong.ONE_MULTI in self.wrong and s.full:
+            yield "del and tomb, out of memory, exit 6", self.queued(s, me, p)
+            return
+        deleted = self.go(s, me, p._replace(at=self.after_del), key=None, key_old=False)
+        if Wrong.DEL_KEEPS_LEASE not in self.wrong:
+            deleted = self.touch_lease(deleted)
+        if Wrong.ONE_MULTI in self.wrong:
+            for _, both in self.set_tomb(deleted, me, deleted.processes[me]):
+                yield "del and tomb", both
+        else:
+            yield "del", deleted
+
+    def set_tomb(self, s: State, me: int, p: Process) -> Steps:
+        """SET tomb ""."""
+        if s.full:
+            yield "tomb, out of memory, exit 6", self.queued(s, me, p)
+        else:
+            # Whatever is in K or under way now is from before the tombstone.
+            waits, old = self.foreign_reads(s), s.key is not None
+            after = p._replace(at=self.after_tomb)
+            yield "tomb", self.go(s, me, after, tomb=EMPTY, tomb_waits=waits, key_old=old)
+
+    def settle(self, s: State, me: int, p: Process) -> Steps:
+        """Delete the rows that had settle, the others get it and are due in 15 s. Then exit 0."""
+        seen = dict(p.seen)
+        if Wrong.DUE_AFTER_DEL in self.wrong:
+            seen = {row.id: row.settle for row in s.outbox if self.is_due(row)}
+        if Wrong.UP_TO_LAST_ID in self.wrong and seen:
+            seen = {row.id: False for row in s.outbox if row.id <= max(seen)} | seen
+        if Wrong.SETTLE_JUDGED_LATE in self.wrong:
+            seen = {row.id: row.settle for row in s.outbox if row.id in seen}
+        if Wrong.NO_SETTLE_PASS in self.wrong:
+            seen = dict.fromkeys(seen, True)
+        waits = self.foreign_reads(s)
+        rows = []
+        for row in s.outbox:
+            if row.id not in seen:
+                rows.append(row)
+            elif not seen[row.id]:
+                rows.append(Row(row.id, settle=True, waits=waits))
+        outbox = tuple(rows)
+        if self.programs[me].kind in (Kind.CHANGE, Kind.ALREADY):
+            acked = max(s.acked, p.floor)
+            yield "settle, exit 0", self.rest(s, me, outbox=outbox, acked=acked)
+        elif p.drained:
+            again = Process(self.after_miss, drained=True)
+            yield "settle", self.go(s, me, again, outbox=outbox)
+        else:
+            yield "settle", self.rest(s, me, outbox=outbox)
+
+    def queued(self, s: State, me: int, p: Process) -> State:
+        """Exit 6: the rows stay. When Redis could delete, it must have."""
+        if self.programs[me].kind is Kind.CHANGE and s.key not in (None, *s.history[p.floor :]):
+            s = s._replace(wrong=f"exit 6, and K is still {s.key}, from before the change")
+        return self.rest(s, me)
+
+    # Another program.
+
+    def get(self, s: State, me: int, _: Process) -> Steps:
+        """GET K missed, now it reads the database."""
+        number = s.history[-1]
+        yield f"get, count {number}", self.go(s, me, Process("setex", number=number))
+
+    def setex(self, s: State, me: int, p: Process) -> Steps:
+        """SETEX K, within 15 s; or it never does."""
+        old = bool(s.tomb_waits >> me & 1)
+        others = ~(1 << me)
+        waits = s.tomb_waits & others
+        rows = tuple([Row(row.id, row.settle, row.waits & others) for row in s.outbox])
+        ended = self.rest(s, me, tomb_waits=waits, outbox=rows)
+        yield "gives up", ended
+        if not s.full:
+            yield f"setex {p.number}", ended._replace(key=p.number, key_old=old)
+
+    # What may happen at any moment.
+
+    def faults(self, s: State) -> Steps:
+        """Give every kill, expiry and loss that may happen now."""
+        world = self.scenario
+        if world.kill:
+            for me in self.ours:
+                if s.processes[me] not in (self.homes[me], DONE):
+                    yield f"kill {self.names[me]}", self.rest(s, me)
+        if world.expiry:
+            if s.key is not None:
+                yield "K expires", s._replace(key=None, key_old=False)
+            if s.lease:
+                kept = Wrong.WATCH_MISSES_EXPIRY in self.wrong
+                yield "lease expires", s._replace(lease=0) if kept else self.touch_lease(s)
+            if s.tomb is not None and not s.tomb_waits:
+                old = s.key_old and Wrong.TOMB_OF_60_S not in self.wrong
+                if not old:
+                    yield "tomb expires", s._replace(tomb=None, key_old=False)
+        if world.wipe and not (s.key is s.tomb is None and not s.lease and not s.counter):
+            yield "Redis wiped", self.touch_lease(s)._replace(
+                key=None, key_old=False, tomb=None, tomb_waits=0, counter=0
+            )
+        if world.out_of_memory and not s.full:
+            yield "Redis out of memory", s._replace(full=True)
+
+    # Words of the above.
+
+    def go(self, s: State, me: int, process: Process, **changes: Any) -> State:
+        """Put a process elsewhere, and change what else the step changes."""
+        processes = (*s.processes[:me], process, *s.processes[me + 1 :])
+        return s._replace(processes=processes, **changes)
+
+    def rest(self, s: State, me: int, **changes: Any) -> State:
+        """End a process, well or badly. A writer is gone, the others may run again."""
+        return self.go(s, me, DONE if me in self.changes else self.homes[me], **changes)
+
+    def answer(self, s: State, me: int, number: int | None, floor: int) -> State:
+        """Print the count; it must have been right at some moment since *floor*."""
+        if number in s.history[floor:]:
+            return self.rest(s, me)
+        since = s.history[floor:]
+        return s._replace(wrong=f"{self.names[me]} answered {number}, right were {since}")
+
+    def touch_lease(self, s: State) -> State:
+        """Delete the lease: whoever watches it will not get through EXEC."""
+        if not s.lease:
+            return s
+        if Wrong.FILL_WITHOUT_LEASE not in self.wrong:
+            for me, process in enumerate(s.processes):
+                if process.at == "fill":
+                    s = self.rest(s, me)
+        return s._replace(lease=0)
+
+    def believed(self, s: State) -> bool:
+        """K is there, and no tombstone says otherwise."""
+        if s.key is None:
+            return False
+        return s.tomb is None or s.tomb == s.key or Wrong.TOMB_NOT_CHECKED in self.wrong
+
+    def is_due(self, row: Row) -> bool:
+        """A new row is due at once, a settle row 15 s later."""
+        return not row.waits
+
+    def foreign_reads(self, s: State) -> int:
+        """Return the foreign processes that have read the database and not yet written K."""
+        if Wrong.SLOW_FOREIGN in self.wrong:
+            return 0
+        return sum(1 << me for me in self.foreign if s.processes[me].at == "setex")
+
+    # The promises.
+
+    def violation(self, state: State) -> str:
+        """Say what is broken: an answer, a lost invalidation, a raw K after the settle pass."""
+        if state.wrong:
+            return state.wrong
+        if state.key is None or state.key == state.history[-1]:
+            return ""
+        if Wrong.NO_OUTBOX in self.wrong and any(
+            state.processes[me] not in (self.homes[me], DONE) for me in self.changes
+        ):
+            return ""  # without rows only the processes say that something is still to be done
+        if not state.outbox:
+            return f"nothing is queued, and K is {state.key} for good"
+        if self.believed(state) and all(row.settle for row in state.outbox):
+            return f"everything is delivered, and K is {state.key}, believed"
+        return ""
+
+    def show(self, state: State) -> str:
+        """Write the database, Redis and the outbox."""
+        tomb = {None: "-", EMPTY: '""'}.get(state.tomb, str(state.tomb))
+        rows = ", ".join(
+            self.names[row.id] + (" settle" if row.settle else "") for row in state.outbox
+        )
+        lease = "-" if not state.lease else str(state.lease)
+        key = "-" if state.key is None else state.key
+        return f"db {state.history[-1]}  K {key}  lease {lease}  tomb {tomb:<2}  outbox [{rows}]"
+
+
+# --- SQLite ---------------------------------------------------------------------------------
+
+
+class CacheRow(NamedTuple):
+    """The row of ``modelctl_cache``; no value: a lease."""
+
+    nonce: int
+    value: int | None = None
+    expired: bool = False
+
+
+class SqliteState(NamedTuple):
+    """One file: the table, the cache, and all processes."""
+
+    processes: tuple[Process, ...]
+    history: tuple[int, ...] = (START,)
+    row: CacheRow | None = None
+    wrong: str = ""
+
+
+SqliteSteps = Iterator[tuple[str, SqliteState]]
+
+
+class SqliteProtocol:
+    """The cache in the same file. Every statement is a transaction of its own."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.wrong = scenario.wrong
+        self.programs = scenario.programs
+        kinds = [program.kind for program in self.programs]
+        self.names = [
+            f"{kind} {kinds[: me + 1].count(kind)}" if kinds.count(kind) > 1 else str(kind)
+            for me, kind in enumerate(kinds)
+        ]
+        late = Wrong.LEASE_AFTER_COUNT in self.wrong
+        self.after_read = "snapshot" if late else "lease"
+        self.after_lease = "fill" if late else "snapshot"
+        self.after_snapshot = "lease" if late else "fill"
+        self.homes = [Process("read" if kind is Kind.COUNT else "commit") for kind in kinds]
+        self.do: dict[str, Callable[[SqliteState, int, Process], SqliteSteps]] = {
+            "read": self.read,
+            "lease": self.take_lease,
+            "snapshot": self.snapshot,
+            "fill": self.fill,
+            "commit": self.commit,
+        }
+
+    def initial(self) -> SqliteState:
+        """Nobody has begun, nothing is cached."""
+        return SqliteState(processes=tuple(self.homes))
+
+    def steps(self, state: SqliteState) -> SqliteSteps:
+        """Give the next step of each process, and each fault."""
+        for me, process in enumerate(state.processes):
+            if process.at != "done":
+                for label, successor in self.do[process.at](state, me, process):
+                    yield f"{self.names[me]}: {label}", successor
+                if self.scenario.kill and process != self.homes[me]:
+                    yield f"kill {self.names[me]}", self.go(state, me, self.homes[me])
+        if self.scenario.expiry and state.row is not None and not state.row.expired:
+            yield "row expires", state._replace(row=state.row._replace(expired=True))
+
+    def read(self, s: SqliteState, me: int, _: Process) -> SqliteSteps:
+        """SELECT the row; an expired one is a miss, and so is a lease."""
+        if s.row is None or s.row.expired or s.row.value is None:
+            yield "read, a miss", self.go(s, me, Process(self.after_read))
+        elif s.row.value == s.history[-1]:
+            yield "read, a hit", s
+        else:
+            wrong = f"{self.names[me]} answered {s.row.value}, right was {s.history[-1]}"
+            yield "read, a hit", s._replace(wrong=wrong)
+
+    def take_lease(self, s: SqliteState, me: int, p: Process) -> SqliteSteps:
+        """INSERT a lease row, over an expired row if need be."""
+        if s.row is None or s.row.expired:
+            taken = self.go(s, me, p._replace(at=self.after_lease))
+            yield "lease", taken._replace(row=CacheRow(nonce=me + 1))
+        else:
+            yield "lease, not got; snapshot", self.go(s, me, self.homes[me])
+
+    def snapshot(self, s: SqliteState, me: int, p: Process) -> SqliteSteps:
+        """COUNT(*)."""
+        number = s.history[-1]
+        counted = p._replace(at=self.after_snapshot, number=number)
+        yield f"snapshot {number}", self.go(s, me, counted)
+
+    def fill(self, s: SqliteState, me: int, p: Process) -> SqliteSteps:
+        """UPDATE ... WHERE nonce = the own one."""
+        ended = self.go(s, me, self.homes[me])
+        if s.row is not None and (
+            s.row.nonce == me + 1 or Wrong.NONCE_NOT_IN_FILL in self.wrong
+        ):
+            yield f"fill {p.number}", ended._replace(row=CacheRow(s.row.nonce, p.number))
+        else:
+            yield "fill, give up", ended
+
+    def commit(self, s: SqliteState, me: int, _: Process) -> SqliteSteps:
+        """Change the count; the trigger deletes the row in the same transaction."""
+        history = (*s.history, s.history[-1] + self.programs[me].delta)
+        fires = Wrong.WRITER_WITHOUT_TRIGGER not in self.wrong
+        row = None if fires else s.row
+        yield "commit", self.go(s, me, DONE)._replace(history=history, row=row)
+
+    def go(self, s: SqliteState, me: int, process: Process) -> SqliteState:
+        """Put a process elsewhere."""
+        return s._replace(processes=(*s.processes[:me], process, *s.processes[me + 1 :]))
+
+    def violation(self, state: SqliteState) -> str:
+        """Say which answer was wrong."""
+        return state.wrong
+
+    def show(self, state: SqliteState) -> str:
+        """Write the count and the row."""
+        return f"db {state.history[-1]}  row {state.row}"
