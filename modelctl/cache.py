@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from modelctl import points
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
 from modelctl.model import CacheKey
 
@@ -294,6 +295,7 @@ class RedisCache:
             pipe.watch(self._lease)
             if pipe.get(self._lease) != token.encode():
                 return
+            points.reach("in-fill")
             pipe.multi()
             pipe.set(self._key, active, px=self._ttl_ms)
             pipe.set(self._tomb, active, xx=True, keepttl=True)
@@ -313,8 +315,10 @@ class RedisCache:
         with self._redis() as client:
             # Alone and first: a DEL passes even when Redis is out of memory.
             client.delete(self._key, self._lease)
+            points.reach("after-del")
             tomb_ms = self._ttl_ms + round(TOMB_EXTRA_SECONDS * 1000)
             client.set(self._tomb, "", px=tomb_ms)
+            points.reach("after-tomb")
         for pattern in self._config.cache.clear:
             self._clear(pattern, deadline)
 
@@ -343,6 +347,7 @@ class RedisCache:
                         pipe.execute()
                     elif found:
                         node.unlink(*found)
+                    points.reach("in-sweep")
                     if not cursor:
                         break
                     if deadline is not None and time.monotonic() > deadline:

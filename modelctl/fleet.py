@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from modelctl import cache as caches
-from modelctl import health
+from modelctl import health, points
 from modelctl.config import Config, default_actor
 from modelctl.errors import (
     DatabaseUnavailableError,
@@ -179,9 +179,11 @@ class Fleet:
 
     def _count_and_fill(self, token: str | None) -> int:
         """COUNT(*) after the lease; a queued invalidation is delivered before the fill."""
+        points.reach("after-lease")
         active, owed = self._store.count()
         if token is None:
             return active
+        points.reach("after-snapshot")
         try:
             if owed:
                 self._drain_once(INVALIDATE_SECONDS)
@@ -499,6 +501,7 @@ class Fleet:
 
         *sweep*: seconds that clearing the leaderboard may take (None: to the end).
         """
+        points.reach("after-commit")
         if not owed or self._cache.name == "off":
             return self._untouched()
         if self._cache.name == "sqlite":  # its triggers did it, in the same transaction
@@ -529,7 +532,9 @@ class Fleet:
         # The change is committed: a database that went away now only delays the clean-up.
         with suppress(DatabaseUnavailableError):
             due = self._store.due_invalidations()  # before the DEL, or it may miss one of them
+        points.reach("after-due")
         self._cache.invalidate(sweep)
+        points.reach("before-settle")
         if due:
             with suppress(DatabaseUnavailableError):
                 self._store.settle(due)
@@ -538,7 +543,9 @@ class Fleet:
     def _drain_once(self, sweep: float | None) -> int:
         due = self._store.due_invalidations()
         if due:
+            points.reach("after-due")
             self._cache.invalidate(sweep)
+            points.reach("before-settle")
             self._store.settle(due)
         return len(due)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from modelctl import health
+from modelctl import health, points
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
@@ -352,6 +352,7 @@ class ModelStore:
                         return work(connection)
                     transaction = connection.begin()
                     result = work(connection)
+                    points.reach("before-commit")
                     if dry_run:
                         transaction.rollback()
                     else:

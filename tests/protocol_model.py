@@ -263,6 +263,9 @@ class RedisProtocol:
         ]
         self.foreign = [me for me, kind in enumerate(kinds) if kind is Kind.FOREIGN]
         self.changes = [me for me, kind in enumerate(kinds) if kind is Kind.CHANGE]
+        self.retrying = [
+            me for me, kind in enumerate(kinds) if kind in (Kind.CHANGE, Kind.ALREADY)
+        ]
         self.ours = [
             me for me, kind in enumerate(kinds) if kind not in (Kind.PSQL, Kind.FOREIGN)
         ]
@@ -511,6 +514,10 @@ class RedisProtocol:
             for me in self.ours:
                 if s.processes[me] not in (self.homes[me], DONE):
                     yield f"kill {self.names[me]}", self.rest(s, me)
+            for me in self.retrying:
+                if s.processes[me].at == "settle":
+                    again = s.processes[me]._replace(at=self.after_due)
+                    yield f"{self.names[me]}: answer lost, again", self.go(s, me, again)
         if world.expiry:
             if s.key is not None:
                 yield "K expires", s._replace(key=None, key_old=False)
