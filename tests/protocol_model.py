@@ -16,7 +16,8 @@ What is abstracted, and why nothing is lost by it:
   when, besides, no value lives that is from before it (``key_old``). K and the lease expire
   whenever they like, which is also what a plain DEL by another program does to K.
 - **A failed Redis call** ends the Redis work of a count, which then answers from the database,
-  and ends a change with exit 6, not acknowledged. For the shared state both are a kill.
+  and ends a change with exit 6, not acknowledged. For the shared state both are a kill. A lost
+  answer makes a change invalidate again.
 - **A count that got no lease** polls for a hit, else answers from the database. A hit then is
   judged like that of a count that starts at that moment, which is stricter: no step of its own.
 - **Another program's GET** may have missed at any time before, so its read is not tied to K.
@@ -29,7 +30,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -110,20 +111,31 @@ def _way_to(state: S, came_from: dict[S, tuple[str, S] | None]) -> tuple[tuple[s
         way.append((step[0], state))
         state = step[1]
         step = came_from[state]
-    return (*reversed(way), )
+    return (*reversed(way),)
 
 
 def story(machine: Machine[S], result: Result[S]) -> str:
     """Write the counter-example, one step a line, with the state after each."""
-    lines = [f"{'start':<36}{machine.show(machine.initial())}"]
+    lines = [f"{'start':<48}{machine.show(machine.initial())}"]
     lines += [
-        f"{f'{number:>2}. {label}':<36}{machine.show(state)}"
+        f"{f'{number:>2}. {label}':<48}{machine.show(state)}"
         for number, (label, state) in enumerate(result.trace, 1)
     ]
     return "\n".join([*lines, f"=> {result.violation}"])
 
 
 # --- what takes part ------------------------------------------------------------------------
+
+
+class Promise(StrEnum):
+    """What the protocol guarantees."""
+
+    READ_YOUR_WRITES = "after a change exited 0, no count answers a number from before it"
+    STRONG = "--strong answers no number from before its start, whoever changed it"
+    NOTHING_LOST = "once every row is delivered, K is right or not believed"
+    OTHERS = "after the settle pass K is right, for a plain GET too"
+    DELETED = "a change that exits 6 because Redis is out of memory has deleted K"
+    SQLITE = "a count on SQLite answers no number from before its start"
 
 
 class Wrong(StrEnum):
@@ -136,8 +148,10 @@ class Wrong(StrEnum):
     WATCH_MISSES_EXPIRY = "EXEC passes although the watched lease expired (Redis before 6.0.9)"
     TOMB_BEFORE_DEL = "the tombstone is set before K is deleted"
     ONE_MULTI = "DEL and SET tomb are one transaction"
+    FILL_LIFTS_TOMB = "a fill deletes the tombstone instead of setting it to n"
     TOMB_NOT_CHECKED = "K is believed whatever the tombstone says"
     TOMB_OF_60_S = "the tombstone lives no longer than K may"
+    OLD_COUNT_AFTER_DRAIN = "a count that drained takes a new lease for its old number"
     NO_OUTBOX = "a change writes no outbox row"
     DUE_AFTER_DEL = "the due rows are read after the invalidation"
     UP_TO_LAST_ID = "rows are settled by 'id <= the last one seen'"
@@ -196,7 +210,8 @@ class Scenario:
     expiry: bool = True
     wipe: bool = False
     out_of_memory: bool = False
-    wrong: frozenset[Wrong] = field(default=frozenset())
+    wrong: frozenset[Wrong] = frozenset()
+    promises: frozenset[Promise] = frozenset(Promise)
 
 
 class Process(NamedTuple):
@@ -216,6 +231,14 @@ class Row(NamedTuple):
     id: int
     settle: bool = False
     waits: int = 0
+
+
+def names(kinds: list[Kind]) -> list[str]:
+    """Number the programs of which there are several."""
+    return [
+        f"{kind} {kinds[: me + 1].count(kind)}" if kinds.count(kind) > 1 else str(kind)
+        for me, kind in enumerate(kinds)
+    ]
 
 
 START = 2  # the count before any change
@@ -239,7 +262,7 @@ class State(NamedTuple):
     tomb_waits: int = 0  # foreign reads under way when the tombstone was set
     counter: int = 0  # COUNTER_AS_NONCE alone
     full: bool = False  # Redis is out of memory
-    wrong: str = ""
+    broken: str = ""  # a promise
 
 
 Step = tuple[str, State]
@@ -257,18 +280,11 @@ class RedisProtocol:
         self.wrong = scenario.wrong
         self.programs = scenario.programs
         kinds = [program.kind for program in self.programs]
-        self.names = [
-            f"{kind} {kinds[: me + 1].count(kind)}" if kinds.count(kind) > 1 else str(kind)
-            for me, kind in enumerate(kinds)
-        ]
+        self.names = names(kinds)
         self.foreign = [me for me, kind in enumerate(kinds) if kind is Kind.FOREIGN]
         self.changes = [me for me, kind in enumerate(kinds) if kind is Kind.CHANGE]
-        self.retrying = [
-            me for me, kind in enumerate(kinds) if kind in (Kind.CHANGE, Kind.ALREADY)
-        ]
-        self.ours = [
-            me for me, kind in enumerate(kinds) if kind not in (Kind.PSQL, Kind.FOREIGN)
-        ]
+        self.retrying = [me for me, kind in enumerate(kinds) if kind in (Kind.CHANGE, Kind.ALREADY)]
+        self.ours = [me for me, kind in enumerate(kinds) if kind not in (Kind.PSQL, Kind.FOREIGN)]
         late = Wrong.LEASE_AFTER_COUNT in self.wrong
         self.after_miss = "snapshot" if late else "lease"
         self.after_lease = "watch" if late else "snapshot"
@@ -361,7 +377,9 @@ class RedisProtocol:
             else:
                 yield "lease, not got; snapshot", self.rest(s, me)
         else:
-            taken = p._replace(at=self.after_lease, nonce=nonce, floor=0)
+            again = p.drained and Wrong.OLD_COUNT_AFTER_DRAIN in self.wrong
+            at = "watch" if again else self.after_lease
+            taken = Process(at, nonce=nonce, number=p.number, drained=p.drained)
             yield "lease", self.go(s, me, taken, lease=nonce)
 
     def poll(self, s: State, me: int, p: Process) -> Steps:
@@ -373,7 +391,8 @@ class RedisProtocol:
     def snapshot(self, s: State, me: int, p: Process) -> Steps:
         """COUNT(*) and EXISTS(due row), one statement. Owed: drain once, then a new lease."""
         if not p.drained and any(self.is_due(row) for row in s.outbox):
-            yield "snapshot, owed", self.go(s, me, Process("due", drained=True))
+            number = s.history[-1]
+            yield "snapshot, owed", self.go(s, me, Process("due", number=number, drained=True))
         else:
             number = s.history[-1]
             counted = p._replace(at=self.after_snapshot, number=number, drained=False)
@@ -391,8 +410,10 @@ class RedisProtocol:
         if s.full:
             yield "fill, out of memory", self.rest(s, me)
             return
-        tomb = None if s.tomb is None else p.number
-        filled = self.rest(s, me, key=p.number, key_old=False, tomb=tomb)
+        gone = s.tomb is None or Wrong.FILL_LIFTS_TOMB in self.wrong
+        tomb = None if gone else p.number
+        waits = 0 if gone else s.tomb_waits
+        filled = self.rest(s, me, key=p.number, key_old=False, tomb=tomb, tomb_waits=waits)
         yield f"fill {p.number}", self.touch_lease(filled)
 
     # A change.
@@ -427,7 +448,7 @@ class RedisProtocol:
         if seen or self.programs[me].kind in (Kind.CHANGE, Kind.ALREADY):
             yield "due", self.go(s, me, p._replace(at=self.after_due, seen=seen))
         elif p.drained:
-            yield "due, none", self.go(s, me, Process(self.after_miss, drained=True))
+            yield "due, none", self.go(s, me, self.drained(p))
 
     def delete(self, s: State, me: int, p: Process) -> Steps:
         """DEL K lease: passes even when Redis is out of memory."""
@@ -476,15 +497,20 @@ class RedisProtocol:
             acked = max(s.acked, p.floor)
             yield "settle, exit 0", self.rest(s, me, outbox=outbox, acked=acked)
         elif p.drained:
-            again = Process(self.after_miss, drained=True)
-            yield "settle", self.go(s, me, again, outbox=outbox)
+            yield "settle", self.go(s, me, self.drained(p), outbox=outbox)
         else:
             yield "settle", self.rest(s, me, outbox=outbox)
 
+    def drained(self, p: Process) -> Process:
+        """Go on with a new lease and a new COUNT."""
+        if Wrong.OLD_COUNT_AFTER_DRAIN in self.wrong:
+            return Process("lease", number=p.number, drained=True)
+        return Process(self.after_miss, drained=True)
+
     def queued(self, s: State, me: int, p: Process) -> State:
-        """Exit 6: the rows stay. When Redis could delete, it must have."""
+        """Exit 6: the rows stay."""
         if self.programs[me].kind is Kind.CHANGE and s.key not in (None, *s.history[p.floor :]):
-            s = s._replace(wrong=f"exit 6, and K is still {s.key}, from before the change")
+            s = self.broken(s, Promise.DELETED, f"exit 6, and K is still {s.key}")
         return self.rest(s, me)
 
     # Another program.
@@ -529,8 +555,11 @@ class RedisProtocol:
                 if not old:
                     yield "tomb expires", s._replace(tomb=None, key_old=False)
         if world.wipe and not (s.key is s.tomb is None and not s.lease and not s.counter):
-            yield "Redis wiped", self.touch_lease(s)._replace(
-                key=None, key_old=False, tomb=None, tomb_waits=0, counter=0
+            yield (
+                "Redis wiped",
+                self.touch_lease(s)._replace(
+                    key=None, key_old=False, tomb=None, tomb_waits=0, counter=0
+                ),
             )
         if world.out_of_memory and not s.full:
             yield "Redis out of memory", s._replace(full=True)
@@ -548,10 +577,16 @@ class RedisProtocol:
 
     def answer(self, s: State, me: int, number: int | None, floor: int) -> State:
         """Print the count; it must have been right at some moment since *floor*."""
-        if number in s.history[floor:]:
-            return self.rest(s, me)
-        since = s.history[floor:]
-        return s._replace(wrong=f"{self.names[me]} answered {number}, right were {since}")
+        right = s.history[floor:]
+        if number not in right:
+            strong = self.programs[me].kind is Kind.STRONG
+            promise = Promise.STRONG if strong else Promise.READ_YOUR_WRITES
+            s = self.broken(s, promise, f"{self.names[me]} answered {number}, not of {right}")
+        return self.rest(s, me)
+
+    def broken(self, s: State, promise: Promise, what: str) -> State:
+        """Keep for the end that a promise is broken, if it is asked for."""
+        return s._replace(broken=f"{promise}: {what}") if self.asked(promise) else s
 
     def touch_lease(self, s: State) -> State:
         """Delete the lease: whoever watches it will not get through EXEC."""
@@ -582,20 +617,25 @@ class RedisProtocol:
     # The promises.
 
     def violation(self, state: State) -> str:
-        """Say what is broken: an answer, a lost invalidation, a raw K after the settle pass."""
-        if state.wrong:
-            return state.wrong
+        """Say which promise is broken: by an answer, or by a wrong K that nothing will remove."""
+        if state.broken:
+            return state.broken
         if state.key is None or state.key == state.history[-1]:
             return ""
         if Wrong.NO_OUTBOX in self.wrong and any(
             state.processes[me] not in (self.homes[me], DONE) for me in self.changes
         ):
             return ""  # without rows only the processes say that something is still to be done
-        if not state.outbox:
-            return f"nothing is queued, and K is {state.key} for good"
-        if self.believed(state) and all(row.settle for row in state.outbox):
-            return f"everything is delivered, and K is {state.key}, believed"
+        delivered = all(row.settle for row in state.outbox)
+        if delivered and self.believed(state) and self.asked(Promise.NOTHING_LOST):
+            return f"{Promise.NOTHING_LOST}: K is {state.key}"
+        if not state.outbox and self.asked(Promise.OTHERS):
+            return f"{Promise.OTHERS}: K is {state.key}"
         return ""
+
+    def asked(self, promise: Promise) -> bool:
+        """Tell whether this walk looks for a break of *promise*."""
+        return promise in self.scenario.promises
 
     def show(self, state: State) -> str:
         """Write the database, Redis and the outbox."""
@@ -603,8 +643,8 @@ class RedisProtocol:
         rows = ", ".join(
             self.names[row.id] + (" settle" if row.settle else "") for row in state.outbox
         )
-        lease = "-" if not state.lease else str(state.lease)
         key = "-" if state.key is None else state.key
+        lease = state.lease or "-"
         return f"db {state.history[-1]}  K {key}  lease {lease}  tomb {tomb:<2}  outbox [{rows}]"
 
 
@@ -625,7 +665,7 @@ class SqliteState(NamedTuple):
     processes: tuple[Process, ...]
     history: tuple[int, ...] = (START,)
     row: CacheRow | None = None
-    wrong: str = ""
+    broken: str = ""
 
 
 SqliteSteps = Iterator[tuple[str, SqliteState]]
@@ -639,10 +679,7 @@ class SqliteProtocol:
         self.wrong = scenario.wrong
         self.programs = scenario.programs
         kinds = [program.kind for program in self.programs]
-        self.names = [
-            f"{kind} {kinds[: me + 1].count(kind)}" if kinds.count(kind) > 1 else str(kind)
-            for me, kind in enumerate(kinds)
-        ]
+        self.names = names(kinds)
         late = Wrong.LEASE_AFTER_COUNT in self.wrong
         self.after_read = "snapshot" if late else "lease"
         self.after_lease = "fill" if late else "snapshot"
@@ -678,8 +715,8 @@ class SqliteProtocol:
         elif s.row.value == s.history[-1]:
             yield "read, a hit", s
         else:
-            wrong = f"{self.names[me]} answered {s.row.value}, right was {s.history[-1]}"
-            yield "read, a hit", s._replace(wrong=wrong)
+            what = f"{self.names[me]} answered {s.row.value}, not {s.history[-1]}"
+            yield "read, a hit", s._replace(broken=f"{Promise.SQLITE}: {what}")
 
     def take_lease(self, s: SqliteState, me: int, p: Process) -> SqliteSteps:
         """INSERT a lease row, over an expired row if need be."""
@@ -698,9 +735,7 @@ class SqliteProtocol:
     def fill(self, s: SqliteState, me: int, p: Process) -> SqliteSteps:
         """UPDATE ... WHERE nonce = the own one."""
         ended = self.go(s, me, self.homes[me])
-        if s.row is not None and (
-            s.row.nonce == me + 1 or Wrong.NONCE_NOT_IN_FILL in self.wrong
-        ):
+        if s.row is not None and (s.row.nonce == me + 1 or Wrong.NONCE_NOT_IN_FILL in self.wrong):
             yield f"fill {p.number}", ended._replace(row=CacheRow(s.row.nonce, p.number))
         else:
             yield "fill, give up", ended
@@ -718,8 +753,13 @@ class SqliteProtocol:
 
     def violation(self, state: SqliteState) -> str:
         """Say which answer was wrong."""
-        return state.wrong
+        return state.broken
 
     def show(self, state: SqliteState) -> str:
         """Write the count and the row."""
-        return f"db {state.history[-1]}  row {state.row}"
+        row = state.row
+        if row is None:
+            return f"db {state.history[-1]}  no row"
+        value = "a lease" if row.value is None else f"value {row.value}"
+        expired = ", expired" if row.expired else ""
+        return f"db {state.history[-1]}  row: nonce {row.nonce}, {value}{expired}"

@@ -34,7 +34,7 @@ NEEDED = {
 }
 
 # What modelctl empties: a NOT NULL here would fail every success or every enable.
-EMPTIED = ("failure_type", "failure_reason", "disabled_at", "disabled_by", "disabled_reason")
+EMPTIED = ("failure_reason", "disabled_at", "disabled_by", "disabled_reason")
 
 # Declared types that will do. SQLite goes by parts of the word, INT before all others.
 SUITABLE = {
