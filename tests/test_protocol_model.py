@@ -1,0 +1,337 @@
+"""The cache protocol holds in every state of small worlds, and each of its rules is needed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import pytest
+
+from tests.protocol_model import (
+    ALREADY,
+    COUNT,
+    DISABLE,
+    DRAIN,
+    ENABLE,
+    FOREIGN,
+    FRESH,
+    PSQL_OFF,
+    PSQL_ON,
+    STRONG,
+    Kind,
+    Machine,
+    Program,
+    Promise,
+    RedisProtocol,
+    Result,
+    Scenario,
+    SqliteProtocol,
+    Wrong,
+    explore,
+    story,
+)
+
+S = TypeVar("S", bound=Hashable)
+
+# Each world is as small as it can be and still shows something. The number is a floor for the
+# states that are visited: a walk that stops early, or a model that lost a step, has fewer.
+ANOTHER_PROGRAM = Scenario("another program", (DISABLE, COUNT, FOREIGN, DRAIN))
+WIPED = Scenario("Redis wiped", (DISABLE, COUNT, COUNT), wipe=True)
+TWO_CHANGES = Scenario("two changes, Redis wiped", (DISABLE, DISABLE, COUNT), wipe=True)
+OFF_AND_ON = Scenario("off and on again", (DISABLE, PSQL_ON, COUNT, FOREIGN))
+PREDECESSOR = Scenario("a predecessor was killed", (DISABLE, ALREADY, COUNT))
+FRESH_COUNT = Scenario("count --fresh", (DISABLE, FRESH, COUNT))
+RAW_SQL = Scenario("raw SQL", (PSQL_OFF, STRONG, COUNT, DRAIN))
+RAW_SQL_TWICE = Scenario("raw SQL twice", (PSQL_OFF, PSQL_OFF, STRONG, DRAIN))
+RAW_SQL_AND_BACK = Scenario("raw SQL off and on again", (PSQL_OFF, PSQL_ON, COUNT, STRONG))
+RAW_SQL_FOREIGN = Scenario("raw SQL, another program", (PSQL_OFF, STRONG, DRAIN, FOREIGN))
+TWO_DRAINS = Scenario("two drains", (PSQL_OFF, DRAIN, DRAIN, FOREIGN))
+TWO_DRAINS_TWO_ROWS = Scenario("two drains, two rows", (PSQL_OFF, PSQL_OFF, DRAIN, DRAIN, FOREIGN))
+OUT_OF_MEMORY = Scenario("Redis out of memory", (DISABLE, COUNT, DRAIN), out_of_memory=True)
+
+SCENARIOS = [
+    (ANOTHER_PROGRAM, 70_000),
+    (WIPED, 30_000),
+    (TWO_CHANGES, 130_000),
+    (OFF_AND_ON, 130_000),
+    (PREDECESSOR, 32_000),
+    (FRESH_COUNT, 32_000),
+    (RAW_SQL, 25_000),
+    (RAW_SQL_TWICE, 16_000),
+    (RAW_SQL_AND_BACK, 45_000),
+    (RAW_SQL_FOREIGN, 7_600),
+    (TWO_DRAINS, 1_000),
+    (TWO_DRAINS_TWO_ROWS, 31_000),
+    (OUT_OF_MEMORY, 17_000),
+]
+
+SQLITE = Scenario("SQLite", (COUNT, COUNT, DISABLE, DISABLE))
+SQLITE_SCENARIOS = [
+    (SQLITE, 600),
+    (Scenario("SQLite, off and on again", (COUNT, COUNT, COUNT, DISABLE, ENABLE)), 3_800),
+]
+
+LARGER = [
+    (Scenario("two counts, another program", (DISABLE, COUNT, COUNT, FOREIGN)), 235_000),
+]
+
+# What breaks without a rule, and in which of the worlds above it shows.
+WITHOUT = [
+    (Wrong.FILL_WITHOUT_LEASE, WIPED, Promise.READ_YOUR_WRITES),
+    (Wrong.DEL_KEEPS_LEASE, WIPED, Promise.READ_YOUR_WRITES),
+    (Wrong.LEASE_AFTER_COUNT, WIPED, Promise.READ_YOUR_WRITES),
+    (Wrong.COUNTER_AS_NONCE, WIPED, Promise.READ_YOUR_WRITES),
+    (Wrong.WATCH_MISSES_EXPIRY, WIPED, Promise.READ_YOUR_WRITES),
+    (Wrong.TOMB_BEFORE_DEL, ANOTHER_PROGRAM, Promise.READ_YOUR_WRITES),
+    (Wrong.TOMB_BEFORE_DEL, OUT_OF_MEMORY, Promise.DELETED),
+    (Wrong.ONE_MULTI, OUT_OF_MEMORY, Promise.DELETED),
+    (Wrong.FILL_LIFTS_TOMB, ANOTHER_PROGRAM, Promise.READ_YOUR_WRITES),
+    (Wrong.TOMB_NOT_CHECKED, ANOTHER_PROGRAM, Promise.READ_YOUR_WRITES),
+    (Wrong.TOMB_OF_60_S, ANOTHER_PROGRAM, Promise.READ_YOUR_WRITES),
+    (Wrong.SLOW_FOREIGN, ANOTHER_PROGRAM, Promise.READ_YOUR_WRITES),
+    (Wrong.SLOW_FOREIGN, TWO_DRAINS, Promise.OTHERS),
+    (Wrong.NO_SETTLE_PASS, ANOTHER_PROGRAM, Promise.OTHERS),
+    (Wrong.SETTLE_JUDGED_LATE, TWO_DRAINS, Promise.OTHERS),
+    (Wrong.NO_OUTBOX, WIPED, Promise.NOTHING_LOST),
+    (Wrong.NO_OP_KEEPS_CACHE, PREDECESSOR, Promise.READ_YOUR_WRITES),
+    (Wrong.OLD_COUNT_AFTER_DRAIN, RAW_SQL_TWICE, Promise.STRONG),
+    (Wrong.DUE_AFTER_DEL, RAW_SQL_TWICE, Promise.STRONG),
+    (Wrong.UP_TO_LAST_ID, RAW_SQL_TWICE, Promise.STRONG),
+    (Wrong.STRONG_READS_FIRST, RAW_SQL, Promise.STRONG),
+    (Wrong.STRONG_POLLS, RAW_SQL, Promise.STRONG),
+]
+WITHOUT_SQLITE = [
+    Wrong.NONCE_NOT_IN_FILL,
+    Wrong.LEASE_AFTER_COUNT,
+    Wrong.WRITER_WITHOUT_TRIGGER,
+]
+
+# What each program must have done, for its world to show anything.
+REACHED = {
+    Kind.COUNT: {"read, a hit", "read, a miss", "lease", "watch, give up", "fill"},
+    Kind.STRONG: {"owed? no", "read, a hit", "owed? yes", "snapshot, owed", "settle", "fill"},
+    Kind.FRESH: {"lease", "lease, not got; snapshot", "fill"},
+    Kind.CHANGE: {"commit", "del", "settle, exit 0", "answer lost, again"},
+    Kind.ALREADY: {"nothing to change", "del", "settle, exit 0"},
+    Kind.DRAIN: {"due", "del", "tomb", "settle"},
+    Kind.PSQL: {"commit"},
+    Kind.FOREIGN: {"setex", "gives up"},
+}
+
+
+def walk(machine: Machine[S], scenario: Scenario) -> Result[S]:
+    """Explore, and write how much there was and the counter-example if there is one."""
+    began = time.perf_counter()
+    result = explore(machine)
+    seconds = time.perf_counter() - began
+    rules = "".join(f", without: {rule}" for rule in scenario.wrong)
+    sys.stdout.write(
+        f"\n{scenario.name}{rules}: {result.states} states, "
+        f"{result.transitions} transitions, {seconds:.1f} s\n"
+    )
+    if result.violation:
+        sys.stdout.write(f"{story(machine, result)}\n")
+    return result
+
+
+def without(rule: Wrong, scenario: Scenario, *promises: Promise) -> Scenario:
+    """Leave a rule out and look for a break of these promises alone (none named: of all)."""
+    asked = frozenset(promises or Promise)
+    return replace(scenario, wrong=frozenset({rule}), promises=asked)
+
+
+def check_holds(machine: Machine[S], scenario: Scenario, floor: int) -> Result[S]:
+    """Fail with the counter-example if a promise breaks, or if too little was visited."""
+    result = walk(machine, scenario)
+    assert not result.violation, story(machine, result)
+    assert result.states >= floor
+    return result
+
+
+def check_breaks(machine: Machine[S], scenario: Scenario, promise: Promise) -> None:
+    """Fail unless the promise breaks, in a way that can be walked again step by step."""
+    result = walk(machine, scenario)
+    rules = ", ".join(scenario.wrong) or "nothing"
+    assert result.violation, f"{result.states} states and no counter-example without: {rules}"
+    assert result.violation.startswith(promise)
+    state = machine.initial()
+    for step in result.trace:
+        assert step in set(machine.steps(state))
+        assert not machine.violation(state)
+        state = step[1]
+    assert machine.violation(state) == result.violation
+
+
+def check_reached(scenario: Scenario, names: list[str], labels: frozenset[str]) -> None:
+    """Fail if a program of the world never did what it is there for, or a fault never came."""
+    for name, program in zip(names, scenario.programs, strict=True):
+        for step in REACHED[program.kind]:
+            assert any(label.startswith(f"{name}: {step}") for label in labels), (name, step)
+    faults = {"K expires", "lease expires", "tomb expires"} if COUNT in scenario.programs else set()
+    faults |= {"Redis wiped"} if scenario.wipe else set()
+    faults |= {"Redis out of memory"} if scenario.out_of_memory else set()
+    assert faults <= labels
+    assert any(label.startswith("kill ") for label in labels)
+
+
+@pytest.fixture
+def _when_asked(request: pytest.FixtureRequest) -> None:
+    """Run only with -m long."""
+    if "long" not in request.config.option.markexpr:
+        pytest.skip("takes minutes; run with -m long")
+
+
+# --- the checker itself ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Two clerks add 1 to one number; a state is the number and what each clerk has read."""
+
+    careful: bool
+    most: int = 2
+
+    def initial(self) -> tuple[int, tuple[int | None, ...]]:
+        """Nothing was added; -1 is a clerk who is done, None one who has read nothing."""
+        return 0, (None, None)
+
+    def steps(
+        self, state: tuple[int, tuple[int | None, ...]]
+    ) -> Iterator[tuple[str, tuple[int, tuple[int | None, ...]]]]:
+        """Add in one step, or read in one and write in another."""
+        number, clerks = state
+        for me, read in enumerate(clerks):
+
+            def after(mine: int, me: int = me) -> tuple[int | None, ...]:
+                return (*clerks[:me], mine, *clerks[me + 1 :])
+
+            if read is None:
+                if self.careful:
+                    yield f"{me} adds", (number + 1, after(-1))
+                else:
+                    yield f"{me} reads", (number, after(number))
+            elif read >= 0:
+                yield f"{me} writes", (read + 1, after(-1))
+
+    def violation(self, state: tuple[int, tuple[int | None, ...]]) -> str:
+        """Both are done and the number is too small."""
+        number, clerks = state
+        return "an addition is lost" if clerks == (-1, -1) and number < self.most else ""
+
+    def show(self, state: tuple[int, tuple[int | None, ...]]) -> str:
+        """Write the number."""
+        return str(state[0])
+
+
+def test_the_checker_finds_a_lost_update_by_the_shortest_way() -> None:
+    """Read, read, write, write: four steps, and no way is shorter."""
+    machine = Toy(careful=False)
+    result = explore(machine)
+    assert result.violation == "an addition is lost"
+    assert len(result.trace) == 4
+    assert [label.split()[1] for label, _ in result.trace] == ["reads", "reads", "writes", "writes"]
+    assert story(machine, result).endswith("=> an addition is lost")
+
+
+def test_the_checker_visits_every_state_once() -> None:
+    """Two clerks who add in one step have four states and four transitions, none of them wrong."""
+    result = explore(Toy(careful=True))
+    assert (result.states, result.transitions, result.violation) == (4, 4, "")
+    assert result.labels == {"0 adds", "1 adds"}
+
+
+def test_the_checker_sees_a_start_that_is_wrong() -> None:
+    """A violation needs no step before it."""
+
+    class Broken(Toy):
+        def violation(self, state: tuple[int, tuple[int | None, ...]]) -> str:
+            return "at once"
+
+    result = explore(Broken(careful=True))
+    assert (result.violation, result.trace) == ("at once", ())
+
+
+def test_a_walk_that_does_not_end_proves_nothing() -> None:
+    """Too many states are an error, not a pass."""
+    with pytest.raises(RuntimeError, match="more than 3 states"):
+        explore(Toy(careful=True), most=3)
+
+
+# --- PostgreSQL and Redis -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "floor"), SCENARIOS, ids=lambda value: getattr(value, "name", "")
+)
+def test_the_protocol_holds(scenario: Scenario, floor: int) -> None:
+    """No interleaving, kill, expiry or lost Redis of a small world breaks a promise."""
+    machine = RedisProtocol(scenario)
+    result = check_holds(machine, scenario, floor)
+    check_reached(scenario, machine.names, result.labels)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("_when_asked")
+@pytest.mark.parametrize(
+    ("scenario", "floor"), LARGER, ids=lambda value: getattr(value, "name", "")
+)
+def test_the_protocol_holds_in_larger_worlds(scenario: Scenario, floor: int) -> None:
+    """Nor does any of a larger world."""
+    machine = RedisProtocol(scenario)
+    result = check_holds(machine, scenario, floor)
+    check_reached(scenario, machine.names, result.labels)
+
+
+@pytest.mark.parametrize(
+    ("rule", "scenario", "promise"), WITHOUT, ids=lambda value: getattr(value, "name", "")
+)
+def test_without_a_rule_a_promise_breaks(rule: Wrong, scenario: Scenario, promise: Promise) -> None:
+    """Each rule is needed: without it there is a way to break a promise that holds with it."""
+    variant = without(rule, scenario, promise)
+    check_breaks(RedisProtocol(variant), variant, promise)
+
+
+def test_every_rule_is_left_out_once() -> None:
+    """No rule is without a counter-example, and each shows in a world where all is well with it."""
+    assert {rule for rule, _, _ in WITHOUT} | set(WITHOUT_SQLITE) == set(Wrong)
+    assert {scenario for _, scenario, _ in WITHOUT} <= {scenario for scenario, _ in SCENARIOS}
+
+
+def test_one_multi_is_wrong_only_out_of_memory() -> None:
+    """DEL and SET tomb in one MULTI survive every interleaving; what they lose is the plain DEL."""
+    scenario = without(Wrong.ONE_MULTI, Scenario("one MULTI", (DISABLE, COUNT, FOREIGN)))
+    check_holds(RedisProtocol(scenario), scenario, 6_000)
+
+
+def test_a_wiped_redis_forgets_the_tombstone_until_the_settle_pass() -> None:
+    """A limit: wiped while another program holds an old number, K is wrong up to the settle pass."""
+    world = Scenario("wiped with another program", (DISABLE, COUNT, FOREIGN), wipe=True)
+    wrong = replace(world, promises=frozenset({Promise.READ_YOUR_WRITES}))
+    check_breaks(RedisProtocol(wrong), wrong, Promise.READ_YOUR_WRITES)
+    bounded = replace(world, promises=frozenset({Promise.OTHERS}))
+    check_holds(RedisProtocol(bounded), bounded, 9_000)
+
+
+# --- SQLite ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "floor"), SQLITE_SCENARIOS, ids=lambda value: getattr(value, "name", "")
+)
+def test_the_sqlite_cache_is_always_right(scenario: Scenario, floor: int) -> None:
+    """A count answers what was right since its start, whoever was killed and whatever expired."""
+    result = check_holds(SqliteProtocol(scenario), scenario, floor)
+    assert {"count 1: read, a hit", "count 1: fill, give up", "kill count 1", "row expires"} <= (
+        result.labels
+    )
+
+
+@pytest.mark.parametrize("rule", WITHOUT_SQLITE, ids=lambda rule: rule.name)
+def test_without_a_rule_the_sqlite_cache_is_wrong(rule: Wrong) -> None:
+    """Each rule of the SQLite cache is needed."""
+    variant = without(rule, SQLITE)
+    check_breaks(SqliteProtocol(variant), variant, Promise.SQLITE)
