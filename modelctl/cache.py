@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelctl import points
-from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
+from modelctl.errors import (
+    InvalidConfigError,
+    MissingSchemaError,
+    ModelctlError,
+    StaleCacheError,
+)
 from modelctl.model import CacheKey
 
 if TYPE_CHECKING:
@@ -33,7 +39,21 @@ POLLS = 3
 POLL_SECONDS = 0.05
 REDIS_TIMEOUT = 0.5
 _COUNT = re.compile(rb"[0-9]{1,18}")
+_PATTERN = re.compile(r"[*?[\\]")
 _SCAN_COUNT = 1000
+# What may follow the question mark of redis.url; anything else could change what we get back.
+_PARAMETERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")
+_TLS_PARAMETERS = (
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+    "ssl_min_version",
+)
+_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +157,14 @@ class SqliteCache:
         self._ttl = config.cache.ttl
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self, busy: float | None = None) -> Iterator[sqlite3.Connection]:
         import sqlite3
 
         from modelctl import sqlite
 
+        seconds = sqlite.BUSY_SECONDS if busy is None else busy
         try:
-            # A filler does not queue behind a long write: an answer without a fill is as good.
-            with closing(sqlite.connect(self._path, busy=0.2)) as connection:
+            with closing(sqlite.connect(self._path, busy=seconds)) as connection:
                 yield connection
         except sqlite3.Error as exc:
             raise sqlite.translate(exc, self._path) from exc
@@ -190,18 +210,14 @@ class SqliteCache:
 
     def _try(self, sql: str, values: tuple[Any, ...]) -> bool:
         """Write if that is possible; a count does not need it. A missing schema is an error."""
-        import sqlite3
-
-        from modelctl import sqlite
-
-        with self._connection() as connection:
-            try:
+        try:
+            # A filler does not queue behind a long write: an answer without a fill is as good.
+            with self._connection(busy=0.2) as connection:
                 return connection.execute(sql, values).rowcount > 0
-            except sqlite3.OperationalError as exc:
-                error = sqlite.translate(exc, self._path)
-                if error.code == "missing_schema":
-                    raise error from exc
-                return False
+        except MissingSchemaError:
+            raise
+        except ModelctlError:
+            return False
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return the rows of the cache's table."""
@@ -227,33 +243,51 @@ class RedisCache:
         self._lease = f"{{{self._key}}}:lease"
         self._tomb = f"{{{self._key}}}:tomb"
         self._made: Any = None
+        # More threads than connections wait; the pools of redis-py raise an error.
+        self._free = threading.BoundedSemaphore(config.redis.pool_size)
 
     # ── Connections and errors ──
 
     @contextmanager
     def _redis(self) -> Iterator[Any]:
-        """Give the client of the server that holds the key; say what its errors mean."""
+        """Give the client; say what its errors mean."""
         import redis
         from redis.exceptions import RedisClusterException
 
+        if not self._free.acquire(timeout=REDIS_TIMEOUT):
+            raise StaleCacheError("all connections to Redis are in use", hint="see redis.pool_size")
+        # A local name: another thread may close or replace the one we keep.
+        client = self._made
         try:
-            if self._made is None:
-                self._made = _client(self._config)
-            client = self._made
-            if isinstance(client, redis.RedisCluster):
-                client = client.get_redis_connection(client.get_node_from_key(self._key))
+            if client is None:
+                client = self._made = _client(self._config)
             yield client
         except (redis.RedisError, RedisClusterException, OSError, ValueError) as exc:
-            if isinstance(self._made, redis.RedisCluster):
+            if isinstance(client, redis.RedisCluster) and self._made is client:
                 self._made = None  # its map of the cluster may be the fault
             raise self._translate(exc) from exc
+        finally:
+            self._free.release()
+
+    def _home(self, client: Any) -> Any:
+        """The server that holds our three keys; its replies are not redirected behind our back."""
+        import redis
+
+        if isinstance(client, redis.RedisCluster):
+            return client.get_redis_connection(client.get_node_from_key(self._key))
+        return client
 
     def _translate(self, exc: Exception) -> ModelctlError:
         import redis
 
         text = " ".join(self._config.hide(str(exc)).split()) or type(exc).__name__
-        refused = (redis.AuthenticationError, redis.exceptions.NoPermissionError, ValueError)
-        if isinstance(exc, refused) or text.startswith(("NOAUTH", "NOPERM", "WRONGPASS")):
+        refused = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
+        # A cluster's client has it as the cause, that of a Sentinel in its text.
+        if (
+            isinstance(exc, refused)
+            or isinstance(exc.__cause__, refused)
+            or redis.AuthenticationError.__name__ in text
+        ):
             return InvalidConfigError(
                 f"Redis refuses this user ({text})", hint="check redis.url and the user's ACL"
             )
@@ -261,16 +295,16 @@ class RedisCache:
 
     def close(self) -> None:
         """Close the pooled connections."""
-        if self._made is not None:
-            self._made.close()
-            self._made = None
+        client, self._made = self._made, None
+        if client is not None:
+            client.close()
 
     # ── The protocol ──
 
     def peek(self) -> Hit | None:
         """Return the value if it is a count, will expire in time, and no tombstone denies it."""
         with self._redis() as client:
-            pipe = client.pipeline(transaction=False)
+            pipe = self._home(client).pipeline(transaction=False)
             pipe.mget(self._key, self._tomb)
             pipe.pttl(self._key)
             (value, tomb), left = pipe.execute()
@@ -284,14 +318,15 @@ class RedisCache:
         """Take the lease with a random nonce; a counter would start again after a wipe."""
         nonce = secrets.token_hex(16)
         with self._redis() as client:
-            got = client.set(self._lease, nonce, nx=True, px=round(LEASE_SECONDS * 1000))
+            px = round(LEASE_SECONDS * 1000)
+            got = self._home(client).set(self._lease, nonce, nx=True, px=px)
         return nonce if got else None
 
     def fill(self, token: str, active: int) -> None:
         """Store the number if the lease is still ours; a lost race is no fault."""
         import redis
 
-        with self._redis() as client, client.pipeline(transaction=True) as pipe:
+        with self._redis() as client, self._home(client).pipeline(transaction=True) as pipe:
             pipe.watch(self._lease)
             if pipe.get(self._lease) != token.encode():
                 return
@@ -313,11 +348,12 @@ class RedisCache:
         """
         deadline = None if budget is None else time.monotonic() + budget
         with self._redis() as client:
+            home = self._home(client)
             # Alone and first: a DEL passes even when Redis is out of memory.
-            client.delete(self._key, self._lease)
+            home.delete(self._key, self._lease)
             points.reach("after-del")
             tomb_ms = self._ttl_ms + round(TOMB_EXTRA_SECONDS * 1000)
-            client.set(self._tomb, "", px=tomb_ms)
+            home.set(self._tomb, "", px=tomb_ms)
             points.reach("after-tomb")
         for pattern in self._config.cache.clear:
             self._clear(pattern, deadline)
@@ -325,17 +361,16 @@ class RedisCache:
     def _clear(self, pattern: str, deadline: float | None) -> None:
         import redis
 
-        with self._redis():
-            client = self._made
+        with self._redis() as client:
             cluster = isinstance(client, redis.RedisCluster)
-            if not re.search(r"[*?[\\]", pattern):
+            if not _PATTERN.search(pattern):
                 client.delete(pattern)
                 return
-            nodes = (
-                [client.get_redis_connection(node) for node in client.get_primaries()]
-                if cluster
-                else [client]
-            )
+            nodes = [client]
+            if cluster:
+                # Nobody redirects a SCAN: a node that joined since would be left out.
+                client.nodes_manager.initialize(disconnect_startup_nodes_pools=False)
+                nodes = [client.get_redis_connection(node) for node in client.get_primaries()]
             for node in nodes:
                 cursor = 0
                 while True:
@@ -360,10 +395,9 @@ class RedisCache:
         """Return our three keys and the plain names that an invalidation clears."""
         patterns = self._config.cache.clear
         names = [self._key, self._lease, self._tomb]
-        names += [name for name in patterns if not re.search(r"[*?[\\]", name)]
+        names += [name for name in patterns if not _PATTERN.search(name)]
         found = []
-        with self._redis():
-            client = self._made
+        with self._redis() as client:
             for name in names:
                 kind = client.type(name)
                 value = client.get(name) if kind == b"string" else None
@@ -377,55 +411,68 @@ class RedisCache:
 
 def _client(config: Config) -> Any:
     """Connect as redis.url says; no retries inside: whoever calls has a budget."""
-    from urllib.parse import parse_qs, unquote, urlsplit
+    from urllib.parse import parse_qs
 
     import redis
     from redis.backoff import NoBackoff
+    from redis.connection import parse_url
     from redis.retry import Retry
 
+    start, _, query = config.redis.url.partition("?")
+    scheme, _, rest = start.partition("://")
+    scheme, _, kind = scheme.partition("+")
+    known: tuple[str, ...] = _PARAMETERS
+    known += _TLS_PARAMETERS if scheme == "rediss" else ()
+    known += _SENTINEL_PARAMETERS if kind == "sentinel" else ()
+    for name in parse_qs(query):
+        if name not in known:
+            raise InvalidConfigError(
+                f"redis.url has an unknown parameter '{name}'", hint=f"known: {', '.join(known)}"
+            )
     how: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": REDIS_TIMEOUT,
         "socket_connect_timeout": REDIS_TIMEOUT,
+        "max_connections": config.redis.pool_size,
         # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
         "protocol": 2,
         "legacy_responses": False,
         "driver_info": None,
     }
-    scheme, _, kind = config.redis.url.partition("://")[0].partition("+")
-    if not kind:
-        return redis.Redis.from_url(config.redis.url, max_connections=config.redis.pool_size, **how)
+    try:
+        if not kind:
+            return redis.Redis.from_url(config.redis.url, **how)
+        authority, _, path = rest.partition("/")
+        login, at, hosts = authority.rpartition("@")
+        master, _, db = path.partition("/")
+        given = parse_url(f"{scheme}://{login}{at}-/{db}?{query}")
+    except ValueError as exc:
+        raise InvalidConfigError(f"redis.url: {exc}") from None
+    del given["host"]
+    how |= given | {"ssl": given.pop("connection_class", None) is not None}
 
-    url = urlsplit(config.redis.url)
-    user, _, hosts = url.netloc.rpartition("@")
-    name, _, password = user.partition(":")
-    how |= {"ssl": scheme == "rediss"}
-    how |= {"username": unquote(name)} if name else {}
-    how |= {"password": unquote(password)} if password else {}
     addresses = []
     for address in hosts.split(","):
-        host, _, port = address.rpartition(":")
-        addresses.append((host.strip("[]"), int(port)) if host else (address, 0))
+        host, port = re.fullmatch(r"(.*?)(?::([0-9]+))?", address).groups()  # type: ignore[union-attr]
+        addresses.append((host.strip("[]") or "localhost", port))
+    # Nodes that are all silent must not take longer than one.
+    each = min(REDIS_TIMEOUT, 2 * REDIS_TIMEOUT / len(addresses))
+    quick = {"socket_timeout": each, "socket_connect_timeout": each}
     if kind == "cluster":
         from redis.cluster import ClusterNode
 
-        nodes = [ClusterNode(host, port or 6379) for host, port in addresses]
-        return redis.RedisCluster(startup_nodes=nodes, **how)
+        nodes = [ClusterNode(host, int(port or 6379)) for host, port in addresses]
+        return redis.RedisCluster(startup_nodes=nodes, dynamic_startup_nodes=False, **(how | quick))
 
     from redis.sentinel import Sentinel
 
-    master, _, db = url.path.strip("/").partition("/")
-    query = {k: v[-1] for k, v in parse_qs(url.query).items()}
-    to_sentinel = {k: v for k, v in how.items() if k not in ("username", "password")}
-    to_sentinel |= {
-        k.removeprefix("sentinel_"): v for k, v in query.items() if k.startswith("sentinel_")
-    }
+    own = {name: how.pop(name) for name in _SENTINEL_PARAMETERS if name in how}
+    to_sentinel = {k: v for k, v in how.items() if k not in ("username", "password", "db")} | quick
+    to_sentinel |= {name.removeprefix("sentinel_"): value for name, value in own.items()}
     sentinel = Sentinel(
-        [(host, port or 26379) for host, port in addresses], sentinel_kwargs=to_sentinel
+        [(host, int(port or 26379)) for host, port in addresses], sentinel_kwargs=to_sentinel
     )
-    return sentinel.master_for(
-        master, db=int(db or 0), max_connections=config.redis.pool_size, **how
-    )
+    return sentinel.master_for(master, **how)
 
 
 def open_cache(config: Config) -> Cache:

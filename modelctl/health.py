@@ -6,15 +6,16 @@ statement; a property test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from modelctl.errors import UsageError
 from modelctl.model import FailureType, ModelStatus, storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from collections.abc import Iterator
     from typing import BinaryIO
 
     from modelctl.config import Config, HealthConfig
@@ -116,7 +117,7 @@ def failure_type(name: str) -> FailureType:
         raise UsageError(f"no failure type '{name}'", hint=f"one of: {known}") from None
 
 
-def parse_outcome(record: Mapping[str, Any] | object, reason_length: int) -> Outcome:
+def parse_outcome(record: object, reason_length: int) -> Outcome:
     """Check one outcome: ``{"id", "outcome": "success"|"failure", "type"?, "reason"?}``.
 
     *reason_length*: a longer reason is cut to this many characters.
@@ -124,7 +125,7 @@ def parse_outcome(record: Mapping[str, Any] | object, reason_length: int) -> Out
     Raises:
         UsageError: a field is missing, unknown or of the wrong kind.
     """
-    if not isinstance(record, dict):
+    if not isinstance(record, Mapping):
         raise UsageError("an outcome is a JSON object")
     unknown = record.keys() - {"id", "outcome", "type", "reason"}
     if unknown:
@@ -151,8 +152,6 @@ def retry_at(
     updated_at: datetime | None,
 ) -> datetime | None:
     """When the cooldown of an auto-disabled model is over (UTC). Derived, never stored."""
-    from datetime import timedelta
-
     since = last_failure_at or disabled_at or updated_at
     return since and since + timedelta(seconds=config.recovery.cooldown)
 

@@ -7,6 +7,7 @@ logs and writes), on SQLite the same fragments as three statements inside BEGIN 
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import time
@@ -42,7 +43,7 @@ from modelctl.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from modelctl.config import Config
     from modelctl.health import Outcome
@@ -124,7 +125,7 @@ _events = sa.Table(
 _ON = "active IS TRUE"
 _AUTO_OFF = "active IS NOT TRUE AND auto_disabled IS TRUE"
 _STATUS = f"CASE WHEN {_ON} THEN 'active' WHEN auto_disabled IS TRUE THEN 'auto-disabled' ELSE 'disabled' END"
-_COOLDOWN_BASE = "coalesce(last_failure_at, disabled_at, updated_at)"
+_COOLDOWN_FROM = ("last_failure_at", "disabled_at", "updated_at")  # the first that is there
 _TRIPS = (
     f"{_ON} AND CAST(:counted AS boolean) AND coalesce(consecutive_failures, 0) + 1 >= :threshold"
 )
@@ -194,10 +195,16 @@ _FAILURE = _Change(
 _SORTS: dict[str, tuple[Any, ...]] = {
     "id": (),
     "name": (sa.func.coalesce(sa.func.nullif(_models.c.display_name, ""), _models.c.id),),
-    "provider": (_models.c.provider,),
-    "status": (_models.c.active.desc(), _models.c.auto_disabled.desc()),
-    "failures": (_models.c.consecutive_failures.desc(), _models.c.failure_count.desc()),
-    "updated": (_models.c.updated_at.desc(),),
+    "provider": (sa.func.coalesce(_models.c.provider, ""),),
+    "status": (
+        _models.c.active.desc().nulls_last(),
+        _models.c.auto_disabled.desc().nulls_last(),
+    ),
+    "failures": (
+        sa.func.coalesce(_models.c.consecutive_failures, 0).desc(),
+        sa.func.coalesce(_models.c.failure_count, 0).desc(),
+    ),
+    "updated": (_models.c.updated_at.desc().nulls_last(),),
 }
 SORT_KEYS = tuple(_SORTS)
 
@@ -207,52 +214,37 @@ class _Dialect:
     """Where the SQL of the two databases differs."""
 
     now: str
-    ids: str
-    lock: str
+    time: str  # of another program's column, so that it compares
+    ids: str  # the models named by :ids
+    lock: str  # until the transaction ends, in the order of the rows
+    skip_locked: str
+    relation: str  # made of the JSON in :rows
+    field: str
 
     def rows(self, name: str, columns: dict[str, str]) -> str:
-        raise NotImplementedError
-
-    def values(self, rows: Sequence[tuple[Any, ...]], columns: dict[str, str]) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def id_list(self, ids: Iterable[str]) -> Any:
-        raise NotImplementedError
+        """The parameter :rows as a relation called *name*."""
+        fields = (self.field.format(column=c, kind=kind) for c, kind in columns.items())
+        return self.relation.format(name=name, fields=", ".join(fields))
 
 
-class _Postgres(_Dialect):
-    def rows(self, name: str, columns: dict[str, str]) -> str:
-        """A relation made of one array parameter per column."""
-        arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
-        return f"unnest({arrays}) AS {name}({', '.join(columns)})"
-
-    def values(self, rows: Sequence[tuple[Any, ...]], columns: dict[str, str]) -> dict[str, Any]:
-        return {c: [row[i] for row in rows] for i, c in enumerate(columns)}
-
-    def id_list(self, ids: Iterable[str]) -> Any:
-        return list(ids)
-
-
-class _Sqlite(_Dialect):
-    def rows(self, name: str, columns: dict[str, str]) -> str:
-        """A relation made of one JSON parameter."""
-        fields = ", ".join(f"json_extract(value, '$[{i}]') AS {c}" for i, c in enumerate(columns))
-        return f"(SELECT {fields} FROM json_each(:rows)) AS {name}"
-
-    def values(self, rows: Sequence[tuple[Any, ...]], columns: dict[str, str]) -> dict[str, Any]:
-        return {"rows": json.dumps(rows)}
-
-    def id_list(self, ids: Iterable[str]) -> Any:
-        return json.dumps(list(ids))
-
-
-_POSTGRES = _Postgres(
-    now="clock_timestamp()", ids="id = ANY(CAST(:ids AS text[]))", lock=" FOR UPDATE"
+_POSTGRES = _Dialect(
+    now="clock_timestamp()",
+    time="{column}",
+    ids="id = ANY(CAST(:ids AS text[]))",
+    lock=" FOR UPDATE OF models",
+    skip_locked=" FOR UPDATE SKIP LOCKED",
+    relation="json_to_recordset(CAST(:rows AS json)) AS {name}({fields})",
+    field="{column} {kind}",
 )
-_SQLITE = _Sqlite(
+# Times are text, and BEGIN IMMEDIATE has locked everything.
+_SQLITE = _Dialect(
     now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    time="strftime('%Y-%m-%dT%H:%M:%fZ', {column})",
     ids="id IN (SELECT value FROM json_each(:ids))",
     lock="",
+    skip_locked="",
+    relation="(SELECT {fields} FROM json_each(:rows)) AS {name}",
+    field="json_extract(value, '$.{column}') AS {column}",
 )
 
 _EVENT = {
@@ -296,9 +288,8 @@ class ModelStore:
 
     def __init__(self, config: Config, *, pool_size: int) -> None:
         self._config = config
-        self._texts: dict[object, sa.TextClause] = {}
         self._on_sqlite = config.sqlite_path is not None
-        self._sql: _Dialect = _SQLITE if self._on_sqlite else _POSTGRES
+        self._sql = _SQLITE if self._on_sqlite else _POSTGRES
         self._engine = (
             _sqlite_engine(config) if self._on_sqlite else _postgres_engine(config, pool_size)
         )
@@ -321,6 +312,11 @@ class ModelStore:
             yield
         except sa_exc.DBAPIError as exc:
             raise self._translate(exc) from exc
+        except sa_exc.TimeoutError as exc:
+            raise DatabaseUnavailableError(
+                f"all {self._config.database.pool_size} connections are in use",
+                hint="raise database.pool_size, or use fewer threads",
+            ) from exc
         except sa_exc.SQLAlchemyError as exc:
             raise ModelctlError(self._config.hide(str(exc))) from exc
 
@@ -364,12 +360,6 @@ class ModelStore:
                 time.sleep(random.uniform(0.01, 0.1) * 2**attempt)  # noqa: S311 - jitter
         raise AssertionError("unreachable")
 
-    def _text(self, key: object, build: Callable[[], str]) -> sa.TextClause:
-        """One text object per statement: SQLAlchemy then compiles it once."""
-        if key not in self._texts:
-            self._texts[key] = sa.text(build())
-        return self._texts[key]
-
     def schema(self, work: Callable[[sa.Connection], T]) -> T:
         """Hand a connection to the migrations."""
         with self._translated(), self._engine.connect() as connection:
@@ -394,7 +384,7 @@ class ModelStore:
                 " pg_is_in_recovery()"
             )
         with self._reading() as connection:
-            active, owed, standby = connection.execute(self._text("count", lambda: sql)).one()
+            active, owed, standby = connection.execute(_text(sql)).one()
         if standby:
             raise InvalidConfigError(
                 "the database server is a standby, whose count may be old",
@@ -408,7 +398,7 @@ class ModelStore:
             return False
         sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle)"
         with self._reading() as connection:
-            return bool(connection.scalar(self._text("unsettled", lambda: sql)))
+            return bool(connection.scalar(_text(sql)))
 
     def iter_models(
         self,
@@ -612,71 +602,60 @@ class ModelStore:
         wanted = list(dict.fromkeys(ids))
         _findable(wanted)
         parameters |= {"actor": actor, "reason": reason, "failure_type": failure_type}
-        parameters["ids"] = self._sql.id_list(wanted)
+        parameters["ids"] = self._ids(wanted)
+        # In the order of the ids: that keeps two changes from a deadlock.
+        which = f"{self._sql.ids} ORDER BY id{self._sql.lock}"
 
         def work(connection: sa.Connection) -> tuple[StatusChange, ...]:
-            rows = self._apply(connection, change, self._sql.ids, "ORDER BY id", parameters)
-            found = {row.id: row for row in rows}
-            missing = [model_id for model_id in wanted if model_id not in found]
-            if missing:
-                raise _not_found(missing)
+            found = {row.id: row for row in self._apply(connection, change, which, parameters)}
+            _all_found(wanted, found)
             return tuple(_status_change(found[model_id]) for model_id in wanted)
 
         return self._write(work, one_statement=len(wanted) == 1, dry_run=dry_run)
 
     def _apply(
-        self, connection: sa.Connection, change: _Change, rows: str, tail: str, parameters: Any
+        self, connection: sa.Connection, change: _Change, which: str, parameters: dict[str, Any]
     ) -> Sequence[Any]:
-        """Lock the *rows*, write their events and then themselves; return them as they were.
+        """Lock the rows, write their events, then the rows; return each as it was and will be.
 
-        Locking in the order of the ids is what keeps two changes from a deadlock.
+        *which*: what follows WHERE in the SELECT that finds and locks them.
         """
-        assign = change.assign and change.assign.format(now=self._sql.now)
-        status, event, after = _STATUS, change.event, change.after
         touched = (
-            f"SELECT id, {status} AS before, {after} AS after, {event} AS event"
-            f" FROM models WHERE {rows} {tail}"
+            f"SELECT id, {_STATUS} AS before, {change.after} AS after, {change.event} AS event"
+            " FROM models WHERE "
         )
-        logged = "INSERT INTO modelctl_events (model_id, event, before, after, actor, reason, failure_type) SELECT"
-        parameters_of_event = (
-            "CAST(:actor AS text), CAST(:reason AS text), CAST(:failure_type AS text)"
+        log = (
+            "INSERT INTO modelctl_events"
+            " (model_id, event, before, after, actor, reason, failure_type)"
+            " SELECT id, event, before, after, CAST(:actor AS text), CAST(:reason AS text),"
+            " CAST(:failure_type AS text) FROM touched WHERE event IS NOT NULL ORDER BY id"
         )
+        if change.assign is None:
+            write = "DELETE FROM models WHERE id IN (SELECT id FROM touched)"
+        else:
+            assign = change.assign.format(now=self._sql.now)
+            write = f"UPDATE models SET {assign} FROM touched WHERE models.id = touched.id"
+            if not change.every_row:
+                write += " AND touched.event IS NOT NULL"
+
         if not self._on_sqlite:
-            which = "" if change.every_row else " AND touched.event IS NOT NULL"
-            write = (
-                f"UPDATE models SET {assign} FROM touched WHERE models.id = touched.id{which}"
-                if assign
-                else "DELETE FROM models USING touched WHERE models.id = touched.id"
-            )
             sql = (
-                f"WITH touched AS ({touched}), logged AS ({logged} id, event, before, after,"
-                f" {parameters_of_event} FROM touched WHERE event IS NOT NULL), written AS ({write})"
+                f"WITH touched AS ({touched} {which}), logged AS ({log}), written AS ({write})"
                 " SELECT id, before, after, event FROM touched"
             )
-            return connection.execute(
-                self._text((change, rows, tail), lambda: sql), parameters
-            ).all()
+            return connection.execute(_text(sql), parameters).all()
 
-        found = connection.execute(
-            self._text((change, rows, tail), lambda: touched), parameters
-        ).all()
-        if not found:
-            return found
-        parameters = parameters | {"ids": self._sql.id_list(row.id for row in found)}
-        these = self._sql.ids
-        log = (
-            f"{logged} id, {event}, {status}, {after}, {parameters_of_event} FROM models"
-            f" WHERE {these} AND {event} IS NOT NULL ORDER BY id"
-        )
-        which = "" if change.every_row else f" AND {event} IS NOT NULL"
-        write = (
-            f"UPDATE models SET {assign} WHERE {these}{which}"
-            if assign
-            else f"DELETE FROM models WHERE {these}"
-        )
-        connection.execute(self._text((change, "log"), lambda: log), parameters)
-        connection.execute(self._text((change, "write"), lambda: write), parameters)
+        # No writing CTE here. Nobody else writes meanwhile, so the rows can be found by their ids.
+        found = connection.execute(_text(f"{touched} {which}"), parameters).all()
+        these = parameters | {"ids": self._ids(row.id for row in found)}
+        for step in (log, write):
+            sql = f"WITH touched AS ({touched} {self._sql.ids}) {step}"
+            connection.execute(_text(sql), these)
         return found
+
+    def _ids(self, ids: Iterable[str]) -> Any:
+        """The parameter :ids."""
+        return json.dumps(list(ids)) if self._on_sqlite else list(ids)
 
     # ── Recovery ──
 
@@ -694,7 +673,7 @@ class ModelStore:
         it taken ends with what it did. Return the ids, or None when another run was at work.
         """
         recovered: list[str] = []
-        parameters = {
+        parameters: dict[str, Any] = {
             "actor": actor,
             "reason": None,
             "failure_type": None,
@@ -702,18 +681,17 @@ class ModelStore:
             # What fails again after this run began waits for the next one.
             "cutoff": self._clock(cooldown),
         }
-        base = self._canonical(_COOLDOWN_BASE)
-        due = f"{_AUTO_OFF} AND ({base} IS NULL OR {base} <= :cutoff)"
-        lock = "" if self._on_sqlite else " FOR UPDATE SKIP LOCKED"
-        tail = f"ORDER BY {base} NULLS FIRST, id LIMIT :size{lock}"
+        since = self._off_since()
+        due = (
+            f"{_AUTO_OFF} AND ({since} IS NULL OR {since} <= :cutoff)"
+            f" ORDER BY {since} NULLS FIRST, id LIMIT :size{self._sql.skip_locked}"
+        )
+        alone = _text(f"SELECT pg_try_advisory_xact_lock({_RECOVER_LOCK})")
 
         def chunk(connection: sa.Connection) -> list[str] | None:
-            if not self._on_sqlite and not connection.scalar(
-                sa.text(f"SELECT pg_try_advisory_xact_lock({_RECOVER_LOCK})")
-            ):
+            if not self._on_sqlite and not connection.scalar(alone):
                 return None
-            rows = self._apply(connection, _RECOVER, due, tail, parameters)
-            return [row.id for row in rows]
+            return [row.id for row in self._apply(connection, _RECOVER, due, parameters)]
 
         while size := CHUNK if limit is None else min(CHUNK, limit - len(recovered)):
             parameters["size"] = size
@@ -731,25 +709,24 @@ class ModelStore:
 
     def waiting(self, *, cooldown: float) -> tuple[Waiting, ...]:
         """Return every auto-disabled model and when its cooldown (seconds) is over, soonest first."""
-        base = self._canonical(_COOLDOWN_BASE)
+        since = self._off_since()
         sql = (
-            f"SELECT id, {base} AS base, {self._sql.now} AS now FROM models WHERE {_AUTO_OFF}"
-            f" ORDER BY {base} NULLS FIRST, id"
+            f"SELECT id, {since} AS since, {self._sql.now} AS now FROM models WHERE {_AUTO_OFF}"
+            f" ORDER BY {since} NULLS FIRST, id"
         )
-        query = sa.text(sql).columns(id=sa.Text, base=UtcTime, now=UtcTime)
+        query = sa.text(sql).columns(id=sa.Text, since=UtcTime, now=UtcTime)
         with self._reading() as connection:
             rows = connection.execute(query).all()
         found = []
-        for model_id, since, now in rows:
-            retry_at = now if since is None else since + timedelta(seconds=cooldown)
+        for model_id, start, now in rows:
+            retry_at = now if start is None else start + timedelta(seconds=cooldown)
             found.append(Waiting(model_id, retry_at, max(0.0, (retry_at - now).total_seconds())))
         return tuple(found)
 
-    def _canonical(self, expression: str) -> str:
-        """Times that another program wrote in another way must compare too (SQLite: text)."""
-        if self._on_sqlite:
-            return f"strftime('%Y-%m-%dT%H:%M:%fZ', {expression})"
-        return expression
+    def _off_since(self) -> str:
+        """When the cooldown of an auto-disabled model began, as an expression."""
+        times = (self._sql.time.format(column=column) for column in _COOLDOWN_FROM)
+        return f"coalesce({', '.join(times)})"
 
     def _clock(self, seconds_ago: float) -> Any:
         with self._reading() as connection:
@@ -760,7 +737,7 @@ class ModelStore:
             f"INSERT INTO modelctl_state (name, at) VALUES (:name, {self._sql.now})"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
         )
-        self._write(lambda connection: connection.execute(sa.text(sql), {"name": name}))
+        self._write(lambda connection: connection.execute(_text(sql), {"name": name}))
 
     # ── Batches and catalogues ──
 
@@ -779,123 +756,125 @@ class ModelStore:
 
         def work(connection: sa.Connection) -> tuple[int, tuple[StatusChange, ...]]:
             recorded = 0
-            changes: dict[str, StatusChange] = {}
+            first: dict[str, ModelStatus] = {}
+            last: dict[str, ModelStatus] = {}
             source = outcomes()
             while chunk := list(islice(source, CHUNK)):
-                for change in self._record_chunk(connection, chunk, actor):
-                    first = changes.setdefault(change.id, change).before
-                    changes[change.id] = StatusChange(
-                        change.id, first, change.after, first is not change.after
-                    )
+                before = self._lock_health(connection, chunk)
+                after = self._record_chunk(connection, before, chunk, actor)
+                for model_id, now in after.items():
+                    first.setdefault(model_id, before[model_id].status)
+                    last[model_id] = now.status
                 recorded += len(chunk)
                 progress(recorded)
-            return recorded, tuple(c for _, c in sorted(changes.items()) if c.changed)
+            return recorded, tuple(
+                StatusChange(model_id, first[model_id], last[model_id], True)
+                for model_id in sorted(first)
+                if first[model_id] is not last[model_id]
+            )
 
         return self._write(work)
 
-    def _record_chunk(
-        self, connection: sa.Connection, chunk: list[Outcome], actor: str
-    ) -> Iterator[StatusChange]:
-        wanted = sorted({outcome.id for outcome in chunk})
+    def _lock_health(
+        self, connection: sa.Connection, chunk: Sequence[Outcome]
+    ) -> dict[str, health.Health]:
+        """Lock the models of *chunk*, in the order of their ids, and return their health."""
+        wanted = list({outcome.id for outcome in chunk})
         _findable(wanted)
-        select = (
+        sql = (
             "SELECT id, active, auto_disabled, consecutive_failures, ejections"
             f" FROM models WHERE {self._sql.ids} ORDER BY id{self._sql.lock}"
         )
-        query = self._text("batch-lock", lambda: select)
-        before = {
+        found = {
             row.id: health.Health(
                 bool(row.active),
                 bool(row.auto_disabled),
                 row.consecutive_failures or 0,
                 row.ejections or 0,
             )
-            for row in connection.execute(query, {"ids": self._sql.id_list(wanted)})
+            for row in connection.execute(_text(sql), {"ids": self._ids(wanted)})
         }
-        missing = [model_id for model_id in wanted if model_id not in before]
-        if missing:
-            raise _not_found(missing)
+        _all_found(wanted, found)
+        return found
 
-        now = dict(before)
+    def _record_chunk(
+        self,
+        connection: sa.Connection,
+        before: dict[str, health.Health],
+        chunk: Sequence[Outcome],
+        actor: str,
+    ) -> dict[str, health.Health]:
+        """Apply the rule to each outcome, then write each row and all events once."""
+        after = dict(before)
         switched: dict[str, tuple[str, str | None]] = {}
-        events: list[tuple[Any, ...]] = []
+        events: list[tuple[str | None, ...]] = []
         for outcome in chunk:
-            was = now[outcome.id]
-            now[outcome.id], event = health.record(was, outcome, self._config.health)
+            was = after[outcome.id]
+            now, event = health.record(was, outcome, self._config.health)
+            after[outcome.id] = now
             if event:
-                type_ = outcome.type and outcome.type.value
-                why = type_ if outcome.reason is None else outcome.reason
-                switched[outcome.id] = (event, why)
-                after = now[outcome.id].status.value
-                events.append((outcome.id, event, was.status.value, after, outcome.reason, type_))
+                reason = outcome.reason if outcome.type else None
+                switched[outcome.id] = (event, reason if reason is not None else outcome.type)
+                events.append((outcome.id, event, was.status, now.status, reason, outcome.type))
         folded = [
             (
                 model_id,
-                h.active,
-                h.auto_disabled,
-                h.consecutive_failures,
-                h.ejections,
-                h.successes,
-                h.failures,
-                h.failure_type and h.failure_type.value,
-                h.failure_reason,
+                now.active,
+                now.auto_disabled,
+                now.consecutive_failures,
+                now.ejections,
+                now.successes,
+                now.failures,
+                now.failure_type,
+                now.failure_reason,
                 *switched.get(model_id, (None, None)),
             )
-            for model_id, h in now.items()
+            for model_id, now in after.items()
         ]
-        update = self._text("batch-update", self._batch_update)
-        connection.execute(update, self._sql.values(folded, _FOLDED))
+        connection.execute(_text(self._batch_update()), _rows(_FOLDED, folded))
         self._log(connection, events, actor)
-        return (
-            StatusChange(model_id, before[model_id].status, now[model_id].status, True)
-            for model_id in switched
-        )
+        return after
 
     def _batch_update(self) -> str:
-        at, rows = self._sql.now, self._sql.rows("folded", _FOLDED)
+        at = self._sql.now
 
-        def off_or(column: str, off: str) -> str:
-            """*column* when the model was switched: *off* for off, nothing for on."""
-            return (
-                f"{column} = CASE WHEN folded.switched IS NULL THEN models.{column}"
-                f" WHEN folded.switched = 'auto-disabled' THEN {off} END"
-            )
+        def switched(column: str, value: str) -> str:
+            """*value* where the status changed."""
+            return f"{column} = CASE WHEN switched IS NULL THEN models.{column} ELSE {value} END"
+
+        def off(column: str, value: str) -> str:
+            """*value* where the model was switched off, nothing where it was switched on."""
+            return switched(column, f"CASE switched WHEN 'auto-disabled' THEN {value} END")
 
         return (
-            "UPDATE models SET"
-            " active = CASE WHEN folded.switched IS NULL THEN models.active"
-            f" ELSE {self._boolean('folded.active')} END,"
-            " auto_disabled = CASE WHEN folded.switched IS NULL THEN models.auto_disabled"
-            f" ELSE {self._boolean('folded.auto_disabled')} END,"
+            f"UPDATE models SET {switched('active', 'folded.active')},"
+            f" {switched('auto_disabled', 'folded.auto_disabled')},"
             " consecutive_failures = folded.consecutive_failures, ejections = folded.ejections,"
-            " success_count = coalesce(models.success_count, 0) + folded.successes,"
-            " failure_count = coalesce(models.failure_count, 0) + folded.failures,"
-            f" last_success_at = CASE WHEN folded.successes > 0 THEN {at} ELSE models.last_success_at END,"
-            f" last_failure_at = CASE WHEN folded.failures > 0 THEN {at} ELSE models.last_failure_at END,"
+            " success_count = coalesce(success_count, 0) + successes,"
+            " failure_count = coalesce(failure_count, 0) + failures,"
+            f" last_success_at = CASE WHEN successes > 0 THEN {at} ELSE last_success_at END,"
+            f" last_failure_at = CASE WHEN failures > 0 THEN {at} ELSE last_failure_at END,"
             " failure_type = coalesce(folded.failure_type, models.failure_type),"
             " failure_reason = folded.failure_reason,"
-            f" {off_or('disabled_at', at)}, {off_or('disabled_by', repr(health.HEALTH_RULE))},"
-            f" {off_or('disabled_reason', 'folded.why')}, updated_at = {at}"
-            f" FROM {rows} WHERE models.id = folded.id"
+            f" {off('disabled_at', at)}, {off('disabled_by', repr(health.HEALTH_RULE))},"
+            f" {off('disabled_reason', 'why')}, updated_at = {at}"
+            f" FROM {self._sql.rows('folded', _FOLDED)} WHERE models.id = folded.id"
         )
 
-    def _boolean(self, expression: str) -> str:
-        return f"({expression} = 1)" if self._on_sqlite else expression
-
-    def _log(self, connection: sa.Connection, events: list[tuple[Any, ...]], actor: str) -> None:
-        if not events:
-            return
-        names = ", ".join(_EVENT)
-        sql = (
-            f"INSERT INTO modelctl_events ({names}, actor) SELECT {names}, CAST(:actor AS text)"
-            f" FROM {self._sql.rows('happened', _EVENT)}"
-        )
-        values = self._sql.values(events, _EVENT)
-        connection.execute(self._text("log", lambda: sql), values | {"actor": actor})
+    def _log(
+        self, connection: sa.Connection, events: Sequence[tuple[str | None, ...]], actor: str
+    ) -> None:
+        if events:
+            names = ", ".join(_EVENT)
+            sql = (
+                f"INSERT INTO modelctl_events ({names}, actor)"
+                f" SELECT {names}, CAST(:actor AS text) FROM {self._sql.rows('happened', _EVENT)}"
+            )
+            connection.execute(_text(sql), _rows(_EVENT, events) | {"actor": actor})
 
     def import_models(
         self,
-        entries: Sequence[tuple[str, str, str]],
+        entries: Iterable[tuple[str, str, str]],
         *,
         on_conflict: str,
         actor: str,
@@ -910,46 +889,47 @@ class ModelStore:
         Raises:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
+        entries = sorted(entries)  # two imports of the same models lock them in the same order
         incoming = self._sql.rows("incoming", _ENTRY)
         differing = (
             f"SELECT models.id, {_STATUS} AS status FROM models, {incoming}"
-            f" WHERE models.id = incoming.id AND ({_DIFFERS}) ORDER BY models.id"
-            + (" FOR UPDATE OF models" if self._sql.lock else "")
+            f" WHERE models.id = incoming.id AND ({_DIFFERS}) ORDER BY models.id{self._sql.lock}"
         )
         update = (
             "UPDATE models SET"
             " display_name = coalesce(nullif(incoming.display_name, ''), models.display_name),"
             " provider = coalesce(nullif(incoming.provider, ''), models.provider),"
-            f" updated_at = {self._sql.now} FROM {incoming}"
-            f" WHERE models.id = incoming.id AND ({_DIFFERS})"
+            f" updated_at = {self._sql.now} FROM {incoming} WHERE models.id = incoming.id"
         )
+        # Not ON CONFLICT alone: an application's NOT NULL column would refuse even what is there.
         insert = (
             "INSERT INTO models (id, display_name, provider) SELECT id, display_name, provider"
-            f" FROM {incoming} WHERE TRUE ON CONFLICT (id) DO NOTHING RETURNING id, {_STATUS} AS status"
+            f" FROM {incoming} WHERE NOT EXISTS (SELECT 1 FROM models WHERE id = incoming.id)"
+            f" ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id, {_STATUS} AS status"
         )
 
         def work(connection: sa.Connection) -> tuple[int, int]:
             added = differs = 0
             for start in range(0, len(entries), CHUNK):
                 chunk = entries[start : start + CHUNK]
-                values = self._sql.values(chunk, _ENTRY)
-                changed = connection.execute(self._text("differ", lambda: differing), values).all()
+                changed = {
+                    row.id: row.status
+                    for row in connection.execute(_text(differing), _rows(_ENTRY, chunk))
+                }
                 if changed and on_conflict == "fail":
                     raise RefusedError(
-                        f"{_named([row.id for row in changed])} differ from the catalogue",
+                        f"{_named(list(changed))} differ from the catalogue",
                         hint="nothing was written; see --on-conflict",
                     )
+                events: list[tuple[str | None, ...]] = []
                 if changed and on_conflict == "update":
-                    connection.execute(self._text("reimport", lambda: update), values)
-                    self._log(
-                        connection,
-                        [(r.id, "updated", r.status, r.status, None, None) for r in changed],
-                        actor,
-                    )
-                new = connection.execute(self._text("import", lambda: insert), values).all()
-                self._log(
-                    connection, [(r.id, "added", None, r.status, None, None) for r in new], actor
-                )
+                    # Only what is locked: others may have written since the SELECT.
+                    ours = [entry for entry in chunk if entry[0] in changed]
+                    connection.execute(_text(update), _rows(_ENTRY, ours))
+                    events += [(i, "updated", s, s, None, None) for i, s in changed.items()]
+                new = connection.execute(_text(insert), _rows(_ENTRY, chunk)).all()
+                events += [(row.id, "added", None, row.status, None, None) for row in new]
+                self._log(connection, events, actor)
                 added += len(new)
                 differs += len(changed)
                 progress(start + len(chunk))
@@ -965,7 +945,7 @@ class ModelStore:
             "SELECT id FROM modelctl_outbox WHERE due <= clock_timestamp() ORDER BY due LIMIT 10000"
         )
         with self._reading() as connection:
-            return list(connection.scalars(self._text("due", lambda: sql)))
+            return list(connection.scalars(_text(sql)))
 
     def settle(self, ids: Sequence[int]) -> None:
         """Mark *ids* as delivered: the settled ones go, the others are due once more in 15 s."""
@@ -977,9 +957,7 @@ class ModelStore:
             " WHERE id = ANY(CAST(:ids AS bigint[])) AND NOT settle"
         )
         self._write(
-            lambda connection: connection.execute(
-                self._text("settle", lambda: sql), {"ids": list(ids)}
-            ),
+            lambda connection: connection.execute(_text(sql), {"ids": list(ids)}),
             one_statement=True,
         )
 
@@ -993,7 +971,7 @@ class ModelStore:
             " AS double precision) FROM modelctl_outbox"
         )
         with self._reading() as connection:
-            queued, settling, age = connection.execute(sa.text(sql)).one()
+            queued, settling, age = connection.execute(_text(sql)).one()
         return queued, settling, age
 
     # ── For doctor ──
@@ -1011,7 +989,7 @@ class ModelStore:
         """How many rows say both active and auto-disabled."""
         sql = f"SELECT count(*) FROM models WHERE {_ON} AND auto_disabled IS TRUE"
         with self._reading() as connection:
-            return int(connection.scalar(sa.text(sql)) or 0)
+            return int(connection.scalar(_text(sql)) or 0)
 
     def last(self, name: str) -> tuple[datetime, float] | None:
         """When the run called *name* last finished (UTC), and how long ago (seconds)."""
@@ -1059,14 +1037,17 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
         raise InvalidConfigError(
             "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"
         ) from None
-    how: dict[str, Any] = {"connect_timeout": 5, "application_name": "modelctl"}
+    how: dict[str, Any] = {
+        "connect_timeout": 5,
+        "application_name": "modelctl",
+        "client_encoding": "utf8",
+    }
     if "," in str(given.get("host", "")):
         how["target_session_attrs"] = "read-write"
     how |= given
     how["options"] = (
-        "-c lock_timeout=2s -c statement_timeout=10s"
-        " -c idle_in_transaction_session_timeout=15s -c timezone=UTC "
-        f"{given.get('options') or ''}"
+        "-c lock_timeout=2s -c statement_timeout=10s -c idle_in_transaction_session_timeout=15s"
+        f" {given.get('options') or ''} -c timezone=UTC"
     )
     engine = sa.create_engine(
         "postgresql+psycopg://",
@@ -1083,8 +1064,9 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
         # An idle connection with something to read was closed by the server: a check that
         # costs no round trip.
         poll = select.poll()
-        poll.register(dbapi_connection.pgconn.socket, select.POLLIN)
-        if poll.poll(0):
+        if not dbapi_connection.closed:
+            poll.register(dbapi_connection.pgconn.socket, select.POLLIN)
+        if dbapi_connection.closed or poll.poll(0):
             raise sa_exc.DisconnectionError("closed by the server while idle")
 
     return engine
@@ -1138,7 +1120,7 @@ def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
             f"the database role may not do this ({text})",
             hint="the README lists the rights that modelctl needs",
         )
-    if state.startswith("23"):
+    if state.startswith(("23", "44", "P0")):  # P0: a trigger of theirs
         return RefusedError(
             f"the database refused the change ({text})",
             hint="the table has rules of its own; make this change with the application that owns it",
@@ -1158,12 +1140,20 @@ def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
 
 # ── Small things ────────────────────────────────────────────────────────────────────────────────
 
+# One object per statement, so that SQLAlchemy looks at its text once.
+_text = functools.cache(sa.text)
+
 
 def _findable(ids: Sequence[str]) -> None:
     """An id that PostgreSQL cannot hold names no model."""
     odd = [i for i in ids if "\0" in i or any("\ud800" <= c <= "\udfff" for c in i)]
     if odd:
         raise _not_found(odd)
+
+
+def _all_found(wanted: Iterable[str], found: Container[str]) -> None:
+    if missing := [model_id for model_id in wanted if model_id not in found]:
+        raise _not_found(missing)
 
 
 def _named(ids: Sequence[str]) -> str:
@@ -1176,6 +1166,11 @@ def _not_found(ids: Sequence[str]) -> ModelNotFoundError:
         f"no model {_named(ids)}" + ("; nothing was changed" if len(ids) > 1 else ""),
         hint="see: modelctl list",
     )
+
+
+def _rows(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """The parameter :rows."""
+    return {"rows": json.dumps([dict(zip(columns, row, strict=True)) for row in rows])}
 
 
 def _status_change(row: Any) -> StatusChange:

@@ -16,10 +16,11 @@ What is abstracted, and why nothing is lost by it:
   when, besides, no value lives that is from before it (``key_old``). K and the lease expire
   whenever they like, which is also what a plain DEL by another program does to K.
 - **A failed Redis call** ends the Redis work of a count, which then answers from the database,
-  and ends a change with exit 6, not acknowledged. For the shared state both are a kill. A lost
-  answer makes a change invalidate again.
+  and ends a change with exit 6, not acknowledged. For the shared state both are a kill. A change
+  tries again, from ``due`` on.
 - **A count that got no lease** polls for a hit, else answers from the database. A hit then is
-  judged like that of a count that starts at that moment, which is stricter: no step of its own.
+  that of a count which reads at that moment, and is judged as strictly: no step of its own.
+  ``--strong`` polls only if its question to the outbox was answered with no.
 - **Another program's GET** may have missed at any time before, so its read is not tied to K.
 - **The identity of an outbox row** is the number of its writer: handed out before the commits,
   whose order is free.
@@ -111,7 +112,7 @@ def _way_to(state: S, came_from: dict[S, tuple[str, S] | None]) -> tuple[tuple[s
         way.append((step[0], state))
         state = step[1]
         step = came_from[state]
-    return (*reversed(way),)
+    return tuple(reversed(way))
 
 
 def story(machine: Machine[S], result: Result[S]) -> str:
@@ -156,6 +157,7 @@ class Wrong(StrEnum):
     DUE_AFTER_DEL = "the due rows are read after the invalidation"
     UP_TO_LAST_ID = "rows are settled by 'id <= the last one seen'"
     SETTLE_JUDGED_LATE = "whether a row had settle is judged at the end, not when it was seen"
+    SETTLE_JUDGED_WHEN_DUE = "the same, but a row goes only if it is due by then"
     NO_SETTLE_PASS = "rows go after their first invalidation"
     NO_OP_KEEPS_CACHE = "a change that changes no row does not invalidate"
     STRONG_READS_FIRST = "--strong reads K before it asks the outbox"
@@ -272,7 +274,7 @@ Steps = Iterator[Step]
 class RedisProtocol:
     """The protocol with PostgreSQL and Redis."""
 
-    # INCR restarts when Redis is wiped; so far it may count before that.
+    # COUNTER_AS_NONCE alone: how far INCR may count before Redis is wiped.
     MOST_TOKENS = 3
 
     def __init__(self, scenario: Scenario) -> None:
@@ -483,6 +485,9 @@ class RedisProtocol:
             seen = {row.id: False for row in s.outbox if row.id <= max(seen)} | seen
         if Wrong.SETTLE_JUDGED_LATE in self.wrong:
             seen = {row.id: row.settle for row in s.outbox if row.id in seen}
+        if Wrong.SETTLE_JUDGED_WHEN_DUE in self.wrong:
+            rows_due = [row for row in s.outbox if self.is_due(row)]
+            seen = {row.id: row.settle for row in rows_due if row.id in seen}
         if Wrong.NO_SETTLE_PASS in self.wrong:
             seen = dict.fromkeys(seen, True)
         waits = self.foreign_reads(s)
@@ -496,6 +501,8 @@ class RedisProtocol:
         if self.programs[me].kind in (Kind.CHANGE, Kind.ALREADY):
             acked = max(s.acked, p.floor)
             yield "settle, exit 0", self.rest(s, me, outbox=outbox, acked=acked)
+            if self.scenario.kill and outbox != s.outbox:
+                yield "database away, exit 0", self.rest(s, me, acked=acked)
         elif p.drained:
             yield "settle", self.go(s, me, self.drained(p), outbox=outbox)
         else:
@@ -541,8 +548,9 @@ class RedisProtocol:
                 if s.processes[me] not in (self.homes[me], DONE):
                     yield f"kill {self.names[me]}", self.rest(s, me)
             for me in self.retrying:
-                if s.processes[me].at == "settle":
-                    again = s.processes[me]._replace(at=self.after_due)
+                p = s.processes[me]
+                if p.at == "settle":
+                    again = Process("due", floor=p.floor)
                     yield f"{self.names[me]}: answer lost, again", self.go(s, me, again)
         if world.expiry:
             if s.key is not None:
@@ -652,9 +660,9 @@ class RedisProtocol:
 
 
 class CacheRow(NamedTuple):
-    """The row of ``modelctl_cache``; no value: a lease."""
+    """The row of ``modelctl_cache``: a lease has a nonce, the count a value."""
 
-    nonce: int
+    nonce: int | None
     value: int | None = None
     expired: bool = False
 
@@ -684,7 +692,8 @@ class SqliteProtocol:
         self.after_read = "snapshot" if late else "lease"
         self.after_lease = "fill" if late else "snapshot"
         self.after_snapshot = "lease" if late else "fill"
-        self.homes = [Process("read" if kind is Kind.COUNT else "commit") for kind in kinds]
+        first_step = {Kind.COUNT: "read", Kind.FRESH: self.after_read, Kind.CHANGE: "commit"}
+        self.homes = [Process(first_step[kind]) for kind in kinds]
         self.do: dict[str, Callable[[SqliteState, int, Process], SqliteSteps]] = {
             "read": self.read,
             "lease": self.take_lease,
@@ -719,8 +728,8 @@ class SqliteProtocol:
             yield "read, a hit", s._replace(broken=f"{Promise.SQLITE}: {what}")
 
     def take_lease(self, s: SqliteState, me: int, p: Process) -> SqliteSteps:
-        """INSERT a lease row, over an expired row if need be."""
-        if s.row is None or s.row.expired:
+        """INSERT a lease row, over an expired row or a value (--fresh) if need be."""
+        if s.row is None or s.row.expired or s.row.value is not None:
             taken = self.go(s, me, p._replace(at=self.after_lease))
             yield "lease", taken._replace(row=CacheRow(nonce=me + 1))
         else:
@@ -736,7 +745,7 @@ class SqliteProtocol:
         """UPDATE ... WHERE nonce = the own one."""
         ended = self.go(s, me, self.homes[me])
         if s.row is not None and (s.row.nonce == me + 1 or Wrong.NONCE_NOT_IN_FILL in self.wrong):
-            yield f"fill {p.number}", ended._replace(row=CacheRow(s.row.nonce, p.number))
+            yield f"fill {p.number}", ended._replace(row=CacheRow(None, p.number))
         else:
             yield "fill, give up", ended
 
@@ -760,6 +769,5 @@ class SqliteProtocol:
         row = state.row
         if row is None:
             return f"db {state.history[-1]}  no row"
-        value = "a lease" if row.value is None else f"value {row.value}"
-        expired = ", expired" if row.expired else ""
-        return f"db {state.history[-1]}  row: nonce {row.nonce}, {value}{expired}"
+        what = f"lease {row.nonce}" if row.value is None else f"value {row.value}"
+        return f"db {state.history[-1]}  {what}{', expired' if row.expired else ''}"

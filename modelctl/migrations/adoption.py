@@ -89,7 +89,7 @@ def columns_to_keep(connection: Connection) -> set[str] | None:
             f"models is a {relation.kind}, and modelctl needs a table of that name",
             hint=f"rename it, {ELSEWHERE}",
         )
-    problems = list(_problems(relation, SUITABLE[database]))
+    problems = _problems(relation, SUITABLE[database])
     if problems:
         raise InvalidConfigError(
             "the table models cannot be used as it is: " + "; ".join(problems),

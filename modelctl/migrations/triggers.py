@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 # modelctl_enqueue: one row in the outbox per statement that changed who is counted.
 # - SECURITY DEFINER, and executable by nobody: other programs need no right on the outbox, and
 #   cannot call it (firing a trigger needs no right to execute).
-# - enable_nestloop = off: the plan of the join is cached by a session. One made for a single row
-#   loops, and is quadratic when the same session then changes thousands.
+# - enable_nestloop = off: EXISTS is planned as if it ended at the first row, and a session keeps
+#   the plan it made for one row. Both loop, which is quadratic: 30 s for 22,000 rows.
 # - Only id and active are compared: whole rows cannot be, once a column is json.
 # - The IFs are nested: an expression that names a transition table of another event fails.
 # - No EXCEPTION block: a change whose invalidation cannot be queued must not commit.
