@@ -19,6 +19,7 @@ from modelctl.errors import (
     UsageError,
 )
 from modelctl.model import (
+    Audit,
     BatchResult,
     CacheReport,
     CacheState,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 # In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
 INVALIDATE_SECONDS = 2.0
+AUDIT_COMPARISONS = 2
+AUDIT_PAUSE_SECONDS = 5.0
 # Redis being away and Redis refusing us: a read goes on without it, a change queues.
 _CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
 
@@ -610,23 +613,27 @@ class Fleet:
 
         return self._store.schema(migrations.status)
 
-    def doctor(self) -> Diagnosis:
-        """Look at everything once: database, schema, triggers, cache, queue, rows, recover."""
+    def doctor(self, *, audit: bool = False) -> Diagnosis:
+        """Look at everything once: database, schema, triggers, cache, queue, rows, recover.
+
+        *audit*: also compare the cached count with the database, twice, 5 s apart. A difference
+        that stays is wrong; one that went was a change on its way.
+        """
         checks = [Check("configuration", True, str(self.config.file or "no file"))]
+        found = None
         try:
             checks += self._doctor_database()
         except ModelctlError as exc:
             checks.append(Check("database", False, _told(exc)))
-        if self._cache.name == "redis":
+        if audit:
             try:
-                self._cache.peek()
-                checks.append(Check("cache", True, "Redis answers"))
+                found = self._audit()
+                detail = f"{found.differed} of {found.comparisons} comparisons differed"
+                checks.append(Check("audit", found.differed < found.comparisons, detail))
             except ModelctlError as exc:
-                checks.append(Check("cache", False, _told(exc)))
-        else:
-            kind = "in the database's file" if self._cache.name == "sqlite" else "off"
-            checks.append(Check("cache", True, kind))
-        return Diagnosis(all(check.ok for check in checks), tuple(checks))
+                checks.append(Check("audit", False, _told(exc)))
+        checks.append(self._doctor_cache())
+        return Diagnosis(all(check.ok for check in checks), tuple(checks), found)
 
     def _doctor_database(self) -> Iterator[Check]:
         from modelctl import migrations
@@ -648,11 +655,31 @@ class Fleet:
             oldest = f", the oldest {age:.0f} s old" if age is not None else ""
             yield Check("queue", not late, f"{queued} queued{oldest}, {settling} settling")
         odd = store.contradictory()
-        yield Check(
-            "rows", not odd, f"{odd} both active and auto-disabled" if odd else "consistent"
-        )
+        detail = f"{odd} both active and auto-disabled" if odd else "consistent"
+        yield Check("rows", not odd, detail)
         last = store.last("recover")
         yield Check("recover", True, f"last finished {last[1]:.0f} s ago" if last else "never ran")
+
+    def _doctor_cache(self) -> Check:
+        if self._cache.name != "redis":
+            kind = "in the database's file" if self._cache.name == "sqlite" else "off"
+            return Check("cache", True, kind)
+        try:
+            self._cache.keys()
+        except ModelctlError as exc:
+            return Check("cache", False, _told(exc))
+        return Check("cache", True, "Redis answers")
+
+    def _audit(self) -> Audit:
+        from modelctl import migrations
+
+        differed = 0
+        for comparison in range(AUDIT_COMPARISONS):
+            if comparison:
+                time.sleep(AUDIT_PAUSE_SECONDS)
+            differed += not self.verify().match
+        well = all(self._store.schema(migrations.triggers).values())
+        return Audit(AUDIT_COMPARISONS, differed, self._store.queue()[2], well)
 
 
 def _told(exc: ModelctlError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -247,11 +247,22 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """Cache and database compared, for monitoring; ages in seconds."""
+
+    comparisons: int
+    differed: int
+    oldest_queued_seconds: float | None
+    triggers: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What ``doctor`` found."""
 
     ok: bool
-    checks: tuple[Check, ...] = field(default_factory=tuple)
+    checks: tuple[Check, ...]
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True, slots=True)
