@@ -281,6 +281,8 @@ class RedisCache:
         import redis
 
         text = " ".join(self._config.hide(str(exc)).split()) or type(exc).__name__
+        # Sentinel's client shows its objects; the addresses are enough.
+        text = re.sub(r"<redis\.\S*?host=([^,]*),port=([0-9]+)\S* - ", r"\1:\2 ", text)
         refused = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
         # A cluster's client has it as the cause, that of a Sentinel in its text.
         if (
@@ -455,8 +457,8 @@ def _client(config: Config) -> Any:
     for address in hosts.split(","):
         host, port = re.fullmatch(r"(.*?)(?::([0-9]+))?", address).groups()  # type: ignore[union-attr]
         addresses.append((host.strip("[]") or "localhost", port))
-    # Nodes that are all silent must not take longer than one.
-    each = min(REDIS_TIMEOUT, 2 * REDIS_TIMEOUT / len(addresses))
+    # Nodes that are all silent may take a second together.
+    each = min(REDIS_TIMEOUT, 1.8 * REDIS_TIMEOUT / len(addresses))
     quick = {"socket_timeout": each, "socket_connect_timeout": each}
     if kind == "cluster":
         from redis.cluster import ClusterNode

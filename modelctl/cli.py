@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,6 +75,30 @@ Provider = Annotated[str | None, typer.Option(metavar="NAME", help="Only this pr
 Source = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]
 
 
+@dataclass(slots=True)
+class _Run:
+    """What one command knows: the file that was named, and the configuration once it is read."""
+
+    file: str | None = None
+    config: Config | None = None
+
+    def load(self) -> Config:
+        self.config = Config.load(self.file)
+        return self.config
+
+    def hide(self, text: str) -> str:
+        """Hide the passwords of the configuration."""
+        return self.config.hide(text) if self.config else text
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        render.write_line(f"modelctl {version('modelctl')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     ctx: typer.Context,
@@ -80,11 +107,14 @@ def _options(
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("-V", "--version", is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "-V", "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Administer a fleet of LLM models kept as rows in a database."""
-    ctx.obj = config
+    ctx.obj.file = config
 
 
 # ── The boundary ────────────────────────────────────────────────────────────────────────────────
@@ -93,23 +123,28 @@ def _options(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every error ends here."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    run = _Run()
     try:
-        if arguments in (["-V"], ["--version"]):
-            return _version()
-        code = app(arguments, prog_name="modelctl", standalone_mode=False)
+        code = app(arguments, prog_name="modelctl", standalone_mode=False, obj=run)
         if code == ExitCode.INTERRUPTED:
             raise InterruptedError
         return int(code or ExitCode.OK)
     except ModelctlError as exc:
-        return _report(exc, arguments)
+        return _report(exc, arguments, run)
     except _TYPER_USAGE as exc:
-        return _report_usage(exc, arguments)
+        if type(exc).__name__ == "NoArgsIsHelpError":  # its message is the help itself
+            render.say(*exc.format_message().splitlines())
+            return ExitCode.USAGE
+        hint = f"see: {exc.ctx.command_path} --help" if exc.ctx else None
+        return _report(UsageError(exc.format_message(), hint=hint), arguments, run)
     except (KeyboardInterrupt, typer.Abort):
-        return _report(InterruptedError(), arguments)
+        return _report(InterruptedError(), arguments, run)
+    except OSError as exc:  # no space left, too many open files: not a fault of ours
+        return _report(ModelctlError(run.hide(str(exc))), arguments, run)
     except Exception as exc:
-        hint = "this is a bug; run again with --debug and report it"
         name = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-        return _report(ModelctlError(_hidden(name), hint=hint), arguments)
+        hint = "this is a bug; run again with --debug and report it"
+        return _report(ModelctlError(run.hide(name), hint=hint), arguments, run)
 
 
 # Typer carries Click inside and exports of its errors only this one's child.
@@ -118,53 +153,54 @@ _TYPER_USAGE: Any = typer.BadParameter.__base__
 
 def run() -> None:
     """Console entry point."""
+    _complete_standard_streams()
     sys.exit(main())
 
 
-def _report(exc: ModelctlError, arguments: Sequence[str]) -> int:
-    if "--debug" in arguments and sys.exc_info()[0]:
+def _complete_standard_streams() -> None:
+    """Stand in for streams that are closed, so that no file of ours gets their number.
+
+    What is opened the wrong way round fails like a closed one. And ids are not limited to what
+    the locale can write.
+    """
+    for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # takes the lowest free number: this one
+    sys.stdin = sys.stdin or open(0, closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace"
+        )
+
+
+def _report(error: ModelctlError, arguments: Sequence[str], run: _Run) -> int:
+    if "--debug" in arguments and error.exit_code is not ExitCode.USAGE:
         import traceback
 
-        for line in _hidden(traceback.format_exc()).splitlines():
-            render.say(line)
+        render.say(*run.hide(traceback.format_exc()).splitlines())
     try:
-        render.error(exc, as_json=_asks_for_json(arguments))
+        render.error(error, as_json=_asks_for_json(arguments))
     except ModelctlError as unwritable:
         render.say(f"error: {unwritable.message}")
-    return exc.exit_code
-
-
-def _report_usage(exc: Any, arguments: Sequence[str]) -> int:
-    message = exc.format_message()
-    if type(exc).__name__ == "NoArgsIsHelpError":  # its message is the help itself
-        sys.stderr.write(f"{message}\n")
-        return ExitCode.USAGE
-    hint = f"see: {exc.ctx.command_path} --help" if exc.ctx else None
-    return _report(UsageError(message, hint=hint), arguments)
-
-
-def _hidden(text: str) -> str:
-    """Hide the passwords of whatever configuration there is."""
-    try:
-        return Config.load().hide(text)
-    except ModelctlError:
-        return text
+    return error.exit_code
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
     """Whether -o json was asked for, even where the rest could not be understood."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return any(
-        (word in ("-o", "--output") and value == "json") or word in ("-ojson", "--output=json")
-        for word, value in pairs
-    )
-
-
-def _version() -> int:
-    from importlib.metadata import version
-
-    render.write_line(f"modelctl {version('modelctl')}")
-    return ExitCode.OK
+    wanted = ""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            break
+        if word in ("-o", "--output"):
+            wanted = next(words, "")
+        elif word.startswith(("-o", "--output=")):
+            wanted = word.removeprefix("-o").removeprefix("--output=")
+    return wanted == "json"
 
 
 @contextmanager
@@ -172,7 +208,7 @@ def _fleet(ctx: typer.Context, actor: str | None = None) -> Iterator[Fleet]:
     """The fleet of one command: one connection, warnings on stderr."""
     from modelctl.fleet import Fleet
 
-    with Fleet(Config.load(ctx.obj), actor=actor, pool_size=1) as fleet:
+    with Fleet(ctx.obj.load(), actor=actor, pool_size=1) as fleet:
         fleet.on_warning = lambda message: render.say(f"warning: {message}")
         yield fleet
 
@@ -192,16 +228,13 @@ def _changed(result: Changes, output: Output | None, same: str = "already") -> E
 
 @contextmanager
 def _open(source: str) -> Iterator[BinaryIO]:
-    if source == "-":
-        yield sys.stdin.buffer
-        return
+    """Open FILE|-; the system's errors inside of the block are those of reading it."""
+    name = "standard input" if source == "-" else source
     try:
-        stream = open(source, "rb")  # noqa: SIM115 - closed below, and only the opening may fail here
-    except (OSError, ValueError) as exc:
-        why = getattr(exc, "strerror", None) or exc
-        raise UsageError(f"cannot read {source}: {why}") from exc
-    with stream:
-        yield stream
+        with nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as stream:
+            yield stream
+    except OSError as exc:
+        raise UsageError(f"cannot read {name}: {exc.strerror}") from exc
 
 
 # ── The count ───────────────────────────────────────────────────────────────────────────────────
@@ -223,9 +256,10 @@ def count(
     ] = False,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Print how many models are active, cached or fresh, and where the number came from.
+    """Print how many models are active, and how that is known.
 
-    In a pipe it prints just the number.
+    The number comes from the cache, or fresh from the database. In a pipe it prints just the
+    number.
     """
     with _fleet(ctx) as fleet:
         result = fleet.verify() if verify else fleet.count(fresh=fresh, strong=strong)
@@ -233,10 +267,11 @@ def count(
         render.write_line(result.active)
     else:
         _write(result, render.view(result), output)
-    if not getattr(result, "match", True):
+    if getattr(result, "match", True):
+        return ExitCode.OK
+    if output is not Output.JSON:
         render.say("warning: the cached count differs from the database")
-        return ExitCode.STALE_CACHE
-    return ExitCode.OK
+    return ExitCode.STALE_CACHE
 
 
 # ── Reads ───────────────────────────────────────────────────────────────────────────────────────
@@ -262,7 +297,10 @@ def list_models(
 
 @app.command()
 def show(ctx: typer.Context, model_id: Id, output: AnOutput = None) -> None:
-    """Print one model: its status, since when, by whom and why, and when it may come back."""
+    """Print one model: its status, since when, by whom and why.
+
+    Also when it may come back, and what the next recover would do with it.
+    """
     with _fleet(ctx) as fleet:
         model = fleet.show(model_id)
         rule = fleet.config
@@ -290,7 +328,7 @@ def leaderboard(
     provider: Provider = None,
     output: AnOutput = None,
 ) -> None:
-    """Print the active models with the best success rates, from the database."""
+    """Print the active models with the best success rates."""
     with _fleet(ctx) as fleet:
         entries = fleet.leaderboard(top=top, provider=provider)
     _write(entries, render.leaderboard_view(entries), output, items=entries)
@@ -356,9 +394,9 @@ def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
             "remove asks first, and nobody can be asked here; nothing was removed",
             hint="say --yes",
         )
-    for model in map(fleet.show, model_ids):
+    for model in map(fleet.show, dict.fromkeys(model_ids)):
         render.say(f"{model.id} ({model.status})")
-    if not typer.confirm("Remove for good?", err=True):
+    if not render.ask("Remove for good? [y/N] "):
         raise RefusedError("not confirmed; nothing was removed")
 
 
@@ -371,7 +409,7 @@ def disable(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Switch models off by hand; nothing automatic brings them back. All or none."""
+    """Switch models off; nothing automatic brings them back. All or none."""
     with _fleet(ctx, actor) as fleet:
         return _changed(fleet.disable(*model_ids, reason=reason, dry_run=dry_run), output)
 
@@ -419,7 +457,11 @@ def record_failure(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Record a failed call; the 5th counted one in a row switches the model off."""
+    """Record a failed call; too many in a row switch a model off.
+
+    Only parse-error and client-error count, and the 5th in a row is one too many, unless the
+    configuration says otherwise.
+    """
     from modelctl.health import failure_type_of_status
 
     if failure_type is not None and http_status is not None:
@@ -436,7 +478,7 @@ def record_failure(
 def record_batch(
     ctx: typer.Context, source: Source, actor: Actor = None, output: AnOutput = None
 ) -> ExitCode:
-    """Record JSON Lines of outcomes, all in one transaction or none.
+    """Record JSON Lines of outcomes, all of them or none.
 
     A line: {"id": ..., "outcome": "success"|"failure", "type": ..., "reason": ...}
     """
@@ -464,9 +506,9 @@ def recover(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Bring auto-disabled models back after their cooldown; meant for cron.
+    """Bring auto-disabled models back after their cooldown.
 
-    In a pipe it prints one line for each model that came back, and else nothing.
+    Meant for cron. In a pipe it prints one line for each model that came back, and else nothing.
     """
     with _fleet(ctx, actor) as fleet, render.progress("recovered") as progress:
         result = fleet.recover(
@@ -505,7 +547,7 @@ def import_models(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Add and update models from a catalogue, in one transaction; never a status."""
+    """Add and update models from a catalogue. All or none; never a status."""
     with _open(source) as stream:
         catalog = stream.read()
     with _fleet(ctx, actor) as fleet, render.progress("imported") as progress:
@@ -528,7 +570,7 @@ def import_models(
 
 @cache_app.command("show")
 def cache_show(ctx: typer.Context, output: AnOutput = None) -> None:
-    """Print the cache's keys and the invalidations that wait for delivery."""
+    """Print the cache's keys and what is queued for delivery."""
     with _fleet(ctx) as fleet:
         result = fleet.cache_report()
     _write(result, render.view(result), output, items=result.keys)
@@ -551,6 +593,8 @@ def cache_drain(
     output: AnOutput = None,
 ) -> None:
     """Deliver the queued invalidations."""
+    if follow and output is Output.JSON:
+        raise UsageError("--follow prints more than one JSON value", hint="say -o jsonl")
     with _fleet(ctx) as fleet:
         if not follow:
             result = fleet.drain()
@@ -575,7 +619,7 @@ def cache_drain(
 
 @db_app.command("upgrade")
 def db_upgrade(ctx: typer.Context, output: AnOutput = None) -> None:
-    """Create or migrate the schema; a table "models" that is there is adopted."""
+    """Create or migrate the schema; adopt a table "models"."""
     with _fleet(ctx) as fleet:
         result = fleet.upgrade()
     _write(result, render.view(result), output)
@@ -583,22 +627,23 @@ def db_upgrade(ctx: typer.Context, output: AnOutput = None) -> None:
 
 @db_app.command("status")
 def db_status(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
-    """Print where the schema stands; exit 7 when it must be upgraded."""
+    """Print where the schema stands; exit 7 if it needs an upgrade."""
     with _fleet(ctx) as fleet:
         result = fleet.schema_status()
     _write(result, render.view(result), output)
-    if not result.up_to_date:
+    if result.up_to_date:
+        return ExitCode.OK
+    if output is not Output.JSON:
         render.say("hint: run: modelctl db upgrade")
-        return ExitCode.MISSING_SCHEMA
-    return ExitCode.OK
+    return ExitCode.MISSING_SCHEMA
 
 
 @config_app.command("show")
 def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
-    """Print the file in use and every effective value with its origin; passwords are hidden."""
+    """Print every value and where it came from; no passwords."""
     from modelctl.config import settings
 
-    config = Config.load(ctx.obj)
+    config = ctx.obj.load()
     rows = settings(config)
     result = {"file": str(config.file) if config.file else None, "settings": rows}
     _write(result, render.settings_view(rows, config.file), output, items=rows)
@@ -606,7 +651,10 @@ def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
 
 @app.command()
 def doctor(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
-    """Look at database, schema, triggers, cache, queue, rows and recover; exit 1 if one is wrong."""
+    """Look whether all is well; exit 1 if something is wrong.
+
+    At the database, its schema, its triggers and rows, the cache, its queue, and the last recover.
+    """
     with _fleet(ctx) as fleet:
         result = fleet.doctor()
     _write(result, render.view(result), output, items=result.checks)

@@ -124,10 +124,14 @@ class Fleet:
             if self._made is None:
                 from modelctl.store import ModelStore
 
-                if self.config.embedded:
-                    self._create_file()
+                self._create_embedded()
                 self._made = ModelStore(self.config, pool_size=self._pool_size)
             return self._made
+
+    def _create_embedded(self) -> None:
+        """The database in the data folder appears on first use; a named one has to be there."""
+        if self.config.embedded:
+            self._create_file()
 
     def _create_file(self) -> None:
         """Create the SQLite database that is not there yet, with its schema."""
@@ -157,8 +161,7 @@ class Fleet:
         *strong*: cached, but also right against every committed change of other programs.
         Redis being away fails no count: it comes from the database then.
         """
-        if self.config.embedded:
-            self._create_file()
+        self._create_embedded()
         try:
             if fresh or (strong and self._cache.name == "off"):
                 miss = caches.Miss(self._cache.lease())
@@ -170,10 +173,7 @@ class Fleet:
                 if isinstance(found, caches.Hit):
                     return Count(found.active, "cache", found.age, found.expires_in)
                 miss = found
-        except StaleCacheError as exc:
-            self._degraded(exc)
-            miss = caches.Miss(None)
-        except InvalidConfigError as exc:
+        except _CACHE_ERRORS as exc:
             if self._cache.name != "redis":
                 raise
             self._degraded(exc)
@@ -203,8 +203,7 @@ class Fleet:
 
     def verify(self) -> VerifiedCount:
         """Count from the database and compare with what a cached count would show now."""
-        if self.config.embedded:
-            self._create_file()
+        self._create_embedded()
         for _ in range(3):
             hit = self._cache.peek()
             active, _owed = self._store.count()

@@ -6,19 +6,21 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import singledispatch
-from typing import Any
+from typing import Any, Literal
 
 from modelctl.config import Setting
 from modelctl.errors import UNSAFE, ModelctlError, clean
 from modelctl.model import (
     BatchResult,
     CacheReport,
+    CacheState,
     Changes,
     Count,
     Diagnosis,
@@ -55,14 +57,33 @@ _STYLES = {
 }
 
 
+# On a terminal: where long cells are folded rather than a spare column is left out, and where
+# they are folded at the most.
+_FOLD_WIDE = 50
+_FOLD_NARROW = 16
+_CACHE_NOTES = {
+    CacheState.INVALIDATED: "cache: invalidated",
+    CacheState.UNCHANGED: "cache: unchanged",
+    CacheState.OFF: "cache: off",
+    CacheState.QUEUED: "CACHE STALE: the change is committed, but the invalidation is only queued."
+    " To deliver it: modelctl cache drain",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class View:
-    """A result as rows. *names*: the column that ``-o name`` prints; *note*: for people only."""
+    """A result as rows.
+
+    *names*: the column that ``-o name`` prints. *spare*: what a narrow terminal leaves out, the
+    least important first. *note* and what became of the *cache*: lines for people only.
+    """
 
     columns: tuple[str, ...]
     rows: Iterable[Sequence[Any]]
     names: int = 0
+    spare: tuple[str, ...] = ()
     note: str | None = None
+    cache: CacheState | None = None
 
 
 # ── What each result looks like ─────────────────────────────────────────────────────────────────
@@ -77,13 +98,24 @@ def view(result: object) -> View:
 @view.register
 def _(result: Count) -> View:
     row = (result.active, result.source, result.age_seconds, result.expires_in_seconds)
-    return View(("active", "source", "age_seconds", "expires_in_seconds"), [row])
+    fresh = result.source == "database"
+    origin = "fresh from the database" if fresh else f"cached, {result.age_seconds:.1f} s old"
+    return View(
+        ("active", "source", "age_seconds", "expires_in_seconds"),
+        [row],
+        note=f"{_models(result.active)} active; {origin}",
+    )
 
 
 @view.register
 def _(result: VerifiedCount) -> View:
     row = (result.database, result.cached, "yes" if result.match else "no")
-    return View(("database", "cached", "match"), [row])
+    note = f"{_models(result.database)} active; "
+    if result.cached is None:
+        note += "nothing is cached"
+    else:
+        note += "the cache agrees" if result.match else f"the cache says {result.cached}"
+    return View(("database", "cached", "match"), [row], note=note)
 
 
 def models_view(models: Iterable[Model]) -> View:
@@ -105,7 +137,7 @@ def models_view(models: Iterable[Model]) -> View:
         )
         for m in models
     )
-    return View(columns, rows)
+    return View(columns, rows, spare=("name", "provider", "successes", "failures", "retry_at"))
 
 
 def model_view(model: Model, *, threshold: int, restart: int) -> View:
@@ -177,14 +209,17 @@ def changes_view(result: Changes, *, same: str) -> View:
         )
         for c in result.changes
     ]
-    return View(("id", "before", "after", "result"), rows, note=_cache_note(result.cache))
+    note = "dry run: nothing was changed" if result.dry_run else None
+    return View(("id", "before", "after", "result"), rows, note=note, cache=result.cache)
 
 
 @view.register
 def _(result: BatchResult) -> View:
     rows = [(c.id, c.before, c.after) for c in result.changes]
-    note = f"{result.recorded} outcomes recorded; {_cache_note(result.cache)}"
-    return View(("id", "before", "after"), rows, note=note)
+    outcomes = "1 outcome" if result.recorded == 1 else f"{result.recorded} outcomes"
+    switched = "no status changed" if not rows else f"{_models(len(rows))} changed status"
+    note = f"{outcomes} recorded, {switched}"
+    return View(("id", "before", "after"), rows, note=note, cache=result.cache)
 
 
 @view.register
@@ -193,8 +228,8 @@ def _(result: Recovery) -> View:
     rows: list[tuple[Any, ...]] = [(model_id, word, None, None) for model_id in result.recovered]
     rows += [(w.id, "waiting", w.retry_at, _left(w.seconds_left)) for w in result.waiting]
     note = f"{len(result.recovered)} {word}, {len(result.waiting)} waiting"
-    note += f"; {_cache_note(result.cache)}"
-    return View(("id", "result", "retry_at", "left"), rows, note=note)
+    note += "; dry run: nothing was changed" if result.dry_run else ""
+    return View(("id", "result", "retry_at", "left"), rows, note=note, cache=result.cache)
 
 
 @view.register
@@ -204,15 +239,15 @@ def _(result: ImportResult) -> View:
         *(result.added, result.updated, result.unchanged, result.skipped),
         len(result.rejected),
     )
-    note = "nothing was written (dry run)" if result.dry_run else _cache_note(result.cache)
-    return View(columns, [row], note=note)
+    note = "dry run: nothing was changed" if result.dry_run else None
+    return View(columns, [row], note=note, cache=result.cache)
 
 
 @view.register
 def _(result: Stats) -> View:
     rows = [(p.provider, p.models, p.active) for p in result.providers]
     note = (
-        f"{result.models} models: {result.active} active, {result.disabled} disabled,"
+        f"{_models(result.models)}: {result.active} active, {result.disabled} disabled,"
         f" {result.auto_disabled} auto-disabled;"
         f" {result.success_count} successes, {result.failure_count} failures"
     )
@@ -234,7 +269,7 @@ def leaderboard_view(entries: Iterable[LeaderboardEntry]) -> View:
         )
         for e in entries
     )
-    return View(columns, rows, names=1)
+    return View(columns, rows, names=1, spare=("name", "provider"))
 
 
 def events_view(events: Iterable[Event]) -> View:
@@ -244,7 +279,7 @@ def events_view(events: Iterable[Event]) -> View:
         (e.at, e.model_id, e.event, e.before, e.after, e.actor, e.failure_type, e.reason)
         for e in events
     )
-    return View(columns, rows, names=1)
+    return View(columns, rows, names=1, spare=("before", "after", "failure_type", "actor"))
 
 
 @view.register
@@ -261,7 +296,8 @@ def _(result: CacheReport) -> View:
 
 @view.register
 def _(result: DrainResult) -> View:
-    return View(("delivered", "queued", "cache"), [(result.delivered, result.queued, result.cache)])
+    row = (result.delivered, result.queued, result.cache)
+    return View(("delivered", "queued", "cache"), [row])
 
 
 @view.register
@@ -278,7 +314,8 @@ def _(result: SchemaStatus) -> View:
 def settings_view(settings: Iterable[Setting], file: object) -> View:
     """Return the rows of the configuration."""
     rows = [(s.key, s.value, s.origin, s.variable) for s in settings]
-    return View(("key", "value", "from", "variable"), rows, note=f"file: {file or 'none'}")
+    columns = ("key", "value", "from", "variable")
+    return View(columns, rows, spare=("variable",), note=f"file: {file or 'none'}")
 
 
 @view.register
@@ -287,11 +324,14 @@ def _(result: Diagnosis) -> View:
     return View(("check", "result", "detail"), rows)
 
 
-def _cache_note(cache: str) -> str:
-    return f"cache: {cache}"
+def _models(number: int) -> str:
+    return "1 model" if number == 1 else f"{number} models"
 
 
 # ── Writing ─────────────────────────────────────────────────────────────────────────────────────
+
+
+_stdout_is_gone = False
 
 
 def default_output() -> Output:
@@ -304,7 +344,7 @@ def write(
 ) -> None:
     """Write *result* to stdout; *items*: what JSON Lines writes, a line each."""
     if output is Output.JSON:
-        _write(_json_pieces(result))
+        _write(_complete(_json_pieces(result)))
     elif output is Output.JSONL:
         _write(f"{to_json(item)}\n" for item in (items if items is not None else [result]))
     elif output is Output.NAME:
@@ -314,12 +354,21 @@ def write(
     elif output is Output.CSV:
         _write(_csv(shown))
     else:
-        _table(shown)
+        _write([_table(shown)])
 
 
 def write_line(text: object) -> None:
     """Write one line to stdout."""
     _write([f"{_cell(text)}\n"])
+
+
+def _complete(pieces: Iterable[str]) -> Iterator[str]:
+    """Give the pieces when all are there: an error halfway must not follow half a value."""
+    with tempfile.SpooledTemporaryFile(10_000_000, "w+", encoding="utf-8", newline="") as spool:
+        spool.writelines(pieces)
+        spool.seek(0)
+        while piece := spool.read(1 << 16):
+            yield piece
 
 
 def _write(pieces: Iterable[str]) -> None:
@@ -346,6 +395,8 @@ def _stdout() -> Iterator[None]:
 
 def _give_up_stdout() -> None:
     """What is still in the buffer must not fail once more when the interpreter ends."""
+    global _stdout_is_gone
+    _stdout_is_gone = True
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -374,28 +425,95 @@ def _cell(value: Any) -> str:
     return clean(str(value))
 
 
-def _table(shown: View) -> None:
+def _table(shown: View) -> str:
+    """Draw a table: on a terminal no wider than that, else as wide as it needs to be."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Not on a terminal there is no width to keep to, and ids must not be cut.
-    console = Console() if sys.stdout.isatty() else Console(width=100_000)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    rows = [[_cell(value) for value in row] for row in shown.rows]
-    for i, name in enumerate(shown.columns):
-        numeric = rows and all(re.fullmatch(r"[0-9.]*%?", row[i]) for row in rows)
-        table.add_column(
-            name.replace("_", " "), justify="right" if numeric else "left", overflow="fold"
-        )
-    for row in rows:
+    def text(cell: str, style: str = "") -> Text:
         # Text, or a [bracket] in an id would be read as markup.
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    with _stdout():
-        console.print(table)
-        if shown.note:
-            console.print(Text(clean(shown.note), style="dim"))
+        return Text(cell, _STYLES.get(cell, style)) if cell else Text("-", "dim")
+
+    titles = [name.replace("_", " ") for name in shown.columns]
+    rows = [[_cell(value) for value in row] for row in shown.rows]
+    console = Console()
+    if console.no_color or not sys.stdout.isatty():
+        console = Console(color_system=None)
+    room = console.width if sys.stdout.isatty() else None
+    widths, left_out = _widths(shown, titles, rows, room)
+    if room is None:
+        console.width = sum(widths.values()) + 2 * len(widths)
+    notes = [(shown.note, "dim")]
+    if left_out:
+        notes.insert(0, (f"(no room for: {', '.join(left_out)})", "dim"))
+    if shown.cache:
+        style = "bold yellow" if shown.cache is CacheState.QUEUED else "dim"
+        notes.append((_CACHE_NOTES[shown.cache], style))
+
+    with console.capture() as drawn:
+        if not rows:
+            console.print(Text("nothing to show", "dim"))
+        elif widths:
+            table = Table(
+                box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+            )
+            for i, width in widths.items():
+                numeric = all(re.fullmatch(r"[0-9.]*%?", row[i]) for row in rows)
+                side: Literal["left", "right"] = "right" if numeric else "left"
+                table.add_column(titles[i], justify=side, width=width, overflow="fold")
+            for row in rows:
+                table.add_row(*(text(row[i]) for i in widths))
+            console.print(table)
+        else:
+            for row in rows:
+                console.print(text(row[shown.names], "bold"))
+                card = Table.grid(padding=(0, 2, 0, 0))
+                card.add_column(no_wrap=True)
+                card.add_column(overflow="fold")
+                for i, cell in enumerate(row):
+                    if cell and i != shown.names:
+                        card.add_row(f"  {titles[i]}", text(cell))
+                console.print(card)
+        for note, style in notes:
+            if note:
+                console.print(Text(clean(note), style), soft_wrap=room is None)
+    return drawn.get()
+
+
+def _widths(
+    shown: View, titles: Sequence[str], rows: Sequence[Sequence[str]], room: int | None
+) -> tuple[dict[int, int], list[str]]:
+    """Choose the columns that a table *room* wide has, their widths, and name those left out.
+
+    Empty columns are dropped, then the spare ones, then long cells are folded; where even that
+    does not fit there are no columns: every row is to be a card.
+    """
+    from rich.cells import cell_len
+
+    widths: dict[int, int] = {}
+    for i, title in enumerate(titles):
+        longest = max((cell_len(row[i]) for row in rows), default=0)
+        if longest or room is None:
+            widths[i] = max(longest, *map(cell_len, title.split()))
+    if room is None:
+        return widths, []
+
+    def needed(fold: int) -> int:
+        return sum(min(width, fold) for width in widths.values()) + 2 * len(widths) - 2
+
+    left_out = []
+    for name in shown.spare:
+        i = shown.columns.index(name)
+        if needed(_FOLD_WIDE) > room and widths.pop(i, 0):
+            left_out.append(titles[i])
+    if needed(_FOLD_NARROW) > room:
+        return {}, []
+    widths = {i: min(width, room) for i, width in widths.items()}
+    while needed(room) > room:
+        widths[max(widths, key=widths.__getitem__)] -= 1
+    return widths, left_out
 
 
 def to_json(value: Any) -> str:
@@ -431,18 +549,25 @@ def _plain(value: Any) -> Any:
 # ── Words ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def say(text: str) -> None:
-    """Write a line for a person to stderr."""
+def say(*lines: str) -> None:
+    """Write lines for a person to stderr."""
     try:
-        sys.stderr.write(f"{clean(text)}\n")
+        sys.stderr.writelines(f"{clean(line)}\n" for line in lines)
         sys.stderr.flush()
     except OSError:  # nobody listens, and there is nowhere left to say so
         pass
 
 
+def ask(question: str) -> bool:
+    """Ask on stderr, so that what is redirected from stdout holds data alone; no answer is no."""
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def error(exc: ModelctlError, *, as_json: bool) -> None:
     """Report a failed command: on stderr, or as the one JSON value on stdout."""
-    if as_json:
+    if as_json and not _stdout_is_gone:
         problem = {"code": exc.code, "message": exc.message, "hint": exc.hint}
         _write(_json_pieces({"error": problem}))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
+from modelctl import Fleet
+from tests import fleets, servers
 from tests.servers import Postgres, Redis
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +109,32 @@ def redis_url(redis_server: Redis) -> Iterator[str]:
     redis_server.ask("FLUSHALL")
     yield redis_server.url()
     redis_server.recover()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a SQLite database with the product's schema, to copy."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    with fleets.opened(f"sqlite:///{path}") as fleet:
+        fleet.upgrade()
+    return path
+
+
+@pytest.fixture
+def sqlite_database(sqlite_template: Path, tmp_path: Path) -> str:
+    """Give the URL of a fresh SQLite database with the product's schema."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'fleet.db')}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fleet_url(request: pytest.FixtureRequest) -> str:
+    """Give the URL of a fresh database of each kind, with the product's schema."""
+    name = "pg_database" if request.param == "postgresql" else "sqlite_database"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def fleet(fleet_url: str) -> Iterator[Fleet]:
+    """Give a fleet without models on a database of each kind."""
+    with fleets.opened(fleet_url) as fleet:
+        yield fleet

@@ -7,6 +7,7 @@ one JSON line per question and answers with one; `Nursery` is the side of the te
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -24,6 +25,12 @@ from modelctl.fleet import Fleet
 
 # A child that hangs ends itself, and the test fails.
 _PATIENCE = 60
+_IMPORTS = (
+    "psycopg",
+    "redis",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+)
 
 
 @dataclass(frozen=True)
@@ -118,13 +125,9 @@ def fleet(database: str, redis: str) -> Fleet:
 
 def _main() -> None:
     """Answer questions until there are no more, then take the children along."""
-    # Not made in the children, nor looked through by their garbage collectors.
-    import psycopg
-    import redis
-    import sqlalchemy.dialects.postgresql.psycopg
-    import sqlalchemy.dialects.sqlite.pysqlite
-
-    del psycopg, redis, sqlalchemy
+    # Neither imported by each child nor looked through by its garbage collector.
+    for name in _IMPORTS:
+        importlib.import_module(name)
     gc.freeze()
     children: dict[int, int] = {}
     try:
@@ -159,6 +162,8 @@ def _fork(job: Job) -> tuple[int, int]:
         signal.alarm(_PATIENCE)
         with os.fdopen(write_end, "w") as pipe:
             _child(job, pipe)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0)
 

@@ -1,0 +1,97 @@
+"""Fleets on test databases, and what is in their tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any
+
+import psycopg
+
+from modelctl import Config, Fleet
+
+ACTOR = "tester"
+_COLUMNS = (
+    "id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
+    " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason"
+)
+_TIMES = ("last_success_at", "last_failure_at", "disabled_at")
+
+
+def configured(url: str, **settings: object) -> Config:
+    """Return a configuration of this database; *settings* like ``health_threshold=3``."""
+    environ = {f"MODELCTL_{name}".upper(): str(value) for name, value in settings.items()}
+    return Config.load(environ={"MODELCTL_DATABASE_URL": url, "HOME": "/nowhere", **environ})
+
+
+def opened(url: str, **settings: object) -> Fleet:
+    """Return a fleet on this database that acts as `ACTOR`."""
+    return Fleet.open(configured(url, **settings), actor=ACTOR)
+
+
+def is_sqlite(url: str) -> bool:
+    """Tell the two kinds of database apart."""
+    return url.startswith("sqlite")
+
+
+def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Run a statement as another program would, with ``?`` for each value; return its rows."""
+    if is_sqlite(url):
+        path = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as file:
+            return file.execute(statement, values).fetchall()
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.replace("?", "%s").encode(), values or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def ago(url: str, seconds: float) -> str:
+    """Return the database's clock so many seconds ago, as an expression."""
+    if is_sqlite(url):
+        return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{seconds} seconds')"
+    return f"clock_timestamp() - interval '{seconds} seconds'"
+
+
+def rows(url: str) -> list[tuple[Any, ...]]:
+    """Return all models; of their times whether they are there."""
+    there = ", ".join(f"{time} IS NOT NULL" for time in _TIMES)
+    found = sql(url, f"SELECT {_COLUMNS}, {there} FROM models ORDER BY id")
+    return [(*row[:3], *map(bool, row[3:5]), *row[5:13], *map(bool, row[13:])) for row in found]
+
+
+def events(url: str) -> list[tuple[Any, ...]]:
+    """Return the history in its order, without ids and times."""
+    return sql(
+        url,
+        "SELECT model_id, event, before, after, actor, reason, failure_type"
+        " FROM modelctl_events ORDER BY id",
+    )
+
+
+def everything(url: str) -> Any:
+    """Return all that a dry run must leave as it is, to the last timestamp."""
+    tables = ["models", "modelctl_events", "modelctl_state"]
+    tables += [] if is_sqlite(url) else ["modelctl_outbox"]
+    return {table: sorted(sql(url, f"SELECT * FROM {table}"), key=repr) for table in tables}
+
+
+def clear(url: str) -> None:
+    """Empty the tables of the models and their history."""
+    for table in ("models", "modelctl_events"):
+        sql(url, f"DELETE FROM {table}")
+
+
+def seed(fleet: Fleet, ids: Iterable[str]) -> None:
+    """Add active models in one go."""
+    import json
+
+    lines = "\n".join(json.dumps({"id": model_id}) for model_id in ids)
+    fleet.import_models(lines.encode())
+
+
+def trip(fleet: Fleet, *ids: str) -> None:
+    """Let the health rule switch models off."""
+    failure = {"outcome": "failure", "type": "parse-error", "reason": "no JSON"}
+    threshold = fleet.config.health.threshold
+    fleet.record_batch({"id": i, **failure} for i in ids for _ in range(threshold))

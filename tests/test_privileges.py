@@ -1,0 +1,116 @@
+"""modelctl works with the rights that the README names, and with no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from modelctl.cli import main
+from tests.servers import Postgres, Redis
+
+README = Path(__file__).parent.parent / "README.md"
+ID = "openai/gpt-5"
+
+
+def _block(language: str) -> str:
+    """Return the one fenced block of the README in *language*."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
+    return str(found)
+
+
+@pytest.fixture
+def roles(postgres: Postgres, pg_database: str) -> Iterator[str]:
+    """Make a role with the README's GRANTs, and a website's role with rights on `models` alone."""
+    name = pg_database.rpartition("/")[2]
+    for role in ("modelctl", "website"):
+        postgres.execute(f"CREATE ROLE {role} LOGIN", name)
+    postgres.execute(_block("sql"), name)
+    postgres.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON models TO website", name)
+    yield name
+    for role in ("modelctl", "website"):
+        postgres.execute(f"DROP OWNED BY {role}", name)
+        postgres.execute(f"DROP ROLE {role}", name)
+
+
+@pytest.fixture
+def narrow_redis() -> Iterator[Redis]:
+    """Run a Redis where the user `modelctl` has the README's ACL and `default` has nothing."""
+    with Redis() as server:
+        server.ask(*_block("text").replace("PASSWORD", "s3cret-word").split())
+        server.ask("SET", "db:stats:overall", "1")
+        server.ask("SET", "db:leaderboard:week", "1")
+        server.ask("SET", "somebody:else", "1")
+        yield server
+
+
+COMMANDS = [
+    f"add {ID} --provider openai",
+    "count",
+    "count",
+    "count --fresh",
+    "count --strong",
+    "count --verify",
+    "list",
+    f"show {ID}",
+    f"record-failure {ID} --type parse-error",
+    f"record-success {ID}",
+    f"disable {ID} --reason why",
+    f"enable {ID}",
+    f"disable {ID} --dry-run",
+    "record-batch {outcomes}",
+    "recover",
+    "recover --dry-run",
+    "stats",
+    "leaderboard",
+    "events",
+    "import {catalog}",
+    "cache show",
+    "cache clear",
+    "cache drain",
+    "db status",
+    "config show",
+    "doctor",
+    f"remove {ID} --yes",
+]
+
+
+def test_every_command_works_with_the_rights_of_the_readme(
+    postgres: Postgres,
+    roles: str,
+    narrow_redis: Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """No command needs a right that the README does not name."""
+    outcomes = tmp_path / "outcomes.jsonl"
+    outcomes.write_text(f'{{"id": "{ID}", "outcome": "success"}}\n')
+    catalog = tmp_path / "catalog.jsonl"
+    catalog.write_text('{"id": "a/b"}\n')
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
+    url = narrow_redis.url().replace("redis://", "redis://modelctl:s3cret-word@")
+    monkeypatch.setenv("MODELCTL_REDIS_URL", url)
+    for command in COMMANDS:
+        words = command.format(outcomes=outcomes, catalog=catalog).split()
+        code = main(words)
+        shown = capfd.readouterr()
+        assert (command, code, shown.err) == (command, 0, "")
+    assert narrow_redis.ask("KEYS", "db:leaderboard:*") == []
+    assert narrow_redis.ask("GET", "somebody:else") == "1"
+
+
+def test_a_website_without_rights_on_our_tables_writes_models(
+    postgres: Postgres, roles: str
+) -> None:
+    """The triggers write the outbox for a role that may not even read it."""
+    with psycopg.connect(postgres.url(roles, user="website"), autocommit=True) as website:
+        website.execute("INSERT INTO models (id) VALUES ('a'), ('b')")
+        website.execute("UPDATE models SET active = false WHERE id = 'a'")
+        website.execute("DELETE FROM models WHERE id = 'b'")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            website.execute("SELECT count(*) FROM modelctl_outbox")
+    assert postgres.execute("SELECT count(*) FROM modelctl_outbox", roles) == [(3,)]
