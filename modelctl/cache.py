@@ -13,6 +13,7 @@ import re
 import secrets
 import threading
 import time
+from collections import deque
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -230,6 +231,43 @@ class SqliteCache:
         """Every call opens and closes its own connection."""
 
 
+class _Turns:
+    """Lets so many threads in at a time, in the order they came.
+
+    The pools of redis-py raise an error when they are empty, and with a `threading.Semaphore`
+    a busy thread takes its place again before those who wait for it.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._lock = threading.Lock()
+        self._free = places
+        self._waiting: deque[threading.Event] = deque()
+
+    def take(self, timeout: float) -> bool:
+        """Wait for a place; False when *timeout* seconds have passed."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            turn = threading.Event()
+            self._waiting.append(turn)
+        if turn.wait(timeout):
+            return True
+        with self._lock:
+            if turn.is_set():  # given just now
+                return True
+            self._waiting.remove(turn)
+            return False
+
+    def give_back(self) -> None:
+        """Hand the place to who waits longest."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 class RedisCache:
     """The count in Redis, shared with programs that GET, SETEX and DEL it as they like."""
 
@@ -243,8 +281,7 @@ class RedisCache:
         self._lease = f"{{{self._key}}}:lease"
         self._tomb = f"{{{self._key}}}:tomb"
         self._made: Any = None
-        # More threads than connections wait; the pools of redis-py raise an error.
-        self._free = threading.BoundedSemaphore(config.redis.pool_size)
+        self._turns = _Turns(config.redis.pool_size)
 
     # ── Connections and errors ──
 
@@ -254,7 +291,7 @@ class RedisCache:
         import redis
         from redis.exceptions import RedisClusterException
 
-        if not self._free.acquire(timeout=REDIS_TIMEOUT):
+        if not self._turns.take(REDIS_TIMEOUT):
             raise StaleCacheError("all connections to Redis are in use", hint="see redis.pool_size")
         # A local name: another thread may close or replace the one we keep.
         client = self._made
@@ -267,7 +304,7 @@ class RedisCache:
                 self._made = None  # its map of the cluster may be the fault
             raise self._translate(exc) from exc
         finally:
-            self._free.release()
+            self._turns.give_back()
 
     def _home(self, client: Any) -> Any:
         """The server that holds our three keys; its replies are not redirected behind our back."""

@@ -168,9 +168,9 @@ def _complete_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, flags)  # takes the lowest free number: this one
-    sys.stdin = sys.stdin or open(0, closefd=False)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace"
@@ -432,7 +432,7 @@ def enable(
 def record_success(
     ctx: typer.Context, model_id: Id, actor: Actor = None, output: AnOutput = None
 ) -> ExitCode:
-    """Record a successful call; an auto-disabled model comes back."""
+    """Record a success; an auto-disabled model comes back."""
     with _fleet(ctx, actor) as fleet:
         return _changed(fleet.record_success(model_id), output, same="still")
 
@@ -457,7 +457,7 @@ def record_failure(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Record a failed call; too many in a row switch a model off.
+    """Record a failure; too many in a row switch a model off.
 
     Only parse-error and client-error count, and the 5th in a row is one too many, unless the
     configuration says otherwise.

@@ -188,8 +188,8 @@ class Fleet:
             return active
         points.reach("after-snapshot")
         try:
-            if owed:
-                self._drain_once(INVALIDATE_SECONDS)
+            # Nothing drained: somebody else did, and our lease tells whether before or after it.
+            if owed and self._drain_once(INVALIDATE_SECONDS):
                 token = self._cache.lease()
                 active, _ = self._store.count()
             if token is not None:
@@ -202,20 +202,32 @@ class Fleet:
         self.on_warning(f"{exc.message}; counted from the database")
 
     def verify(self) -> VerifiedCount:
-        """Count from the database and compare with what a cached count would show now."""
+        """Count from the database and compare with what a cached count would show now.
+
+        Redis being away fails no read: nothing is cached then, as far as anybody can tell.
+        """
         self._create_embedded()
         for _ in range(3):
-            hit = self._cache.peek()
+            hit = self._peek()
             active, _owed = self._store.count()
             # A change between the two is no difference: then the cached number is gone.
             if hit is None or hit.active == active:
                 break
-            again = self._cache.peek()
+            again = self._peek()
             if again is not None and again.active == hit.active:
                 break
         cached = hit.active if hit else None
         match = cached is None or cached == active
         return VerifiedCount(active, "database", 0.0, None, cached, active, match)
+
+    def _peek(self) -> caches.Hit | None:
+        try:
+            return self._cache.peek()
+        except _CACHE_ERRORS as exc:
+            if self._cache.name != "redis":
+                raise
+            self._degraded(exc)
+            return None
 
     # ── Reads ──
 
@@ -436,7 +448,7 @@ class Fleet:
         recovered = store.recover(
             cooldown=cooldown, limit=most, actor=self._actor, progress=progress
         )
-        cache = self._invalidate(owed=True, sweep=None)
+        cache = self._invalidate(owed=True, to_the_end=True)
         return Recovery(
             tuple(recovered or ()), store.waiting(cooldown=cooldown), recovered is None, cache
         )
@@ -498,10 +510,10 @@ class Fleet:
     def _untouched(self) -> CacheState:
         return CacheState.OFF if self._cache.name == "off" else CacheState.UNCHANGED
 
-    def _invalidate(self, *, owed: bool, sweep: float | None = INVALIDATE_SECONDS) -> CacheState:
+    def _invalidate(self, *, owed: bool, to_the_end: bool = False) -> CacheState:
         """After COMMIT: clear the caches, or leave the invalidation queued in the outbox.
 
-        *sweep*: seconds that clearing the leaderboard may take (None: to the end).
+        *to_the_end*: let clearing the leaderboard take as long as it takes.
         """
         points.reach("after-commit")
         if not owed or self._cache.name == "off":
@@ -509,24 +521,18 @@ class Fleet:
         if self._cache.name == "sqlite":  # its triggers did it, in the same transaction
             return CacheState.INVALIDATED
         deadline = time.monotonic() + INVALIDATE_SECONDS
-        for attempt in range(1, 100):
+        pause = 0.0
+        while True:
             try:
-                self._deliver(sweep)
-            except StaleCacheError as exc:
-                pause = random.uniform(0.05, 0.15) * attempt  # noqa: S311 - jitter
-                if time.monotonic() + pause < deadline:
+                self._deliver(None if to_the_end else max(0.0, deadline - time.monotonic()))
+            except _CACHE_ERRORS as exc:
+                pause += random.uniform(0.05, 0.15)  # noqa: S311 - jitter
+                if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
                     time.sleep(pause)
                     continue
-                self._queued(exc)
-            except InvalidConfigError as exc:  # trying again does not help
-                self._queued(exc)
-            else:
-                return CacheState.INVALIDATED
-            break
-        return CacheState.QUEUED
-
-    def _queued(self, exc: ModelctlError) -> None:
-        self.on_warning(f"committed, but the invalidation is queued: {exc.message}")
+                self.on_warning(f"committed, but the invalidation is queued: {exc.message}")
+                return CacheState.QUEUED
+            return CacheState.INVALIDATED
 
     def _deliver(self, sweep: float | None) -> int:
         """One invalidation for everything that is due; return how many rows it served."""

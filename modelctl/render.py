@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -99,22 +100,22 @@ def view(result: object) -> View:
 def _(result: Count) -> View:
     row = (result.active, result.source, result.age_seconds, result.expires_in_seconds)
     fresh = result.source == "database"
-    origin = "fresh from the database" if fresh else f"cached, {result.age_seconds:.1f} s old"
+    origin = "fresh from the database" if fresh else f"cached {result.age_seconds:.1f} s ago"
     return View(
         ("active", "source", "age_seconds", "expires_in_seconds"),
         [row],
-        note=f"{_models(result.active)} active; {origin}",
+        note=f"{_models(result.active)} active, {origin}",
     )
 
 
 @view.register
 def _(result: VerifiedCount) -> View:
     row = (result.database, result.cached, "yes" if result.match else "no")
-    note = f"{_models(result.database)} active; "
+    note = f"{_models(result.database)} active, "
     if result.cached is None:
-        note += "nothing is cached"
+        note += "and nothing is cached"
     else:
-        note += "the cache agrees" if result.match else f"the cache says {result.cached}"
+        note += "and the cache agrees" if result.match else f"but the cache says {result.cached}"
     return View(("database", "cached", "match"), [row], note=note)
 
 
@@ -402,7 +403,6 @@ def _give_up_stdout() -> None:
 
 def _csv(shown: View) -> Iterator[str]:
     import csv
-    import io
 
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
@@ -438,48 +438,47 @@ def _table(shown: View) -> str:
 
     titles = [name.replace("_", " ") for name in shown.columns]
     rows = [[_cell(value) for value in row] for row in shown.rows]
-    console = Console()
-    if console.no_color or not sys.stdout.isatty():
-        console = Console(color_system=None)
-    room = console.width if sys.stdout.isatty() else None
+    terminal = Console()
+    room = terminal.width if sys.stdout.isatty() else None
     widths, left_out = _widths(shown, titles, rows, room)
-    if room is None:
-        console.width = sum(widths.values()) + 2 * len(widths)
+    drawn = io.StringIO()
+    console = Console(
+        file=drawn,
+        width=room or sum(widths.values()) + 2 * len(widths),
+        color_system=terminal.color_system if room and not terminal.no_color else None,  # type: ignore[arg-type]
+    )
     notes = [(shown.note, "dim")]
     if left_out:
-        notes.insert(0, (f"(no room for: {', '.join(left_out)})", "dim"))
+        notes.insert(0, (f"(no room for {', '.join(left_out)}; -o csv has all)", "dim"))
     if shown.cache:
         style = "bold yellow" if shown.cache is CacheState.QUEUED else "dim"
         notes.append((_CACHE_NOTES[shown.cache], style))
 
-    with console.capture() as drawn:
-        if not rows:
-            console.print(Text("nothing to show", "dim"))
-        elif widths:
-            table = Table(
-                box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-            )
-            for i, width in widths.items():
-                numeric = all(re.fullmatch(r"[0-9.]*%?", row[i]) for row in rows)
-                side: Literal["left", "right"] = "right" if numeric else "left"
-                table.add_column(titles[i], justify=side, width=width, overflow="fold")
-            for row in rows:
-                table.add_row(*(text(row[i]) for i in widths))
-            console.print(table)
-        else:
-            for row in rows:
-                console.print(text(row[shown.names], "bold"))
-                card = Table.grid(padding=(0, 2, 0, 0))
-                card.add_column(no_wrap=True)
-                card.add_column(overflow="fold")
-                for i, cell in enumerate(row):
-                    if cell and i != shown.names:
-                        card.add_row(f"  {titles[i]}", text(cell))
-                console.print(card)
-        for note, style in notes:
-            if note:
-                console.print(Text(clean(note), style), soft_wrap=room is None)
-    return drawn.get()
+    if not rows:
+        console.print(Text("nothing to show", "dim"))
+    elif widths:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for i, width in widths.items():
+            numeric = all(re.fullmatch(r"[0-9.]*%?", row[i]) for row in rows)
+            side: Literal["left", "right"] = "right" if numeric else "left"
+            table.add_column(titles[i], justify=side, width=width, overflow="fold")
+        for row in rows:
+            table.add_row(*(text(row[i]) for i in widths))
+        console.print(table)
+    else:
+        for row in rows:
+            console.print(text(row[shown.names], "bold"))
+            card = Table.grid(padding=(0, 2, 0, 0))
+            card.add_column(no_wrap=True)
+            card.add_column(overflow="fold")
+            for i, cell in enumerate(row):
+                if cell and i != shown.names:
+                    card.add_row(f"  {titles[i]}", text(cell))
+            console.print(card)
+    for note, style in notes:
+        if note:
+            console.print(Text(clean(note), style), soft_wrap=room is None)
+    return drawn.getvalue()
 
 
 def _widths(
@@ -496,14 +495,17 @@ def _widths(
     for i, title in enumerate(titles):
         longest = max((cell_len(row[i]) for row in rows), default=0)
         if longest or room is None:
-            widths[i] = max(longest, *map(cell_len, title.split()))
-    if room is None:
-        return widths, []
+            widths[i] = max(longest, len(title))
 
     def needed(fold: int) -> int:
         return sum(min(width, fold) for width in widths.values()) + 2 * len(widths) - 2
 
-    left_out = []
+    left_out: list[str] = []
+    if room is None or needed(room) <= room:
+        return widths, left_out
+    for i in widths:  # titles fold at their blanks
+        longest = max(cell_len(row[i]) for row in rows)
+        widths[i] = max(longest, *map(len, titles[i].split()))
     for name in shown.spare:
         i = shown.columns.index(name)
         if needed(_FOLD_WIDE) > room and widths.pop(i, 0):

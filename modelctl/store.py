@@ -40,6 +40,7 @@ from modelctl.model import (
     Stats,
     StatusChange,
     Waiting,
+    storable,
 )
 
 if TYPE_CHECKING:
@@ -418,24 +419,23 @@ class ModelStore:
             wanted = automatic if status is ModelStatus.AUTO_DISABLED else automatic.is_not(True)
             query = query.where(c.active.is_not(True), wanted)
         if provider is not None:
-            query = query.where(sa.func.coalesce(c.provider, "") == provider)
+            query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
         with self._translated(), self._engine.connect() as connection:
             if self._on_sqlite:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             else:  # a person may page through it slowly
                 connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            rows = connection.execution_options(yield_per=1000).execute(query)
-            for row in rows:
-                yield self._model(row)
+            with connection.execution_options(yield_per=1000).execute(query) as rows:
+                for row in rows:
+                    yield self._model(row)
 
     def get(self, model_id: str) -> Model:
         """Return one model; `ModelNotFoundError` where there is none."""
         _findable([model_id])
         with self._reading() as connection:
-            row = connection.execute(self._rows().where(_models.c.id == model_id)).first()
-        if row is None:
-            raise _not_found([model_id])
-        return self._model(row)
+            found = connection.execute(self._rows().where(_models.c.id == model_id)).all()
+        _all_found([model_id], [row.id for row in found])
+        return self._model(found[0])
 
     def _rows(self) -> sa.Select[Any]:
         """All columns of the models, and the clock that their cooldowns run by."""
@@ -519,7 +519,7 @@ class ModelStore:
             .limit(top)
         )
         if provider is not None:
-            query = query.where(sa.func.coalesce(c.provider, "") == provider)
+            query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
         with self._reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
@@ -532,8 +532,7 @@ class ModelStore:
         c = _events.c
         query = _events.select().order_by(c.id.desc()).limit(limit)
         if model_id is not None:
-            _findable([model_id])
-            query = query.where(c.model_id == model_id)
+            query = query.where(c.model_id == storable(model_id))
         if since is not None:
             query = query.where(c.at >= self._ago(since))
         with self._reading() as connection:
@@ -607,16 +606,16 @@ class ModelStore:
         which = f"{self._sql.ids} ORDER BY id{self._sql.lock}"
 
         def work(connection: sa.Connection) -> tuple[StatusChange, ...]:
-            found = {row.id: row for row in self._apply(connection, change, which, parameters)}
+            found = {c.id: c for c in self._apply(connection, change, which, parameters)}
             _all_found(wanted, found)
-            return tuple(_status_change(found[model_id]) for model_id in wanted)
+            return tuple(found[model_id] for model_id in wanted)
 
         return self._write(work, one_statement=len(wanted) == 1, dry_run=dry_run)
 
     def _apply(
         self, connection: sa.Connection, change: _Change, which: str, parameters: dict[str, Any]
-    ) -> Sequence[Any]:
-        """Lock the rows, write their events, then the rows; return each as it was and will be.
+    ) -> list[StatusChange]:
+        """Lock the rows, write their events, then the rows; return what became of each.
 
         *which*: what follows WHERE in the SELECT that finds and locks them.
         """
@@ -643,15 +642,21 @@ class ModelStore:
                 f"WITH touched AS ({touched} {which}), logged AS ({log}), written AS ({write})"
                 " SELECT id, before, after, event FROM touched"
             )
-            return connection.execute(_text(sql), parameters).all()
-
-        # No writing CTE here. Nobody else writes meanwhile, so the rows can be found by their ids.
-        found = connection.execute(_text(f"{touched} {which}"), parameters).all()
-        these = parameters | {"ids": self._ids(row.id for row in found)}
-        for step in (log, write):
-            sql = f"WITH touched AS ({touched} {self._sql.ids}) {step}"
-            connection.execute(_text(sql), these)
-        return found
+            found = connection.execute(_text(sql), parameters).all()
+        else:
+            # No writing CTE here, but nobody else writes meanwhile: find the rows again by id.
+            found = connection.execute(_text(f"{touched} {which}"), parameters).all()
+            these = parameters | {"ids": self._ids(row[0] for row in found)}
+            for step in (log, write):
+                sql = f"WITH touched AS ({touched} {self._sql.ids}) {step}"
+                connection.execute(_text(sql), these)
+        # By position: SQLite gives the columns of another program's table as they are spelled.
+        return [
+            StatusChange(
+                model_id, before and ModelStatus(before), after and ModelStatus(after), bool(event)
+            )
+            for model_id, before, after, event in found
+        ]
 
     def _ids(self, ids: Iterable[str]) -> Any:
         """The parameter :ids."""
@@ -691,7 +696,7 @@ class ModelStore:
         def chunk(connection: sa.Connection) -> list[str] | None:
             if not self._on_sqlite and not connection.scalar(alone):
                 return None
-            return [row.id for row in self._apply(connection, _RECOVER, due, parameters)]
+            return [c.id for c in self._apply(connection, _RECOVER, due, parameters)]
 
         while size := CHUNK if limit is None else min(CHUNK, limit - len(recovered)):
             parameters["size"] = size
@@ -786,13 +791,10 @@ class ModelStore:
             f" FROM models WHERE {self._sql.ids} ORDER BY id{self._sql.lock}"
         )
         found = {
-            row.id: health.Health(
-                bool(row.active),
-                bool(row.auto_disabled),
-                row.consecutive_failures or 0,
-                row.ejections or 0,
+            model_id: health.Health(bool(active), bool(automatic), failures or 0, ejections or 0)
+            for model_id, active, automatic, failures, ejections in connection.execute(
+                _text(sql), {"ids": self._ids(wanted)}
             )
-            for row in connection.execute(_text(sql), {"ids": self._ids(wanted)})
         }
         _all_found(wanted, found)
         return found
@@ -912,10 +914,8 @@ class ModelStore:
             added = differs = 0
             for start in range(0, len(entries), CHUNK):
                 chunk = entries[start : start + CHUNK]
-                changed = {
-                    row.id: row.status
-                    for row in connection.execute(_text(differing), _rows(_ENTRY, chunk))
-                }
+                values = _rows(_ENTRY, chunk)
+                changed = {row[0]: row[1] for row in connection.execute(_text(differing), values)}
                 if changed and on_conflict == "fail":
                     raise RefusedError(
                         f"{_named(list(changed))} differ from the catalogue",
@@ -927,8 +927,8 @@ class ModelStore:
                     ours = [entry for entry in chunk if entry[0] in changed]
                     connection.execute(_text(update), _rows(_ENTRY, ours))
                     events += [(i, "updated", s, s, None, None) for i, s in changed.items()]
-                new = connection.execute(_text(insert), _rows(_ENTRY, chunk)).all()
-                events += [(row.id, "added", None, row.status, None, None) for row in new]
+                new = connection.execute(_text(insert), values).all()
+                events += [(i, "added", None, s, None, None) for i, s in new]
                 self._log(connection, events, actor)
                 added += len(new)
                 differs += len(changed)
@@ -1004,6 +1004,8 @@ class ModelStore:
 
 
 def _sqlite_engine(config: Config) -> sa.Engine:
+    import sqlite3
+
     from modelctl import sqlite
 
     path = config.sqlite_path
@@ -1018,8 +1020,20 @@ def _sqlite_engine(config: Config) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         # The driver begins nothing before a SELECT, and a lock taken late is a lost race.
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return
+        # SQLite's own wait looks ever more rarely: of many writers some would never get in.
+        deadline = time.monotonic() + sqlite.BUSY_SECONDS
+        connection.exec_driver_sql("PRAGMA busy_timeout = 20")
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                break
+            except sa_exc.OperationalError as exc:
+                busy = getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {sqlite.BUSY_SECONDS * 1000:.0f}")
 
     return engine
 
@@ -1146,14 +1160,18 @@ _text = functools.cache(sa.text)
 
 def _findable(ids: Sequence[str]) -> None:
     """An id that PostgreSQL cannot hold names no model."""
-    odd = [i for i in ids if "\0" in i or any("\ud800" <= c <= "\udfff" for c in i)]
+    odd = {i for i in ids if "\0" in i or any("\ud800" <= c <= "\udfff" for c in i)}
     if odd:
-        raise _not_found(odd)
+        _all_found(ids, set(ids) - odd)
 
 
-def _all_found(wanted: Iterable[str], found: Container[str]) -> None:
-    if missing := [model_id for model_id in wanted if model_id not in found]:
-        raise _not_found(missing)
+def _all_found(wanted: Sequence[str], found: Container[str]) -> None:
+    missing = [model_id for model_id in wanted if model_id not in found]
+    if missing:
+        raise ModelNotFoundError(
+            f"no model {_named(missing)}" + ("; nothing was changed" if len(wanted) > 1 else ""),
+            hint="see: modelctl list",
+        )
 
 
 def _named(ids: Sequence[str]) -> str:
@@ -1161,22 +1179,6 @@ def _named(ids: Sequence[str]) -> str:
     return shown if len(ids) <= 3 else f"{shown} and {len(ids) - 3} more"
 
 
-def _not_found(ids: Sequence[str]) -> ModelNotFoundError:
-    return ModelNotFoundError(
-        f"no model {_named(ids)}" + ("; nothing was changed" if len(ids) > 1 else ""),
-        hint="see: modelctl list",
-    )
-
-
 def _rows(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     """The parameter :rows."""
     return {"rows": json.dumps([dict(zip(columns, row, strict=True)) for row in rows])}
-
-
-def _status_change(row: Any) -> StatusChange:
-    return StatusChange(
-        row.id,
-        row.before and ModelStatus(row.before),
-        row.after and ModelStatus(row.after),
-        row.event is not None,
-    )

@@ -126,10 +126,24 @@ def sqlite_database(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'fleet.db')}"
 
 
+@pytest.fixture(scope="session")
+def shared_database(postgres: Postgres, pg_template: str) -> str:
+    """Name a database with the product's schema that many tests use one after another."""
+    return postgres.create_database(pg_template)
+
+
+@pytest.fixture
+def pg_cleared(postgres: Postgres, shared_database: str) -> str:
+    """Give the URL of a database with empty tables: faster than a fresh one, for rows alone."""
+    url = postgres.url(shared_database)
+    fleets.clear(url)
+    return url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def fleet_url(request: pytest.FixtureRequest) -> str:
-    """Give the URL of a fresh database of each kind, with the product's schema."""
-    name = "pg_database" if request.param == "postgresql" else "sqlite_database"
+    """Give the URL of a database of each kind, with the product's schema and no rows."""
+    name = "pg_cleared" if request.param == "postgresql" else "sqlite_database"
     return str(request.getfixturevalue(name))
 
 

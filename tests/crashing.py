@@ -95,7 +95,8 @@ class Nursery:
     def wait(self, pid: int) -> End:
         """Wait until the child has ended or is stopped; of a stopped one, wait again."""
         told = self._ask({"wait": pid})
-        return End(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
+        lists: dict[str, Any] = {k: tuple(v) for k, v in told.items() if isinstance(v, list)}
+        return End(**told | lists)
 
     def run(self, job: Job) -> End:
         """Start a child and wait for it."""
@@ -104,6 +105,11 @@ class Nursery:
     def resume(self, pid: int) -> End:
         """Let a stopped child go on and wait for its end."""
         os.kill(pid, signal.SIGCONT)
+        return self.wait(pid)
+
+    def end(self, pid: int) -> End:
+        """Kill a child that is at work."""
+        os.kill(pid, signal.SIGKILL)
         return self.wait(pid)
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:

@@ -71,15 +71,19 @@ def events(url: str) -> list[tuple[Any, ...]]:
 
 def everything(url: str) -> Any:
     """Return all that a dry run must leave as it is, to the last timestamp."""
-    tables = ["models", "modelctl_events", "modelctl_state"]
-    tables += [] if is_sqlite(url) else ["modelctl_outbox"]
-    return {table: sorted(sql(url, f"SELECT * FROM {table}"), key=repr) for table in tables}
+    return {table: sorted(sql(url, f"SELECT * FROM {table}"), key=repr) for table in _tables(url)}
 
 
 def clear(url: str) -> None:
-    """Empty the tables of the models and their history."""
-    for table in ("models", "modelctl_events"):
+    """Empty all tables."""
+    for table in _tables(url):
         sql(url, f"DELETE FROM {table}")
+
+
+def _tables(url: str) -> list[str]:
+    # The triggers of models fill the outbox, so that comes last.
+    own = "modelctl_cache" if is_sqlite(url) else "modelctl_outbox"
+    return ["models", "modelctl_events", "modelctl_state", own]
 
 
 def seed(fleet: Fleet, ids: Iterable[str]) -> None:

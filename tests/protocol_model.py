@@ -344,7 +344,7 @@ class RedisProtocol:
         """MGET K tomb. K is believed if the tombstone is absent or says the same."""
         strong = self.programs[me].kind is Kind.STRONG
         if not self.believed(s):
-            yield "read, a miss", self.go(s, me, Process(self.after_miss, floor=p.floor))
+            yield "read, a miss", self.go(s, me, Process(self.after_miss))
         elif strong and Wrong.STRONG_READS_FIRST in self.wrong:
             floor = len(s.history) - 1
             yield "read", self.go(s, me, Process("owed", floor=floor, number=s.key or 0))
@@ -392,11 +392,10 @@ class RedisProtocol:
 
     def snapshot(self, s: State, me: int, p: Process) -> Steps:
         """COUNT(*) and EXISTS(due row), one statement. Owed: drain once, then a new lease."""
+        number = s.history[-1]
         if not p.drained and any(self.is_due(row) for row in s.outbox):
-            number = s.history[-1]
             yield "snapshot, owed", self.go(s, me, Process("due", number=number, drained=True))
         else:
-            number = s.history[-1]
             counted = p._replace(at=self.after_snapshot, number=number, drained=False)
             yield f"snapshot {number}", self.go(s, me, counted)
 

@@ -180,6 +180,10 @@ def describe() -> list[str]:
             lines.append(f"{product}: not found, {INSTALL}")
         else:
             lines.append(f"{binary.product} {binary.version} from {binary.path.parent}")
+    if pooler := pgbouncer_binary():
+        lines.append(f"{pooler.product} {pooler.version} from {pooler.path.parent}")
+    else:
+        lines.append("PgBouncer: not found, its tests are left out (apt-get install pgbouncer)")
     return lines
 
 
@@ -422,17 +426,22 @@ class Postgres(Server):
                     self._paused.append(pid)
 
     def _initialise(self) -> None:
-        if self._user:
-            os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        # Signal 0 does nothing: cut off halfway it would leave shared memory behind.
-        done = self._spawn([self._bin / "initdb", "-D", "data", *options], 0).wait(START_SECONDS)
-        self._end(self.kill_signal)
-        if done:
-            raise RuntimeError(f"initdb failed:\n{self.log.read_text()[-3000:]}")
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
+        self._make_data("initdb", *options)
         hba = self.folder / "data" / "pg_hba.conf"
         # The first line that fits counts, so it stands above the ones that trust everyone.
         hba.write_text("host all +secretive 127.0.0.1/32 scram-sha-256\n" + hba.read_text())
+
+    def _make_data(self, program: str, *options: str) -> None:
+        """Let a program make the folder `data`."""
+        if self._user:
+            os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
+        command: list[str | Path] = [self._bin / program, "-D", "data", "--no-sync", *options]
+        # Signal 0 does nothing: cut off halfway initdb would leave shared memory behind.
+        done = self._spawn(command, 0).wait(START_SECONDS)
+        self._end(self.kill_signal)
+        if done:
+            raise RuntimeError(f"{program} failed:\n{self.log.read_text()[-3000:]}")
 
     def _command(self, port: int) -> list[str | Path]:
         settings = {
@@ -459,6 +468,94 @@ class Postgres(Server):
 
     def _identity(self) -> dict[str, Any]:
         return _as_user(self._user) if self._user else {}
+
+
+class Standby(Postgres):
+    """A copy of a running server that follows it and refuses every change, until promoted."""
+
+    kind = "standby"
+
+    def __init__(self, primary: Postgres) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def promote(self) -> None:
+        """Become a primary; return when changes are taken."""
+        if self.execute("SELECT pg_promote(wait_seconds => 30)") != [(True,)]:
+            raise RuntimeError("the standby does not become a primary")
+
+    def _initialise(self) -> None:
+        source = f"host=127.0.0.1 port={self._primary.port} user=postgres"
+        # With the settings that make it a standby, and a checkpoint of the primary at once.
+        self._make_data("pg_basebackup", "-d", source, "-R", "-c", "fast")
+
+
+@contextlib.contextmanager
+def postgres_pair(*, synchronous: bool = False) -> Iterator[tuple[Postgres, Standby]]:
+    """Run a primary and its standby; *synchronous*: no change is acknowledged before both have it."""
+    with Postgres() as primary, Standby(primary) as standby:
+        if synchronous:
+            primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            primary.execute("SELECT pg_reload_conf()")
+        wanted = [("streaming", "sync" if synchronous else "async")]
+        sql = "SELECT state, sync_state FROM pg_stat_replication"
+        _until(lambda: primary.execute(sql) == wanted)
+        yield primary, standby
+
+
+@functools.cache
+def pgbouncer_binary() -> Binary | None:
+    """Return the PgBouncer of this machine; None where there is none: no wheel carries it."""
+    for path in _on_path("pgbouncer", "/usr/sbin/pgbouncer"):
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        return Binary(path, *said.stdout.split()[:2])
+    return None
+
+
+class PgBouncer(Server):
+    """A pooler before a PostgreSQL server that lends a connection for one transaction."""
+
+    kind = "pgbouncer"
+    stop_signal = kill_signal = signal.SIGQUIT
+
+    def __init__(self, server: Postgres, *settings: str, connections: int = 3) -> None:
+        """*settings*: more lines of its section, like ``"ignore_startup_parameters = options"``."""
+        binary = pgbouncer_binary()
+        if binary is None:
+            raise RuntimeError("no pgbouncer on PATH or in /usr/sbin")
+        self._binary = binary
+        self._server = server
+        # In turn, so that a client's next transaction is on another connection.
+        fixed = [f"default_pool_size = {connections}", "server_round_robin = 1", "auth_type = any"]
+        self._settings = ["pool_mode = transaction", *fixed, *settings]
+        super().__init__()
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database of the server behind."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def _command(self, port: int) -> list[str | Path]:
+        lines = [
+            "[databases]",
+            f"* = host=127.0.0.1 port={self._server.port} user=postgres",
+            "[pgbouncer]",
+            f"listen_port = {port}",
+            "listen_addr = 127.0.0.1",
+            "unix_socket_dir =",
+            *self._settings,
+        ]
+        (self.folder / "pgbouncer.ini").write_text("\n".join(lines))
+        # It refuses root too, and whoever runs it must reach the file.
+        self.folder.chmod(0o755)
+        return [self._binary.path, "pgbouncer.ini"]
+
+    def _ready(self, port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def _identity(self) -> dict[str, Any]:
+        user = _server_user()
+        return _as_user(user) if user else {}
 
 
 def _server_user() -> pwd.struct_passwd | None:
@@ -578,7 +675,8 @@ class _ClusterNode(Redis):
     kind = "node"
 
     def __init__(self) -> None:
-        super().__init__("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        super().__init__(*cluster, "--repl-diskless-sync-delay", "0")
         self.bus_port = 0
 
     def knows_everyone(self, nodes: int) -> bool:
@@ -602,19 +700,30 @@ class RedisGroup:
 
 
 @contextlib.contextmanager
-def redis_cluster(nodes: int = 3) -> Iterator[RedisGroup]:
-    """Run a cluster of masters without replicas."""
+def redis_cluster(nodes: int = 3, *, replicas: bool = False) -> Iterator[RedisGroup]:
+    """Run a cluster of masters; *replicas*: each with one, in the same order after them."""
+    total = nodes * (2 if replicas else 1)
     with contextlib.ExitStack() as stack:
-        members = [stack.enter_context(_ClusterNode()) for _ in range(nodes)]
+        members = [stack.enter_context(_ClusterNode()) for _ in range(total)]
         for index, member in enumerate(members):
-            first, end = (16384 * i // nodes for i in (index, index + 1))
-            member.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            if index < nodes:
+                first, end = (16384 * i // nodes for i in (index, index + 1))
+                member.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
             # Different from the start, or the nodes spend time to settle a conflict.
             member.ask("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
             if index:
                 members[0].ask("CLUSTER", "MEET", "127.0.0.1", member.port, member.bus_port)
-        _until(lambda: all(member.knows_everyone(nodes) for member in members))
-        yield RedisGroup(f"redis+cluster://{_addresses(members)}", list(members), [])
+        _until(lambda: all(member.knows_everyone(total) for member in members))
+        for master, replica in zip(members, members[nodes:], strict=False):
+            replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
+        for replica in members[nodes:]:
+            _until(functools.partial(_follows, replica))
+        yield RedisGroup(f"redis+cluster://{_addresses(members[:nodes])}", list(members), [])
+
+
+def _follows(replica: Redis) -> bool:
+    role = replica.ask("ROLE")
+    return bool(role[0] == "slave" and role[3] == "connected")
 
 
 @contextlib.contextmanager

@@ -58,10 +58,10 @@ SCENARIOS = [
     (OFF_AND_ON, 145_000),
     (PREDECESSOR, 35_000),
     (FRESH_COUNT, 32_000),
-    (RAW_SQL, 25_000),
-    (RAW_SQL_TWICE, 16_000),
-    (RAW_SQL_AND_BACK, 59_000),
-    (RAW_SQL_FOREIGN, 7_600),
+    (RAW_SQL, 24_000),
+    (RAW_SQL_TWICE, 15_500),
+    (RAW_SQL_AND_BACK, 57_000),
+    (RAW_SQL_FOREIGN, 7_500),
     (TWO_DRAINS, 1_000),
     (TWO_DRAINS_TWO_ROWS, 31_000),
     (OUT_OF_MEMORY, 17_000),
@@ -74,7 +74,14 @@ SQLITE_SCENARIOS = [
 ]
 
 LARGER = [
-    (Scenario("two counts, another program", (DISABLE, COUNT, COUNT, FOREIGN)), 235_000),
+    (Scenario("two counts, another program", (DISABLE, COUNT, COUNT, FOREIGN)), 240_000),
+    (Scenario("two other programs", (DISABLE, COUNT, FOREIGN, FOREIGN, DRAIN)), 305_000),
+    (Scenario("change and raw SQL", (DISABLE, PSQL_OFF, STRONG, DRAIN)), 200_000),
+    (Scenario("raw SQL three times", (PSQL_OFF, PSQL_OFF, PSQL_ON, STRONG, DRAIN)), 200_000),
+    (Scenario("two counts --strong", (PSQL_OFF, STRONG, STRONG, DRAIN, FOREIGN)), 190_000),
+    (Scenario("wiped, raw SQL", (DISABLE, PSQL_OFF, COUNT, STRONG), wipe=True), 750_000),
+    (Scenario("disable and enable", (DISABLE, ENABLE, COUNT, FOREIGN)), 2_100_000),
+    (Scenario("all kinds", (DISABLE, PSQL_OFF, STRONG, FOREIGN, DRAIN)), 3_500_000),
 ]
 
 # What breaks without a rule, and in which of the worlds above it shows.

@@ -1,0 +1,925 @@
+"""A fleet used in random ways beside other programs, checked against a plain dict after each step.
+
+Two things may go on at the same time: readers and other programs are cut into their steps, and
+an operation can run in the middle of another one, at the points that the product names. Time
+does not pass by itself: keys expire and the 15 s of the settle pass are over when a rule says so,
+only when the two times the protocol counts on allow it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from modelctl import cache as caches
+from modelctl import fleet as core
+from modelctl import points, store
+from modelctl.config import Config
+from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError
+from modelctl.fleet import Fleet
+from modelctl.model import CacheState, ModelStatus
+from tests.servers import Redis
+
+IDS = ("a", "A", "hf:org/m", "z \u00fc")
+NAMES = ("", "One", "Two")
+COUNTED = ("parse-error", "client-error")
+UNCOUNTED = ("rate-limit", "timeout", "server-error", "network-error", "unknown")
+ACTOR = "machine"
+
+KEY = "db:models:count:active"
+LEASE = f"{{{KEY}}}:lease"
+TOMB = f"{{{KEY}}}:tomb"
+OTHERS = ("db:stats:overall", "db:leaderboard:all", "db:leaderboard:top:10")
+
+
+# ── What is under test, and the other programs ──────────────────────────────────────────────────
+
+
+@dataclass
+class World:
+    """A fleet, its database seen by another program, and Redis (None: SQLite, without one)."""
+
+    fleet: Fleet
+    sql: Callable[..., list[tuple[Any, ...]]]
+    server: Redis | None
+    client: Any  # of Redis
+    long_ago: str  # two hours, in SQL
+    warnings: list[str] = field(default_factory=list)
+
+    def ask(self, *command: str | int) -> Any:
+        """Send Redis one command, as another program."""
+        return self.client.execute_command(*command)
+
+    def clear(self) -> None:
+        """Forget everything that an example did."""
+        points.hook = None
+        for table in ("models", "modelctl_events"):
+            self.sql(f"DELETE FROM {table}")
+        if self.server is not None:
+            self.sql("DELETE FROM modelctl_outbox")
+            self.server.recover()
+            self.ask("FLUSHALL")
+        self.warnings.clear()
+
+
+@dataclass
+class Row:
+    """What the contract says of one model."""
+
+    name: str = ""
+    provider: str = ""
+    active: bool = True
+    automatic: bool = False
+    in_a_row: int = 0
+    ejections: int = 0
+    successes: int = 0
+    failures: int = 0
+    failure_type: str | None = None
+    failure_reason: str | None = None
+    disabled_by: str | None = None
+    rested: bool = field(default=False, compare=False)  # its last failure was hours ago
+
+    @property
+    def status(self) -> str:
+        """Active wins, then auto-disabled."""
+        return "active" if self.active else "auto-disabled" if self.automatic else "disabled"
+
+    def on(self, in_a_row: int | None = None) -> None:
+        """Switch it on, whoever does it; None: the failures stay."""
+        self.active, self.automatic, self.disabled_by = True, False, None
+        if in_a_row is not None:
+            self.in_a_row = in_a_row
+
+    def outcome(self, failure: str | None, reason: str | None) -> str | None:
+        """Record a success (None) or a failure by section 3; return the event, if any."""
+        if failure is None:
+            self.successes += 1
+            self.in_a_row, self.failure_reason = 0, None
+            if self.status != "auto-disabled":
+                return None
+            self.on()
+            return "recovered"
+        self.failures += 1
+        self.failure_type, self.failure_reason, self.rested = failure, reason, False
+        if failure not in COUNTED:
+            return None
+        self.in_a_row += 1
+        if not self.active or self.in_a_row < 5:
+            return None
+        self.active, self.automatic, self.disabled_by = False, True, "health rule"
+        self.ejections += 1
+        return "auto-disabled"
+
+
+@dataclass
+class Foreign:
+    """Another program that has counted and not written yet."""
+
+    number: int
+    old: bool = False  # an invalidation happened since
+
+
+@dataclass
+class Reader:
+    """One of our own readers that holds, or held, the lease; None: it has not counted yet."""
+
+    token: str
+    number: int | None = None
+
+
+ROWS = (
+    "SELECT id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
+    " success_count, failure_count, failure_type, failure_reason, disabled_by FROM models"
+)
+EVENTS = "SELECT model_id, event, before, after FROM modelctl_events ORDER BY id"
+
+
+# ── Strategies ──────────────────────────────────────────────────────────────────────────────────
+
+ids = st.sampled_from(IDS)
+some_ids = st.lists(ids, min_size=1, max_size=3)
+rarely = st.sampled_from([False, False, False, True])
+verbs = st.sampled_from(["disable", "disable", "enable", "enable", "remove"])
+raw_verbs = st.sampled_from(["on", "off", "off", "trip", "insert", "delete", "swap", "touch"])
+counts = st.sampled_from(["plain", "plain", "fresh", "strong"])
+failure_types = st.sampled_from([*COUNTED, *COUNTED, *UNCOUNTED])
+reasons = st.sampled_from([None, "", "no JSON"])
+outcomes = st.lists(st.tuples(ids, st.none() | failure_types, reasons), min_size=1, max_size=8)
+deliveries = st.sampled_from(["drain", "clear_cache"])
+
+
+def call(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """The name of a method of the machine and arguments for it."""
+    return st.tuples(st.just(name), *arguments)
+
+
+# What can be cut in two, and what can happen in the middle of it.
+outers = st.one_of(
+    call("count", counts),
+    call("count", counts),
+    call("switch", verbs, some_ids),
+    call("deliver", deliveries),
+    call("recover", st.just(0), st.none(), st.just(False)),
+)
+inners = st.one_of(
+    call("switch", verbs, some_ids),
+    call("raw", raw_verbs, some_ids),
+    call("count", counts),
+    call("deliver", deliveries),
+    call("foreign_read"),
+    call("foreign_write", st.just(0), st.just(False)),
+    call("foreign_delete"),
+    call("expire", st.sampled_from([KEY, LEASE])),
+    call("wipe"),
+    call("leave"),
+)
+# A change is committed at all of these; before its COMMIT it holds locks.
+cuts = st.sampled_from([point for point in points.POINTS if point != "before-commit"])
+
+
+# ── The machine ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Machine(RuleBasedStateMachine):
+    """A fleet and its oracle: *rows*, the history of their count, and the outbox in numbers."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.fleet = world.fleet
+        self.rows: dict[str, Row] = {}
+        self.events: list[tuple[str, str, str | None, str | None]] = []
+        # Every count ever committed; from *floor* on they may be believed.
+        self.history = [0]
+        self.floor = 0
+        # The outbox: not delivered yet; delivered once; of these, 15 s ago.
+        self.queued = self.settling = self.ripe = self.written = 0
+        self.foreign: list[Foreign] = []
+        self.readers: list[Reader] = []
+        self.away = False
+        self.cut = False  # something ran in the middle of what runs now
+
+    @initialize(known=st.sets(ids, min_size=3))
+    def begin(self, known: set[str]) -> None:
+        """Start with a few active models and an empty cache."""
+        self.world.clear()
+        for model_id in sorted(known):
+            self.world.sql("INSERT INTO models (id) VALUES (%s)", model_id)
+            self.rows[model_id] = Row()
+        if self.with_redis:
+            self.world.sql("DELETE FROM modelctl_outbox")
+        self.history = [len(known)]
+
+    def teardown(self) -> None:
+        """Leave no hook behind."""
+        points.hook = None
+
+    # What the oracle knows
+
+    @property
+    def with_redis(self) -> bool:
+        """Whether the cache is Redis; else it is SQLite's own."""
+        return self.world.server is not None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether there is a Redis, and it answers."""
+        return self.with_redis and not self.away
+
+    @property
+    def active(self) -> int:
+        """The true count."""
+        return sum(row.active for row in self.rows.values())
+
+    @property
+    def believable(self) -> set[int]:
+        """What a plain count may answer: the numbers since the last acknowledged change."""
+        return set(self.history[self.floor :])
+
+    def committed(self, before: dict[str, bool], *, own: bool = True) -> None:
+        """Take note of a change, made by one statement, of who is counted."""
+        if before == self.switches():
+            return
+        self.history.append(self.active)
+        if self.with_redis:
+            self.queued += 1
+            self.written += 1
+        else:
+            self.floor = len(self.history) - 1
+
+    def switches(self) -> dict[str, bool]:
+        """Who is there, and whether it is counted."""
+        return {model_id: row.active for model_id, row in self.rows.items()}
+
+    def delivered(self, floor: int) -> None:
+        """Take note of a finished invalidation, of whatever was committed up to *floor*."""
+        if not self.with_redis:
+            return
+        self.floor = max(self.floor, floor)
+        self.settling += self.queued - self.ripe
+        self.queued = self.ripe = 0
+        for half in self.foreign:
+            half.old = True
+
+    def owes(self, state: CacheState, floor: int, *, owed: bool) -> None:
+        """Check what a change says about the cache, and take note."""
+        if self.cut and state is CacheState.QUEUED:
+            return  # Redis went away in the middle
+        if not owed:
+            assert state is CacheState.UNCHANGED
+        elif self.away and not self.cut:
+            assert state is CacheState.QUEUED
+            assert self.world.warnings
+        else:
+            assert state is CacheState.INVALIDATED
+            self.delivered(floor)
+            if self.with_redis and not self.cut:
+                assert not self.world.ask("EXISTS", *OTHERS)
+
+    # What can be done. Each takes note first: at its points the change is committed.
+
+    def switch(self, verb: str, chosen: Sequence[str], dry_run: bool = False) -> None:
+        """Disable, enable or remove."""
+        wanted = list(dict.fromkeys(chosen))
+        change: Callable[..., Any] = getattr(self.fleet, verb)
+        if not self.rows.keys() >= set(wanted):
+            with pytest.raises(ModelNotFoundError):
+                change(*chosen, reason="because", dry_run=dry_run)
+            return
+        before = self.switches()
+        expected = []
+        events = []
+        for model_id in wanted:
+            row = self.rows[model_id]
+            was = row.status
+            after = {"disable": "disabled", "enable": "active", "remove": None}[verb]
+            expected.append((model_id, was, after, was != after))
+            if was == after:
+                continue
+            event = {"disable": "disabled", "enable": "enabled", "remove": "removed"}[verb]
+            events.append((model_id, event, was, after))
+            if dry_run:
+                continue
+            if verb == "remove":
+                del self.rows[model_id]
+            elif verb == "enable":
+                row.on(in_a_row=0)
+                row.ejections, row.failure_reason = 0, None
+            else:
+                row.active, row.automatic, row.disabled_by = False, False, ACTOR
+        if not dry_run:
+            self.events += sorted(events)
+            self.committed(before)
+        floor = len(self.history) - 1
+        result = change(*chosen, reason="because", dry_run=dry_run)
+        assert [(c.id, c.before, c.after, c.changed) for c in result.changes] == expected
+        assert result.dry_run is dry_run
+        self.owes(result.cache, floor, owed=not dry_run)
+
+    def record(self, model_id: str, failure: str | None, reason: str | None) -> None:
+        """Record one outcome."""
+
+        def product() -> Any:
+            if failure is None:
+                return self.fleet.record_success(model_id)
+            return self.fleet.record_failure(model_id, failure, reason=reason)
+
+        if model_id not in self.rows:
+            with pytest.raises(ModelNotFoundError):
+                product()
+            return
+        before = self.switches()
+        row = self.rows[model_id]
+        was = row.status
+        if event := row.outcome(failure, reason):
+            self.events.append((model_id, event, was, row.status))
+        self.committed(before)
+        floor = len(self.history) - 1
+        result = product()
+        (change,) = result.changes
+        expected = (model_id, was, row.status, was != row.status)
+        assert (change.id, change.before, change.after, change.changed) == expected
+        self.owes(result.cache, floor, owed=change.changed)
+
+    def batch(self, batch: Sequence[tuple[str, str | None, str | None]]) -> None:
+        """Record many outcomes in one transaction."""
+        lines: list[dict[str, Any]] = [
+            {"id": model_id, "outcome": "success"}
+            if failure is None
+            else {"id": model_id, "outcome": "failure", "type": failure, "reason": reason}
+            for model_id, failure, reason in batch
+        ]
+        if not all(model_id in self.rows for model_id, _, _ in batch):
+            with pytest.raises(ModelNotFoundError):
+                self.fleet.record_batch(lines)
+            return
+        before = self.switches()
+        was = {model_id: row.status for model_id, row in self.rows.items()}
+        for model_id, failure, reason in batch:
+            row = self.rows[model_id]
+            status = row.status
+            if event := row.outcome(failure, reason):
+                self.events.append((model_id, event, status, row.status))
+        self.committed(before)
+        floor = len(self.history) - 1
+        result = self.fleet.record_batch(lines)
+        assert result.recorded == len(batch)
+        changes = [
+            (model_id, was[model_id], self.rows[model_id].status, True)
+            for model_id in sorted(self.rows)
+            if was[model_id] != self.rows[model_id].status
+        ]
+        assert [(c.id, c.before, c.after, c.changed) for c in result.changes] == changes
+        self.owes(result.cache, floor, owed=bool(changes))
+
+    def recover(self, cooldown: float | None, limit: int | None, dry_run: bool) -> None:
+        """Bring back whose cooldown is over: all of them (0), or those that rested."""
+        since = "coalesce(last_failure_at, disabled_at, updated_at)"
+        order = self.world.sql(
+            f"SELECT id FROM models WHERE NOT active AND auto_disabled ORDER BY {since}, id"
+        )
+        due = [i for (i,) in order if cooldown == 0 or self.rows[i].rested]
+        due = due[:limit]
+        if not dry_run:
+            before = self.switches()
+            for model_id in due:
+                self.rows[model_id].on(in_a_row=2)
+            self.events += [(i, "recovered", "auto-disabled", "active") for i in sorted(due)]
+            self.committed(before)
+        floor = len(self.history) - 1
+        result = self.fleet.recover(cooldown=cooldown, limit=limit, dry_run=dry_run)
+        assert sorted(result.recovered) == sorted(due)
+        assert not result.busy
+        waiting = {i for i, row in self.rows.items() if row.status == "auto-disabled"} - set(due)
+        assert {w.id for w in result.waiting} == waiting
+        self.owes(result.cache, floor, owed=not dry_run)
+
+    def raw(self, verb: str, chosen: Sequence[str]) -> None:
+        """Another program writes the table, one statement and transaction."""
+        first, last = chosen[0], chosen[-1]
+        before = self.switches()
+        if verb == "insert":
+            self.world.sql("INSERT INTO models (id) VALUES (%s) ON CONFLICT DO NOTHING", first)
+            self.rows.setdefault(first, Row())
+        elif verb == "delete":
+            self.world.sql("DELETE FROM models WHERE id = %s", first)
+            self.rows.pop(first, None)
+        else:
+            assign = {
+                "on": "active = true",
+                "off": "active = false",
+                "trip": "active = false, auto_disabled = true",
+                "swap": "active = NOT active",
+                "touch": "active = active",
+            }[verb]
+            both = (first, last) if verb == "swap" else (first,)
+            places = ", ".join(["%s"] * len(both))
+            self.world.sql(f"UPDATE models SET {assign} WHERE id IN ({places})", *both)
+            for model_id in set(both) & self.rows.keys():
+                row = self.rows[model_id]
+                if verb == "trip":
+                    row.automatic = True
+                on = {"on": True, "swap": not row.active, "touch": row.active}.get(verb, False)
+                if on and not row.active:
+                    row.on()  # the trigger trusts whoever is switched on
+                row.active = on
+        self.committed(before)
+
+    def count(self, how: str) -> None:
+        """Count, and look whether the number may be answered."""
+        floor, now = self.floor, len(self.history) - 1
+        held = self.reachable and self.world.ask("EXISTS", LEASE)
+        self.world.warnings.clear()
+        found = self.fleet.count(fresh=how == "fresh", strong=how == "strong")
+        right = self.history[floor if how == "plain" else now :]
+        assert found.active in right, f"{how}: {found}, right: {right}"
+        if self.cut or not self.with_redis:
+            return
+        if self.away:
+            assert found.source == "database"
+            assert self.world.warnings
+        elif found.source == "database" and not held:
+            # What was due is delivered, and the number is there for the next one.
+            if self.queued or self.ripe:
+                self.delivered(now)
+            assert self.world.ask("GET", KEY) == str(found.active)
+            assert 0 < self.world.ask("PTTL", KEY) <= 60_000
+            again = self.fleet.count()
+            assert (again.active, again.source) == (found.active, "cache")
+        assert self.away or not self.world.warnings
+
+    def deliver(self, how: str) -> None:
+        """Deliver what is due (drain), or invalidate in any case (clear_cache)."""
+        floor, due = len(self.history) - 1, self.queued + self.ripe
+        product = getattr(self.fleet, how)
+        if self.away and (due or how == "clear_cache"):
+            with pytest.raises(StaleCacheError):
+                product()
+            return
+        try:
+            result = product()
+        except StaleCacheError:
+            assert self.cut
+            return
+        if how == "clear_cache" or due:
+            self.delivered(floor)
+        if self.cut:
+            return
+        worked = how == "clear_cache" or due
+        assert result.cache is (CacheState.INVALIDATED if worked else CacheState.UNCHANGED)
+        assert (result.delivered, result.queued) == (due, 0)
+
+    def foreign_read(self) -> None:
+        """Another program misses K and counts."""
+        sql = "SELECT count(*) FROM models WHERE active = true"
+        self.foreign.append(Foreign(self.world.sql(sql)[0][0]))
+
+    def foreign_write(self, which: int, for_ever: bool) -> None:
+        """It writes K, within 15 s of its count; and what else it caches."""
+        if not self.reachable or not self.foreign:
+            return
+        half = self.foreign.pop(which % len(self.foreign))
+        if for_ever:
+            self.world.ask("SET", KEY, half.number)
+        else:
+            self.world.ask("SETEX", KEY, 60, half.number)
+        for name in OTHERS:
+            self.world.ask("SET", name, "{}", "EX", 300)
+
+    def foreign_delete(self) -> None:
+        """It deletes K."""
+        if self.reachable:
+            self.world.ask("DEL", KEY)
+
+    def expire(self, key: str) -> None:
+        """A key reaches its time to live."""
+        if not self.reachable:
+            return
+        if key == TOMB:
+            # It outlives by 75 s the 15 s of another program and the 60 s of what that wrote.
+            value = self.world.ask("GET", KEY)
+            if any(half.old for half in self.foreign) or (
+                value is not None and int(value) not in self.believable
+            ):
+                return
+        self.world.ask("DEL", key)
+
+    def wipe(self) -> None:
+        """Redis loses everything; the numbers of other programs are not looked after then."""
+        if self.reachable:
+            self.world.ask("FLUSHALL")
+        self.foreign.clear()
+
+    def leave(self) -> None:
+        """Redis goes away."""
+        if self.world.server is not None and not self.away:
+            self.world.server.stop()
+            self.away = True
+            self.foreign.clear()
+
+
+class FleetRules(Machine):
+    """What is the same on every database."""
+
+    @rule(verb=verbs, chosen=some_ids, dry_run=rarely)
+    def switching(self, verb: str, chosen: list[str], dry_run: bool) -> None:
+        """Disable, enable or remove, also repeated and unknown ones."""
+        self.switch(verb, chosen, dry_run)
+
+    @rule(model_id=ids, name=st.sampled_from(NAMES), provider=st.sampled_from(NAMES))
+    def add(self, model_id: str, name: str, provider: str) -> None:
+        """Add a model; one that is there stays as it is."""
+        before = self.switches()
+        was = self.rows.get(model_id)
+        row = self.rows.setdefault(model_id, Row(name=name, provider=provider))
+        if was is None:
+            self.events.append((model_id, "added", None, "active"))
+        self.committed(before)
+        result = self.fleet.add(model_id, name=name, provider=provider)
+        (change,) = result.changes
+        assert (change.before, change.after) == (was and was.status, row.status)
+        assert change.changed is (was is None)
+        self.owes(result.cache, len(self.history) - 1, owed=True)
+
+    @rule(
+        entries=st.dictionaries(
+            ids, st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1, max_size=3
+        ),
+        policy=st.sampled_from(["update", "skip", "fail"]),
+        dry_run=rarely,
+    )
+    def importing(self, entries: dict[str, tuple[str, str]], policy: str, dry_run: bool) -> None:
+        """Import a catalogue: names and providers change, never a status."""
+        catalog = "\n".join(
+            json.dumps({"id": i, "name": name, "provider": provider})
+            for i, (name, provider) in entries.items()
+        ).encode()
+        added = sorted(entries.keys() - self.rows.keys())
+        differing = []
+        for i in sorted(entries.keys() & self.rows.keys()):
+            name, provider = entries[i]
+            row = self.rows[i]
+            if (name or row.name, provider or row.provider) != (row.name, row.provider):
+                differing.append(i)
+        if differing and policy == "fail":
+            with pytest.raises(RefusedError):
+                self.fleet.import_models(catalog, on_conflict=policy, dry_run=dry_run)
+            return
+        updated = differing if policy == "update" else []
+        if not dry_run:
+            before = self.switches()
+            for i in updated:
+                row = self.rows[i]
+                row.name, row.provider = entries[i][0] or row.name, entries[i][1] or row.provider
+                self.events.append((i, "updated", row.status, row.status))
+            for i in added:
+                self.rows[i] = Row(name=entries[i][0], provider=entries[i][1])
+                self.events.append((i, "added", None, "active"))
+            self.committed(before)
+        result = self.fleet.import_models(catalog, on_conflict=policy, dry_run=dry_run)
+        assert (result.added, result.updated) == (len(added), len(updated))
+        assert result.skipped == len(differing) - len(updated)
+        assert result.unchanged == len(entries) - len(added) - len(differing)
+        self.owes(result.cache, len(self.history) - 1, owed=not dry_run)
+
+    @rule(model_id=ids)
+    def success(self, model_id: str) -> None:
+        """Record a success."""
+        self.record(model_id, None, None)
+
+    @rule(model_id=ids, failure=failure_types, reason=reasons, times=st.integers(1, 5))
+    def failures(self, model_id: str, failure: str, reason: str | None, times: int) -> None:
+        """Record up to five failures in a row, one by one."""
+        for _ in range(times):
+            self.record(model_id, failure, reason)
+
+    @rule(batch=outcomes)
+    def recording(self, batch: list[tuple[str, str | None, str | None]]) -> None:
+        """Record a batch."""
+        self.batch(batch)
+
+    @rule(
+        cooldown=st.sampled_from([0, 0, None]), limit=st.sampled_from([None, None, 1]), dry=rarely
+    )
+    def recovering(self, cooldown: int | None, limit: int | None, dry: bool) -> None:
+        """Recover, with the cooldown that is configured or none."""
+        self.recover(cooldown, limit, dry)
+
+    @rule(model_id=ids)
+    def rest(self, model_id: str) -> None:
+        """Two hours pass for one model that failed."""
+        sql = f"UPDATE models SET last_failure_at = {self.world.long_ago} WHERE id = %s"
+        self.world.sql(sql, model_id)
+        if model_id in self.rows:
+            self.rows[model_id].rested = True
+
+    @rule(verb=raw_verbs, chosen=some_ids)
+    def raw_sql(self, verb: str, chosen: list[str]) -> None:
+        """Another program changes the table."""
+        self.raw(verb, chosen)
+
+    @rule(how=counts)
+    def counting(self, how: str) -> None:
+        """Count."""
+        self.count(how)
+
+    @rule(which=st.integers(0, 2), begin=st.booleans())
+    def reader(self, which: int, begin: bool) -> None:
+        """One of our readers makes one step: lease, count, fill; others may come in between."""
+        cache, database = self.fleet._cache, self.fleet._store
+        with contextlib.suppress(*([StaleCacheError] if self.away else [])):
+            if not self.readers or (begin and len(self.readers) < 3):
+                found = caches.read(cache)
+                if isinstance(found, caches.Hit):
+                    assert found.active in self.believable
+                elif found.token is not None:
+                    self.readers.append(Reader(found.token))
+                return
+            reader = self.readers.pop(which % len(self.readers))
+            if reader.number is not None:
+                cache.fill(reader.token, reader.number)
+                return
+            reader.number, owed = database.count()
+            assert reader.number == self.active
+            if owed:  # it delivers, and begins again
+                assert self.queued or self.ripe
+                self.deliver("drain")
+                token = cache.lease()
+                if token is None:
+                    return
+                reader = Reader(token, database.count()[0])
+            self.readers.append(reader)
+
+    @rule(outer=outers, point=cuts, inner=inners)
+    def interrupted(self, outer: tuple[Any, ...], point: str, inner: tuple[Any, ...]) -> None:
+        """Something happens in the middle of something else."""
+        before = self.queued + self.settling - self.ripe, self.written
+
+        def hook(name: str) -> None:
+            if name == point:
+                points.hook = None
+                self.cut = False
+                self.do(inner)
+                self.cut = True
+
+        points.hook = hook
+        try:
+            self.do(outer)
+        finally:
+            points.hook = None
+        if self.cut:
+            self.cut = False
+            self.look_again(*before)
+
+    def do(self, step: tuple[Any, ...]) -> None:
+        """Call what a strategy chose."""
+        name, *arguments = step
+        getattr(self, name)(*arguments)
+
+    def look_again(self, kept: int, written: int) -> None:
+        """Ask the outbox how far it is after two things at once."""
+        if not self.with_redis:
+            return
+        self.queued, self.settling, self.ripe = self.world.sql(
+            "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
+            " count(*) FILTER (WHERE settle AND due <= clock_timestamp()) FROM modelctl_outbox"
+        )[0]
+        # No 15 s were over meanwhile.
+        kept += self.written - written
+        assert self.queued + self.settling >= kept, "a row went without its settle pass"
+        if not self.queued:
+            self.floor = len(self.history) - 1
+        for half in self.foreign:
+            half.old = True
+
+    @rule(model_id=ids, status=st.sampled_from(ModelStatus))
+    def look(self, model_id: str, status: ModelStatus) -> None:
+        """The other reads agree with the rows."""
+        if model_id in self.rows:
+            shown = self.fleet.show(model_id)
+            assert shown.status == self.rows[model_id].status
+            assert (shown.retry_at is not None) is (shown.status == "auto-disabled")
+        else:
+            with pytest.raises(ModelNotFoundError):
+                self.fleet.show(model_id)
+        told = [(e.model_id, e.event, e.before, e.after) for e in self.fleet.events(limit=1000)]
+        assert told == self.events[::-1]
+        wanted = sorted(i for i, row in self.rows.items() if row.status == status)
+        assert [model.id for model in self.fleet.list_models(status=status)] == wanted
+        statuses = [row.status for row in self.rows.values()]
+        stats = self.fleet.stats()
+        assert (stats.models, stats.active) == (len(statuses), statuses.count("active"))
+        off = statuses.count("disabled"), statuses.count("auto-disabled")
+        assert (stats.disabled, stats.auto_disabled) == off
+        assert stats.success_count == sum(row.successes for row in self.rows.values())
+        assert stats.failure_count == sum(row.failures for row in self.rows.values())
+
+        def place(model_id: str) -> tuple[float, int, str]:
+            row = self.rows[model_id]
+            calls = row.successes + row.failures
+            return -row.successes / calls if calls else 1, -calls, model_id
+
+        best = sorted((i for i, row in self.rows.items() if row.active), key=place)
+        assert [entry.id for entry in self.fleet.leaderboard()] == best
+
+    # What is true after each step
+
+    @invariant()
+    def rows_and_events(self) -> None:
+        """The rows and their whole history are those of the oracle."""
+        rows = {model_id: Row(*columns) for model_id, *columns in self.world.sql(ROWS)}
+        assert rows == self.rows
+        assert self.world.sql(EVENTS) == self.events
+
+    @invariant()
+    def count_is_believable(self) -> None:
+        """The database's count is right, and the cached one may be believed."""
+        if self.away:
+            with pytest.raises(StaleCacheError):
+                self.fleet.verify()
+            return
+        verified = self.fleet.verify()
+        assert verified.database == self.active == self.history[-1]
+        assert verified.cached is None or verified.cached in self.believable
+        assert verified.match is (verified.cached in (None, self.active))
+        if not self.queued:
+            assert verified.match, "all is delivered, and a wrong number is believed"
+        self.world.warnings.clear()
+
+
+class RedisMachine(FleetRules):
+    """PostgreSQL and Redis, which expires, is wiped and goes away, and programs that share K."""
+
+    @rule(how=deliveries)
+    def delivering(self, how: str) -> None:
+        """Deliver what is due."""
+        self.deliver(how)
+
+    @rule()
+    def fifteen_seconds(self) -> None:
+        """Settle passes are due, and who counted before them writes no more."""
+        self.world.sql("UPDATE modelctl_outbox SET due = clock_timestamp() WHERE settle")
+        self.ripe = self.settling
+        self.foreign = [half for half in self.foreign if not half.old]
+
+    @rule()
+    def foreign_reads(self) -> None:
+        """Another program counts."""
+        self.foreign_read()
+
+    @precondition(lambda self: self.foreign and not self.away)
+    @rule(which=st.integers(0, 2), for_ever=rarely)
+    def foreign_writes(self, which: int, for_ever: bool) -> None:
+        """Another program writes what it counted earlier."""
+        self.foreign_write(which, for_ever)
+
+    @precondition(lambda self: not self.away)
+    @rule(key=st.sampled_from([KEY, LEASE, TOMB, TOMB]))
+    def expires(self, key: str) -> None:
+        """A key expires, or K is deleted by another program."""
+        self.expire(key)
+
+    @precondition(lambda self: not self.away)
+    @rule()
+    def wiped(self) -> None:
+        """FLUSHALL."""
+        self.wipe()
+
+    @rule(really=rarely)
+    def away_or_back(self, really: bool) -> None:
+        """Redis goes away (starting it again is slow), or comes back empty."""
+        if not self.away:
+            if really:
+                self.leave()
+        elif self.world.server is not None:
+            self.world.server.start()
+            self.away = False
+
+    @invariant()
+    def outbox(self) -> None:
+        """The outbox has the rows it should; empty, K is right for everybody."""
+        assert self.fleet._store.queue()[:2] == (self.queued, self.settling)
+        if not (self.away or self.queued or self.settling):
+            assert self.world.ask("GET", KEY) in (None, str(self.active))
+
+
+class SqliteMachine(FleetRules):
+    """SQLite, whose cache lies in the same file and is always right."""
+
+    @invariant()
+    def always_right(self) -> None:
+        """Whatever another program wrote, a plain count is right."""
+        assert self.believable == {self.active}
+
+
+# ── The tests ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes by rule: no retries, no polls, and 15 s are never over by themselves."""
+    monkeypatch.setattr(core, "INVALIDATE_SECONDS", 0.05)
+    monkeypatch.setattr(caches, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(store, "SETTLE_SECONDS", 3600)
+
+
+@pytest.fixture
+def redis_world(
+    pg_database: str, redis_server: Redis, redis_url: str, _no_waiting: None
+) -> Iterator[World]:
+    """Give a fleet on PostgreSQL and Redis."""
+    environ = {"MODELCTL_DATABASE_URL": pg_database, "MODELCTL_REDIS_URL": redis_url}
+    with (
+        psycopg.connect(pg_database, autocommit=True) as connection,
+        redis_server.client() as client,
+        Fleet(Config.load(environ=environ), actor=ACTOR) as fleet,
+    ):
+
+        def sql(text: str, *values: Any) -> list[tuple[Any, ...]]:
+            cursor = connection.execute(text.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+        world = World(fleet, sql, redis_server, client, "now() - interval '2 hours'")
+        fleet.on_warning = world.warnings.append
+        yield world
+
+
+@pytest.fixture
+def sqlite_world(tmp_path: Path, _no_waiting: None) -> Iterator[World]:
+    """Give a fleet on SQLite."""
+    path = tmp_path / "fleet.db"
+    environ = {"MODELCTL_DATABASE_URL": f"sqlite:///{path}"}
+    with Fleet(Config.load(environ=environ), actor=ACTOR) as fleet:
+        fleet.upgrade()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+
+            def sql(text: str, *values: Any) -> list[tuple[Any, ...]]:
+                return connection.execute(text.replace("%s", "?"), values).fetchall()
+
+            ago = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-2 hours')"
+            world = World(fleet, sql, None, None, ago)
+            fleet.on_warning = world.warnings.append
+            yield world
+
+
+def run(machine: type[Machine], world: World, examples: int, *, random: bool = False) -> None:
+    """Run so many examples: always the same ones, or others each time."""
+    # Any function that makes one will do, although the types say class.
+    make = cast("type[Machine]", lambda: machine(world))
+    run_state_machine_as_test(
+        make,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            derandomize=not random,
+            database=None,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+# A failure is made smaller before it is shown, which takes minutes.
+@pytest.mark.timeout(900)
+def test_postgresql_and_redis(redis_world: World) -> None:
+    """Whatever happens in whatever order, rows, events, outbox and every count are right."""
+    run(RedisMachine, redis_world, 40)
+
+
+@pytest.mark.timeout(900)
+def test_sqlite(sqlite_world: World) -> None:
+    """The same on SQLite, where a count is right at once, whoever changed the table."""
+    run(SqliteMachine, sqlite_world, 25)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_postgresql_and_redis_for_long(redis_world: World) -> None:
+    """The same with twenty times as many examples, others each time."""
+    run(RedisMachine, redis_world, 800, random=True)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_sqlite_for_long(sqlite_world: World) -> None:
+    """The same with twenty times as many examples, others each time."""
+    run(SqliteMachine, sqlite_world, 500, random=True)
