@@ -39,6 +39,7 @@ TOMB_EXTRA_SECONDS = 15.0
 POLLS = 3
 POLL_SECONDS = 0.05
 REDIS_TIMEOUT = 0.5
+SENTINEL_SECONDS = 1.0
 _COUNT = re.compile(rb"[0-9]{1,18}")
 _PATTERN = re.compile(r"[*?[\\]")
 _SCAN_COUNT = 1000
@@ -282,6 +283,7 @@ class RedisCache:
         self._tomb = f"{{{self._key}}}:tomb"
         self._made: Any = None
         self._turns = _Turns(config.redis.pool_size)
+        self._ask_sentinel_at = 0.0
 
     # ── Connections and errors ──
 
@@ -298,6 +300,7 @@ class RedisCache:
         try:
             if client is None:
                 client = self._made = _client(self._config)
+            self._follow_sentinel(client)
             yield client
         except (redis.RedisError, RedisClusterException, OSError, ValueError) as exc:
             if isinstance(client, redis.RedisCluster) and self._made is client:
@@ -305,6 +308,16 @@ class RedisCache:
             raise self._translate(exc) from exc
         finally:
             self._turns.give_back()
+
+    def _follow_sentinel(self, client: Any) -> None:
+        """Ask who is the master, once a second: an old one may go on answering for a while."""
+        from redis.sentinel import SentinelConnectionPool
+
+        now = time.monotonic()
+        pool = getattr(client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool) and now >= self._ask_sentinel_at:
+            self._ask_sentinel_at = now + SENTINEL_SECONDS
+            pool.get_master_address()  # closes the connections to another
 
     def _home(self, client: Any) -> Any:
         """The server that holds our three keys; its replies are not redirected behind our back."""

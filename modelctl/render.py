@@ -34,6 +34,7 @@ from modelctl.model import (
     Recovery,
     SchemaStatus,
     Stats,
+    StatusChange,
     VerifiedCount,
 )
 
@@ -201,15 +202,13 @@ def _left(seconds: float) -> str:
 def changes_view(result: Changes, *, same: str) -> View:
     """Return what a command did to each model; *same*: the word for a status that stays."""
     would = "would be " if result.dry_run else ""
-    rows = [
-        (
-            c.id,
-            c.before,
-            c.after,
-            f"{would}{c.after or 'removed'}" if c.changed else f"{same} {c.after}",
-        )
-        for c in result.changes
-    ]
+
+    def result_of(c: StatusChange) -> str:
+        if not c.changed:
+            return f"{same} {c.after}"
+        return would + ("added" if c.before is None else c.after or "removed")
+
+    rows = [(c.id, c.before, c.after, result_of(c)) for c in result.changes]
     note = "dry run: nothing was changed" if result.dry_run else None
     return View(("id", "before", "after", "result"), rows, note=note, cache=result.cache)
 
@@ -564,7 +563,7 @@ def ask(question: str) -> bool:
     """Ask on stderr, so that what is redirected from stdout holds data alone; no answer is no."""
     sys.stderr.write(question)
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return sys.stdin.buffer.readline().strip().lower() in (b"y", b"yes")
 
 
 def error(exc: ModelctlError, *, as_json: bool) -> None:

@@ -315,7 +315,7 @@ class ModelStore:
             raise self._translate(exc) from exc
         except sa_exc.TimeoutError as exc:
             raise DatabaseUnavailableError(
-                f"all {self._config.database.pool_size} connections are in use",
+                "all connections of this process are in use",
                 hint="raise database.pool_size, or use fewer threads",
             ) from exc
         except sa_exc.SQLAlchemyError as exc:
@@ -386,20 +386,20 @@ class ModelStore:
             )
         with self._reading() as connection:
             active, owed, standby = connection.execute(_text(sql)).one()
-        if standby:
-            raise InvalidConfigError(
-                "the database server is a standby, whose count may be old",
-                hint="name the primary in database.url, or several hosts",
-            )
+        _refuse_standby(standby)
         return active, owed
 
     def unsettled(self) -> bool:
         """Whether a change is committed whose first invalidation is not delivered yet."""
         if self._on_sqlite:
             return False
-        sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle)"
+        sql = (
+            "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
+        )
         with self._reading() as connection:
-            return bool(connection.scalar(_text(sql)))
+            unsettled, standby = connection.execute(_text(sql)).one()
+        _refuse_standby(standby)
+        return bool(unsettled)
 
     def iter_models(
         self,
@@ -1055,6 +1055,14 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
         "connect_timeout": 5,
         "application_name": "modelctl",
         "client_encoding": "utf8",
+        # A server that lost its power answers nothing, and the kernel would wait for minutes.
+        "tcp_user_timeout": 10_000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        # Behind a pooler the names of prepared statements are shared between clients: one
+        # program would run the other's statement.
+        "prepare_threshold": None,
     }
     if "," in str(given.get("host", "")):
         how["target_session_attrs"] = "read-write"
@@ -1107,7 +1115,6 @@ _CONFIG_WORDS = (
     "invalid port",
     "is not permitted to log in",
     "server does not support SSL",
-    "session is read-only",
 )
 
 
@@ -1128,6 +1135,11 @@ def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
         return InvalidConfigError(
             f"the database refused the connection ({text})",
             hint="check user, password and database name in database.url",
+        )
+    if "unsupported startup parameter" in text:
+        return InvalidConfigError(
+            f"the connection pooler refused the connection ({text})",
+            hint="set ignore_startup_parameters = options in pgbouncer.ini; see the README",
         )
     if state == "42501":
         return InvalidConfigError(
@@ -1156,6 +1168,14 @@ def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
 
 # One object per statement, so that SQLAlchemy looks at its text once.
 _text = functools.cache(sa.text)
+
+
+def _refuse_standby(standby: bool) -> None:
+    if standby:
+        raise InvalidConfigError(
+            "the database server is a standby, whose count may be old",
+            hint="name the primary in database.url, or several hosts",
+        )
 
 
 def _findable(ids: Sequence[str]) -> None:

@@ -61,6 +61,8 @@ READERS, WRITERS, MODELS = 4, 3, 40
 READS = ("count", "strong", "fresh")
 # These invalidate also when no row changed, and so speak for everything committed before them.
 ALWAYS = ("disable", "enable", "recover")
+# The outcomes of a change whose COMMIT was answered.
+ANSWERED = ("invalidated", "queued", "unchanged", "committed")
 
 
 class VoidError(Exception):
@@ -91,8 +93,9 @@ class Event:
     """One call of one process, or one fault.
 
     *outcome* of a read: ``cache``, ``database``; of a change or drain: ``invalidated``, which
-    alone is an acknowledgement, ``queued``, ``unchanged``; of both: ``unavailable``, when the
-    call failed as it may during a fault, and ``crash``, which it never may.
+    alone is an acknowledgement, ``queued``, ``unchanged``, with psql ``committed``; of both:
+    ``unavailable``, when the call failed as it may during a fault, and ``crash``, which it never
+    may.
     """
 
     who: str
@@ -165,7 +168,7 @@ def own_commits(history: History) -> dict[Event, int]:
     found: dict[Event, int] = {}
     calls: dict[str, list[Event]] = {}
     for event in sorted(history.events, key=lambda event: event.start):
-        if event.what not in READS:
+        if event.what not in (*READS, "killed"):
             calls.setdefault(event.who, []).append(event)
     for index, state in enumerate(history.states[1:], 1):
         mine = calls.get(state.who, [])
@@ -193,7 +196,7 @@ def judge(history: History) -> list[Broken]:
     assert commits == sorted(commits), "the order of the audit is not the order of the commits"
     visible = [state.visible for state in states]
     for event, index in own.items():
-        if event.outcome != "unavailable":  # the COMMIT was answered
+        if event.outcome in ANSWERED:
             visible[index] = min(visible[index], event.end)
 
     def before(moment: int) -> int:

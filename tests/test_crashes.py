@@ -415,6 +415,8 @@ def test_every_point_is_reached() -> None:
         for name, operation in (CHANGES | OTHERS).items()
         for point in operation.points
         if point not in FILL
+        # All changes deliver alike: of two of a kind one is enough.
+        and not (point in DELIVERY and name in ("enable several", "record-success"))
     ],
 )
 def test_what_a_killed_process_owed_is_delivered_by_whatever_comes_next(

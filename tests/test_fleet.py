@@ -272,7 +272,7 @@ def act(fleet: Fleet, verb: str, *what: Any) -> None:
 
 
 @settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -42,6 +42,8 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def size(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Size:
     """Show on a naive protocol that a run of this size finds stale reads, or there is no test."""
+    if request.param is LONG and "long" not in request.config.option.markexpr:
+        pytest.skip("takes two minutes; run with -m long")
     size: Size = request.param
     run = _run(world, Naive, size, tmp_path)
     _worth_something(size, run)

@@ -474,7 +474,6 @@ def test_a_standby_alone_is_refused(
             assert "primary" in str(refused.value.hint)
 
 
-@pytest.mark.xfail(strict=True, reason="the outbox of a standby is believed")
 def test_a_strong_count_does_not_ask_a_standby(
     pair: tuple[Postgres, Standby], replicated: str, redis_url: str
 ) -> None:
@@ -494,7 +493,6 @@ def test_a_strong_count_does_not_ask_a_standby(
         standby.execute("SELECT pg_wal_replay_resume()")
 
 
-@pytest.mark.xfail(strict=True, reason="taken for a wrong configuration")
 def test_nobody_to_take_changes_is_for_now(pair: tuple[Postgres, Standby], replicated: str) -> None:
     """Between the primary's end and the promotion the database is unavailable, not misconfigured."""
     primary, standby = pair
@@ -591,7 +589,6 @@ class TestPgBouncer:
             seed(fleet, IDS)
         return pg_database.rpartition("/")[2]
 
-    @pytest.mark.xfail(strict=True, reason="taken for a database that is away")
     def test_a_pooler_without_the_setting(self, postgres: Postgres, name: str) -> None:
         """A pooler that refuses our start-up is a wrong configuration, and the hint names the cure."""
         with PgBouncer(postgres) as pooler, fleet_on(pooler.url(name)) as fleet:
@@ -599,7 +596,6 @@ class TestPgBouncer:
                 fleet.count()
             assert "ignore_startup_parameters" in str(refused.value.hint)
 
-    @pytest.mark.xfail(strict=True, reason="statements are prepared")
     def test_every_statement_more_often_than_it_is_prepared_after(
         self, pooler: PgBouncer, name: str
     ) -> None:
@@ -638,7 +634,6 @@ class TestPgBouncer:
                 future.result()
             assert fleet.count().active == 8
 
-    @pytest.mark.xfail(strict=True, reason="statements are prepared")
     def test_two_programs_do_not_run_each_others_statements(
         self, postgres: Postgres, name: str
     ) -> None:
