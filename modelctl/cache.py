@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-import threading
 import time
-from collections import deque
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -232,43 +230,6 @@ class SqliteCache:
         """Every call opens and closes its own connection."""
 
 
-class _Turns:
-    """Lets so many threads in at a time, in the order they came.
-
-    The pools of redis-py raise an error when they are empty, and with a `threading.Semaphore`
-    a busy thread takes its place again before those who wait for it.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._lock = threading.Lock()
-        self._free = places
-        self._waiting: deque[threading.Event] = deque()
-
-    def take(self, timeout: float) -> bool:
-        """Wait for a place; False when *timeout* seconds have passed."""
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return True
-            turn = threading.Event()
-            self._waiting.append(turn)
-        if turn.wait(timeout):
-            return True
-        with self._lock:
-            if turn.is_set():  # given just now
-                return True
-            self._waiting.remove(turn)
-            return False
-
-    def give_back(self) -> None:
-        """Hand the place to who waits longest."""
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._free += 1
-
-
 class RedisCache:
     """The count in Redis, shared with programs that GET, SETEX and DEL it as they like."""
 
@@ -282,7 +243,6 @@ class RedisCache:
         self._lease = f"{{{self._key}}}:lease"
         self._tomb = f"{{{self._key}}}:tomb"
         self._made: Any = None
-        self._turns = _Turns(config.redis.pool_size)
         self._ask_sentinel_at = 0.0
 
     # ── Connections and errors ──
@@ -293,8 +253,6 @@ class RedisCache:
         import redis
         from redis.exceptions import RedisClusterException
 
-        if not self._turns.take(REDIS_TIMEOUT):
-            raise StaleCacheError("all connections to Redis are in use", hint="see redis.pool_size")
         # A local name: another thread may close or replace the one we keep.
         client = self._made
         try:
@@ -306,8 +264,6 @@ class RedisCache:
             if isinstance(client, redis.RedisCluster) and self._made is client:
                 self._made = None  # its map of the cluster may be the fault
             raise self._translate(exc) from exc
-        finally:
-            self._turns.give_back()
 
     def _follow_sentinel(self, client: Any) -> None:
         """Ask who is the master, once a second: an old one may go on answering for a while."""
@@ -378,19 +334,28 @@ class RedisCache:
         """Store the number if the lease is still ours; a lost race is no fault."""
         import redis
 
-        with self._redis() as client, self._home(client).pipeline(transaction=True) as pipe:
-            pipe.watch(self._lease)
-            if pipe.get(self._lease) != token.encode():
-                return
-            points.reach("in-fill")
-            pipe.multi()
-            pipe.set(self._key, active, px=self._ttl_ms)
-            pipe.set(self._tomb, active, xx=True, keepttl=True)
-            pipe.delete(self._lease)
+        with self._redis() as client:
+            pipe = self._home(client).pipeline(transaction=True)
             try:
+                pipe.watch(self._lease)
+                if pipe.get(self._lease) != token.encode():
+                    pipe.unwatch()
+                    return
+                points.reach("in-fill")
+                pipe.multi()
+                pipe.set(self._key, active, px=self._ttl_ms)
+                pipe.set(self._tomb, active, xx=True, keepttl=True)
+                pipe.delete(self._lease)
+                pipe.watching = False  # EXEC ends the watch, whatever it answers
                 pipe.execute()
             except redis.WatchError:
                 return
+            finally:
+                # Asking a silent server for UNWATCH takes seconds, and loses the connection.
+                if pipe.watching and pipe.connection:
+                    pipe.connection.disconnect()
+                pipe.watching = False
+                pipe.reset()
 
     def invalidate(self, budget: float | None = None) -> None:
         """Clear the count, then what else a change made wrong, within *budget* seconds.
@@ -485,7 +450,6 @@ def _client(config: Config) -> Any:
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": REDIS_TIMEOUT,
         "socket_connect_timeout": REDIS_TIMEOUT,
-        "max_connections": config.redis.pool_size,
         # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
         "protocol": 2,
         "legacy_responses": False,
@@ -493,7 +457,10 @@ def _client(config: Config) -> Any:
     }
     try:
         if not kind:
-            return redis.Redis.from_url(config.redis.url, **how)
+            # A thread more than there are connections waits; the usual pool raises an error.
+            size = {"max_connections": config.redis.pool_size, "timeout": REDIS_TIMEOUT}
+            pool = redis.BlockingConnectionPool.from_url(config.redis.url, **size, **how)
+            return redis.Redis.from_pool(pool)
         authority, _, path = rest.partition("/")
         login, at, hosts = authority.rpartition("@")
         master, _, db = path.partition("/")

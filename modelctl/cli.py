@@ -650,12 +650,19 @@ def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
 
 
 @app.command()
-def doctor(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
+def doctor(
+    ctx: typer.Context,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Also compare cache and database, twice, 5 s apart."),
+    ] = False,
+    output: AnOutput = None,
+) -> ExitCode:
     """Look whether all is well; exit 1 if something is wrong.
 
     At the database, its schema, its triggers and rows, the cache, its queue, and the last recover.
     """
     with _fleet(ctx) as fleet:
-        result = fleet.doctor()
+        result = fleet.doctor(audit=audit)
     _write(result, render.view(result), output, items=result.checks)
     return ExitCode.OK if result.ok else ExitCode.UNEXPECTED

@@ -345,9 +345,7 @@ class Fleet:
                 its ends).
         """
         entry = (check_id(id), storable(name or "", 200), storable(provider, 200))
-        added, _ = self._store.import_models([entry], on_conflict="skip", actor=self._actor)
-        after = self._store.get(id).status
-        change = StatusChange(id, None if added else after, after, bool(added))
+        change = self._store.add(entry, actor=self._actor)
         return Changes((change,), self._invalidate(owed=True))
 
     def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
@@ -402,12 +400,19 @@ class Fleet:
         length = self.config.health.reason_length
         with tempfile.TemporaryFile() as spool:
             for number, outcome in enumerate(outcomes, 1):
-                if not isinstance(outcome, health.Outcome):
-                    try:
-                        outcome = health.parse_outcome(outcome, length)
-                    except UsageError as exc:
-                        raise UsageError(f"outcome {number}: {exc.message}") from None
-                pickle.dump((outcome.id, outcome.type, outcome.reason), spool, protocol=5)
+                if isinstance(outcome, health.Outcome):
+                    outcome = outcome.fields()
+                try:
+                    checked = health.parse_outcome(outcome, length)
+                except UsageError as exc:
+                    raise UsageError(f"outcome {number}: {exc.message}", hint=exc.hint) from None
+                try:
+                    pickle.dump((checked.id, checked.type, checked.reason), spool, protocol=5)
+                except OSError as exc:
+                    raise ModelctlError(
+                        f"cannot spool the outcomes to {tempfile.gettempdir()}: {exc.strerror}",
+                        hint="nothing was recorded; TMPDIR names another folder",
+                    ) from exc
 
             def again() -> Iterator[Outcome]:
                 spool.seek(0)
@@ -536,7 +541,7 @@ class Fleet:
 
     def _deliver(self, sweep: float | None) -> int:
         """One invalidation for everything that is due; return how many rows it served."""
-        due: list[int] = []
+        due: list[tuple[int, bool]] = []
         # The change is committed: a database that went away now only delays the clean-up.
         with suppress(DatabaseUnavailableError):
             due = self._store.due_invalidations()  # before the DEL, or it may miss one of them
@@ -692,8 +697,8 @@ def _told(exc: ModelctlError) -> str:
 
 
 def _limit(limit: int | None) -> int | None:
-    if limit is not None and limit < 1:
-        raise UsageError(f"a limit is at least 1, not {limit}")
+    if limit is not None and not 1 <= limit < 2**63:
+        raise UsageError(f"a limit is at least 1 and fits in 64 bits; {limit} does not")
     return limit
 
 

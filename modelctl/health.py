@@ -33,6 +33,11 @@ class Outcome:
     type: FailureType | None
     reason: str | None = None
 
+    def fields(self) -> dict[str, str | None]:
+        """Return it as `parse_outcome` takes it."""
+        kind = "success" if self.type is None else "failure"
+        return {"id": self.id, "outcome": kind, "type": self.type, "reason": self.reason}
+
 
 @dataclass(frozen=True, slots=True)
 class Health:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -54,13 +55,16 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
 
 
 def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?{mode}",
         uri=True,
         timeout=busy,
         isolation_level=None,
         check_same_thread=False,
     )
+    # Bytes of another program that are no UTF-8 can still be shown, escaped.
+    connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    return connection
 
 
 def create(path: Path, migrate: Callable[[Path], None]) -> None:

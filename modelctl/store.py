@@ -341,25 +341,63 @@ class ModelStore:
         *one_statement*: on PostgreSQL it needs no BEGIN and COMMIT around it.
         """
         alone = one_statement and not dry_run and not self._on_sqlite
-        engine = self._autocommit if alone else self._engine
         for attempt in range(_TRIES):
             try:
-                with self._translated(), engine.connect() as connection:
-                    if alone:
-                        return work(connection)
-                    transaction = connection.begin()
-                    result = work(connection)
-                    points.reach("before-commit")
-                    if dry_run:
-                        transaction.rollback()
-                    else:
-                        transaction.commit()
-                    return result
+                with self._translated():
+                    return self._alone(work) if alone else self._transaction(work, dry_run)
             except DatabaseUnavailableError as exc:
                 if attempt == _TRIES - 1 or _sqlstate(exc) not in ("40001", "40P01"):
                     raise
                 time.sleep(random.uniform(0.01, 0.1) * 2**attempt)  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    def _alone(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._autocommit.connect() as connection:
+            try:
+                return work(connection)
+            except sa_exc.DBAPIError as exc:
+                if exc.connection_invalidated:
+                    raise self._unknown(exc) from exc
+                raise
+
+    def _transaction(self, work: Callable[[sa.Connection], T], dry_run: bool) -> T:
+        with self._engine.connect() as connection:
+            transaction = connection.begin()
+            result = work(connection)
+            xid = None
+            if not self._on_sqlite:
+                sql = "SELECT CAST(pg_current_xact_id_if_assigned() AS text)"
+                xid = connection.scalar(_text(sql))
+            points.reach("before-commit")
+            if dry_run:
+                transaction.rollback()
+                return result
+            try:
+                transaction.commit()
+            except sa_exc.DBAPIError as exc:
+                if xid is None or not exc.connection_invalidated or not self._committed(xid, exc):
+                    raise
+            return result
+
+    def _committed(self, xid: str, lost: sa_exc.DBAPIError) -> bool:
+        """Whether a transaction was committed whose answer to COMMIT was lost."""
+        sql = "SELECT pg_xact_status(CAST(:xid AS xid8))"
+        for _ in range(_TRIES):
+            try:
+                with self._autocommit.connect() as connection:
+                    status = connection.scalar(_text(sql), {"xid": xid})
+            except sa_exc.SQLAlchemyError:
+                status = None
+            if status in ("committed", "aborted"):
+                return bool(status == "committed")
+            time.sleep(0.5)
+        raise self._unknown(lost) from lost
+
+    def _unknown(self, exc: sa_exc.DBAPIError) -> DatabaseUnavailableError:
+        return DatabaseUnavailableError(
+            f"{self._translate(exc).message}; it is not known whether the change was made",
+            hint="look before you repeat it; all but recording an outcome may be repeated",
+        )
 
     def schema(self, work: Callable[[sa.Connection], T]) -> T:
         """Hand a connection to the migrations."""
@@ -393,9 +431,7 @@ class ModelStore:
         """Whether a change is committed whose first invalidation is not delivered yet."""
         if self._on_sqlite:
             return False
-        sql = (
-            "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
-        )
+        sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
         with self._reading() as connection:
             unsettled, standby = connection.execute(_text(sql)).one()
         _refuse_standby(standby)
@@ -891,7 +927,34 @@ class ModelStore:
         Raises:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
-        entries = sorted(entries)  # two imports of the same models lock them in the same order
+        ordered = sorted(entries)  # two imports of the same models lock them in the same order
+        return self._write(
+            lambda connection: self._import(connection, ordered, on_conflict, actor, progress),
+            dry_run=dry_run,
+        )
+
+    def add(self, entry: tuple[str, str, str], *, actor: str) -> StatusChange:
+        """Add one model as (id, display name, provider), or leave the one that is there."""
+        sql = f"SELECT {_STATUS} FROM models WHERE id = :id"
+
+        def work(connection: sa.Connection) -> StatusChange:
+            added, _ = self._import(connection, [entry], "skip", actor, lambda _: None)
+            status = connection.scalar(_text(sql), {"id": entry[0]})
+            if status is None:  # removed in between, so it can be added now
+                return work(connection)
+            after = ModelStatus(status)
+            return StatusChange(entry[0], None if added else after, after, bool(added))
+
+        return self._write(work)
+
+    def _import(
+        self,
+        connection: sa.Connection,
+        entries: Sequence[tuple[str, str, str]],
+        on_conflict: str,
+        actor: str,
+        progress: Callable[[int], None],
+    ) -> tuple[int, int]:
         incoming = self._sql.rows("incoming", _ENTRY)
         differing = (
             f"SELECT models.id, {_STATUS} AS status FROM models, {incoming}"
@@ -910,56 +973,58 @@ class ModelStore:
             f" ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id, {_STATUS} AS status"
         )
 
-        def work(connection: sa.Connection) -> tuple[int, int]:
-            added = differs = 0
-            for start in range(0, len(entries), CHUNK):
-                chunk = entries[start : start + CHUNK]
-                values = _rows(_ENTRY, chunk)
-                changed = {row[0]: row[1] for row in connection.execute(_text(differing), values)}
-                if changed and on_conflict == "fail":
-                    raise RefusedError(
-                        f"{_named(list(changed))} differ from the catalogue",
-                        hint="nothing was written; see --on-conflict",
-                    )
-                events: list[tuple[str | None, ...]] = []
-                if changed and on_conflict == "update":
-                    # Only what is locked: others may have written since the SELECT.
-                    ours = [entry for entry in chunk if entry[0] in changed]
-                    connection.execute(_text(update), _rows(_ENTRY, ours))
-                    events += [(i, "updated", s, s, None, None) for i, s in changed.items()]
-                new = connection.execute(_text(insert), values).all()
-                events += [(i, "added", None, s, None, None) for i, s in new]
-                self._log(connection, events, actor)
-                added += len(new)
-                differs += len(changed)
-                progress(start + len(chunk))
-            return added, differs
-
-        return self._write(work, dry_run=dry_run)
+        added = differs = 0
+        for start in range(0, len(entries), CHUNK):
+            chunk = entries[start : start + CHUNK]
+            values = _rows(_ENTRY, chunk)
+            changed = {row[0]: row[1] for row in connection.execute(_text(differing), values)}
+            if changed and on_conflict == "fail":
+                raise RefusedError(
+                    f"{_named(list(changed))} differ from the catalogue",
+                    hint="nothing was written; see --on-conflict",
+                )
+            events: list[tuple[str | None, ...]] = []
+            if changed and on_conflict == "update":
+                # Only what is locked: others may have written since the SELECT.
+                ours = [entry for entry in chunk if entry[0] in changed]
+                connection.execute(_text(update), _rows(_ENTRY, ours))
+                events += [(i, "updated", s, s, None, None) for i, s in changed.items()]
+            new = connection.execute(_text(insert), values).all()
+            events += [(i, "added", None, s, None, None) for i, s in new]
+            self._log(connection, events, actor)
+            added += len(new)
+            differs += len(changed)
+            progress(start + len(chunk))
+        return added, differs
 
     # ── The outbox ──
 
-    def due_invalidations(self) -> list[int]:
-        """Return the outbox rows that are due now, the oldest first, at most 10,000."""
+    def due_invalidations(self) -> list[tuple[int, bool]]:
+        """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000."""
         sql = (
-            "SELECT id FROM modelctl_outbox WHERE due <= clock_timestamp() ORDER BY due LIMIT 10000"
+            "SELECT id, settle FROM modelctl_outbox WHERE due <= clock_timestamp()"
+            " ORDER BY due LIMIT 10000"
         )
         with self._reading() as connection:
-            return list(connection.scalars(_text(sql)))
+            return [(row[0], row[1]) for row in connection.execute(_text(sql))]
 
-    def settle(self, ids: Sequence[int]) -> None:
-        """Mark *ids* as delivered: the settled ones go, the others are due once more in 15 s."""
+    def settle(self, due: Sequence[tuple[int, bool]]) -> None:
+        """Mark *due* as delivered: the settled ones go, the others are due once more in 15 s.
+
+        What a row was when it was seen decides, not what it is now: another drain may have
+        delivered it first, and its second delivery must still come.
+        """
         sql = (
-            "WITH gone AS (DELETE FROM modelctl_outbox"
-            " WHERE id = ANY(CAST(:ids AS bigint[])) AND settle)"
+            "WITH gone AS (DELETE FROM modelctl_outbox WHERE id = ANY(CAST(:settled AS bigint[])))"
             " UPDATE modelctl_outbox SET settle = TRUE,"
             f" due = clock_timestamp() + interval '{SETTLE_SECONDS} seconds'"
-            " WHERE id = ANY(CAST(:ids AS bigint[])) AND NOT settle"
+            " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"
         )
-        self._write(
-            lambda connection: connection.execute(_text(sql), {"ids": list(ids)}),
-            one_statement=True,
-        )
+        rows = {
+            "settled": [row for row, settled in due if settled],
+            "new": [row for row, settled in due if not settled],
+        }
+        self._write(lambda connection: connection.execute(_text(sql), rows), one_statement=True)
 
     def queue(self) -> tuple[int, int, float | None]:
         """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""

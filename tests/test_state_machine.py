@@ -38,7 +38,7 @@ from modelctl.fleet import Fleet
 from modelctl.model import CacheState, ModelStatus
 from tests.servers import Redis
 
-IDS = ("a", "A", "hf:org/m", "z \u00fc")
+IDS = ("a", "A", "hf:org/\u00fc m")
 NAMES = ("", "One", "Two")
 COUNTED = ("parse-error", "client-error")
 UNCOUNTED = ("rate-limit", "timeout", "server-error", "network-error", "unknown")
@@ -162,7 +162,15 @@ raw_verbs = st.sampled_from(["on", "off", "off", "trip", "insert", "delete", "sw
 counts = st.sampled_from(["plain", "plain", "fresh", "strong"])
 failure_types = st.sampled_from([*COUNTED, *COUNTED, *UNCOUNTED])
 reasons = st.sampled_from([None, "", "no JSON"])
-outcomes = st.lists(st.tuples(ids, st.none() | failure_types, reasons), min_size=1, max_size=8)
+# So many in a row, because five are needed to see anything.
+times = st.sampled_from([1, 1, 3, 4, 5])
+outcomes = st.lists(
+    st.tuples(ids, st.none() | failure_types, reasons, times), min_size=1, max_size=4
+)
+# A model as an example finds it: its status, and its failures in a row.
+starts = st.tuples(
+    st.sampled_from(["active", "active", "disabled", "auto-disabled"]), st.sampled_from([0, 4])
+)
 deliveries = st.sampled_from(["drain", "clear_cache"])
 
 
@@ -171,28 +179,35 @@ def call(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tup
     return st.tuples(st.just(name), *arguments)
 
 
-# What can be cut in two, and what can happen in the middle of it.
+# What can be cut in two, and where. A change is committed at all of these points; before its
+# COMMIT it holds locks.
+COUNT_POINTS = ("after-lease", "after-snapshot", "in-fill")
+POINTS = ("after-commit", "after-due", "after-del", "after-tomb", "in-sweep", "before-settle")
 outers = st.one_of(
-    call("count", counts),
-    call("count", counts),
-    call("switch", verbs, some_ids),
-    call("deliver", deliveries),
-    call("recover", st.just(0), st.none(), st.just(False)),
+    st.tuples(call("count", counts), st.sampled_from([*COUNT_POINTS, *COUNT_POINTS, *POINTS[1:]])),
+    st.tuples(
+        st.one_of(
+            call("flip", st.integers(0, 2)),
+            call("repeat", st.integers(0, 2)),
+            call("deliver", deliveries),
+            call("recover", st.just(0), st.none(), st.just(False)),
+        ),
+        st.sampled_from(POINTS),
+    ),
 )
+# What can happen there.
 inners = st.one_of(
-    call("switch", verbs, some_ids),
-    call("raw", raw_verbs, some_ids),
+    call("flip", st.integers(0, 2)),
+    call("flip", st.integers(0, 2)),
+    call("raw_flip", st.integers(0, 2)),
     call("count", counts),
-    call("deliver", deliveries),
     call("foreign_read"),
     call("foreign_write", st.just(0), st.just(False)),
-    call("foreign_delete"),
+    call("deliver", deliveries),
     call("expire", st.sampled_from([KEY, LEASE])),
     call("wipe"),
     call("leave"),
 )
-# A change is committed at all of these; before its COMMIT it holds locks.
-cuts = st.sampled_from([point for point in points.POINTS if point != "before-commit"])
 
 
 # ── The machine ─────────────────────────────────────────────────────────────────────────────────
@@ -217,16 +232,23 @@ class Machine(RuleBasedStateMachine):
         self.away = False
         self.cut = False  # something ran in the middle of what runs now
 
-    @initialize(known=st.sets(ids, min_size=3))
-    def begin(self, known: set[str]) -> None:
-        """Start with a few active models and an empty cache."""
+    @initialize(known=st.dictionaries(ids, starts, min_size=2))
+    def begin(self, known: dict[str, tuple[str, int]]) -> None:
+        """Start with a few models, of long ago, and an empty cache."""
         self.world.clear()
-        for model_id in sorted(known):
-            self.world.sql("INSERT INTO models (id) VALUES (%s)", model_id)
-            self.rows[model_id] = Row()
+        for model_id, (status, in_a_row) in known.items():
+            row = Row(
+                active=status == "active", automatic=status == "auto-disabled", in_a_row=in_a_row
+            )
+            self.world.sql(
+                "INSERT INTO models (id, active, auto_disabled, consecutive_failures)"
+                " VALUES (%s, %s, %s, %s)",
+                *(model_id, row.active, row.automatic, row.in_a_row),
+            )
+            self.rows[model_id] = row
         if self.with_redis:
             self.world.sql("DELETE FROM modelctl_outbox")
-        self.history = [len(known)]
+        self.history = [self.active]
 
     def teardown(self) -> None:
         """Leave no hook behind."""
@@ -254,7 +276,7 @@ class Machine(RuleBasedStateMachine):
         """What a plain count may answer: the numbers since the last acknowledged change."""
         return set(self.history[self.floor :])
 
-    def committed(self, before: dict[str, bool], *, own: bool = True) -> None:
+    def committed(self, before: dict[str, bool]) -> None:
         """Take note of a change, made by one statement, of who is counted."""
         if before == self.switches():
             return
@@ -334,6 +356,23 @@ class Machine(RuleBasedStateMachine):
         assert result.dry_run is dry_run
         self.owes(result.cache, floor, owed=not dry_run)
 
+    def flip(self, which: int) -> None:
+        """Disable a model that is on, enable one that is off."""
+        if self.rows:
+            model_id = sorted(self.rows)[which % len(self.rows)]
+            self.switch("disable" if self.rows[model_id].active else "enable", [model_id])
+
+    def repeat(self, which: int) -> None:
+        """Enable a model that is on, disable one that is off already."""
+        if self.rows:
+            model_id = sorted(self.rows)[which % len(self.rows)]
+            self.switch("enable" if self.rows[model_id].active else "disable", [model_id])
+
+    def raw_flip(self, which: int) -> None:
+        """Another program switches a model."""
+        if self.rows:
+            self.raw("swap", [sorted(self.rows)[which % len(self.rows)]])
+
     def record(self, model_id: str, failure: str | None, reason: str | None) -> None:
         """Record one outcome."""
 
@@ -359,7 +398,7 @@ class Machine(RuleBasedStateMachine):
         assert (change.id, change.before, change.after, change.changed) == expected
         self.owes(result.cache, floor, owed=change.changed)
 
-    def batch(self, batch: Sequence[tuple[str, str | None, str | None]]) -> None:
+    def batch(self, batch: Sequence[Sequence[Any]]) -> None:
         """Record many outcomes in one transaction."""
         lines: list[dict[str, Any]] = [
             {"id": model_id, "outcome": "success"}
@@ -537,7 +576,125 @@ class Machine(RuleBasedStateMachine):
 
 
 class FleetRules(Machine):
-    """What is the same on every database."""
+    """What concerns the count on every database."""
+
+    @rule(which=st.integers(0, 2))
+    def changing(self, which: int) -> None:
+        """Change one status."""
+        self.flip(which)
+
+    @rule(which=st.integers(0, 2))
+    def already(self, which: int) -> None:
+        """Change nothing: whoever did it before may have died before its invalidation."""
+        self.repeat(which)
+
+    @rule(which=st.integers(0, 2))
+    def raw_changing(self, which: int) -> None:
+        """Another program changes one status."""
+        self.raw_flip(which)
+
+    @rule(how=counts)
+    def counting(self, how: str) -> None:
+        """Count."""
+        self.count(how)
+
+    @rule(which=st.integers(0, 2), begin=rarely)
+    def reader(self, which: int, begin: bool) -> None:
+        """One of our readers makes one step: lease, count, fill; others may come in between."""
+        cache, database = self.fleet._cache, self.fleet._store
+        with contextlib.suppress(*([StaleCacheError] if self.away else [])):
+            if not self.readers or (begin and len(self.readers) < 3):
+                found = caches.read(cache)
+                if isinstance(found, caches.Hit):
+                    assert found.active in self.believable
+                elif found.token is not None:
+                    self.readers.append(Reader(found.token))
+                return
+            reader = self.readers.pop(which % len(self.readers))
+            if reader.number is not None:
+                cache.fill(reader.token, reader.number)
+                return
+            reader.number, owed = database.count()
+            assert reader.number == self.active
+            if owed:  # it delivers, and begins again
+                assert self.queued or self.ripe
+                self.deliver("drain")
+                token = cache.lease()
+                if token is None:
+                    return
+                reader = Reader(token, database.count()[0])
+            self.readers.append(reader)
+
+    @rule(outer=outers, inner=inners)
+    def interrupted(self, outer: tuple[tuple[Any, ...], str], inner: tuple[Any, ...]) -> None:
+        """Something happens in the middle of something else."""
+        step, point = outer
+        before = self.queued + self.settling - self.ripe, self.written
+
+        def hook(name: str) -> None:
+            if name == point:
+                points.hook = None
+                self.cut = False
+                self.do(inner)
+                self.cut = True
+
+        points.hook = hook
+        try:
+            self.do(step)
+        finally:
+            points.hook = None
+        if self.cut:
+            self.cut = False
+            self.look_again(*before)
+
+    def do(self, step: tuple[Any, ...]) -> None:
+        """Call what a strategy chose."""
+        name, *arguments = step
+        getattr(self, name)(*arguments)
+
+    def look_again(self, kept: int, written: int) -> None:
+        """Ask the outbox how far it is after two things at once."""
+        if not self.with_redis:
+            return
+        self.queued, self.settling, self.ripe = self.world.sql(
+            "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
+            " count(*) FILTER (WHERE settle AND due <= clock_timestamp()) FROM modelctl_outbox"
+        )[0]
+        # No 15 s were over meanwhile.
+        kept += self.written - written
+        assert self.queued + self.settling >= kept, "a row went without its settle pass"
+        if not self.queued:
+            self.floor = len(self.history) - 1
+        for half in self.foreign:
+            half.old = True
+
+    # What is true after each step
+
+    @invariant()
+    def rows_and_events(self) -> None:
+        """The rows and their whole history are those of the oracle."""
+        rows = {model_id: Row(*columns) for model_id, *columns in self.world.sql(ROWS)}
+        assert rows == self.rows
+        assert self.world.sql(EVENTS) == self.events
+
+    @invariant()
+    def count_is_believable(self) -> None:
+        """The database's count is right, and the cached one may be believed."""
+        if self.away:
+            with pytest.raises(StaleCacheError):
+                self.fleet.verify()
+            return
+        verified = self.fleet.verify()
+        assert verified.database == self.active == self.history[-1]
+        assert verified.cached is None or verified.cached in self.believable
+        assert verified.match is (verified.cached in (None, self.active))
+        if not self.queued:
+            assert verified.match, "all is delivered, and a wrong number is believed"
+        self.world.warnings.clear()
+
+
+class StatusRules(FleetRules):
+    """What makes a status, and shows it."""
 
     @rule(verb=verbs, chosen=some_ids, dry_run=rarely)
     def switching(self, verb: str, chosen: list[str], dry_run: bool) -> None:
@@ -605,16 +762,16 @@ class FleetRules(Machine):
         """Record a success."""
         self.record(model_id, None, None)
 
-    @rule(model_id=ids, failure=failure_types, reason=reasons, times=st.integers(1, 5))
-    def failures(self, model_id: str, failure: str, reason: str | None, times: int) -> None:
+    @rule(model_id=ids, failure=failure_types, reason=reasons, often=times)
+    def failures(self, model_id: str, failure: str, reason: str | None, often: int) -> None:
         """Record up to five failures in a row, one by one."""
-        for _ in range(times):
+        for _ in range(often):
             self.record(model_id, failure, reason)
 
     @rule(batch=outcomes)
-    def recording(self, batch: list[tuple[str, str | None, str | None]]) -> None:
+    def recording(self, batch: list[tuple[str, str | None, str | None, int]]) -> None:
         """Record a batch."""
-        self.batch(batch)
+        self.batch([outcome for *outcome, often in batch for _ in range(often)])
 
     @rule(
         cooldown=st.sampled_from([0, 0, None]), limit=st.sampled_from([None, None, 1]), dry=rarely
@@ -635,80 +792,6 @@ class FleetRules(Machine):
     def raw_sql(self, verb: str, chosen: list[str]) -> None:
         """Another program changes the table."""
         self.raw(verb, chosen)
-
-    @rule(how=counts)
-    def counting(self, how: str) -> None:
-        """Count."""
-        self.count(how)
-
-    @rule(which=st.integers(0, 2), begin=st.booleans())
-    def reader(self, which: int, begin: bool) -> None:
-        """One of our readers makes one step: lease, count, fill; others may come in between."""
-        cache, database = self.fleet._cache, self.fleet._store
-        with contextlib.suppress(*([StaleCacheError] if self.away else [])):
-            if not self.readers or (begin and len(self.readers) < 3):
-                found = caches.read(cache)
-                if isinstance(found, caches.Hit):
-                    assert found.active in self.believable
-                elif found.token is not None:
-                    self.readers.append(Reader(found.token))
-                return
-            reader = self.readers.pop(which % len(self.readers))
-            if reader.number is not None:
-                cache.fill(reader.token, reader.number)
-                return
-            reader.number, owed = database.count()
-            assert reader.number == self.active
-            if owed:  # it delivers, and begins again
-                assert self.queued or self.ripe
-                self.deliver("drain")
-                token = cache.lease()
-                if token is None:
-                    return
-                reader = Reader(token, database.count()[0])
-            self.readers.append(reader)
-
-    @rule(outer=outers, point=cuts, inner=inners)
-    def interrupted(self, outer: tuple[Any, ...], point: str, inner: tuple[Any, ...]) -> None:
-        """Something happens in the middle of something else."""
-        before = self.queued + self.settling - self.ripe, self.written
-
-        def hook(name: str) -> None:
-            if name == point:
-                points.hook = None
-                self.cut = False
-                self.do(inner)
-                self.cut = True
-
-        points.hook = hook
-        try:
-            self.do(outer)
-        finally:
-            points.hook = None
-        if self.cut:
-            self.cut = False
-            self.look_again(*before)
-
-    def do(self, step: tuple[Any, ...]) -> None:
-        """Call what a strategy chose."""
-        name, *arguments = step
-        getattr(self, name)(*arguments)
-
-    def look_again(self, kept: int, written: int) -> None:
-        """Ask the outbox how far it is after two things at once."""
-        if not self.with_redis:
-            return
-        self.queued, self.settling, self.ripe = self.world.sql(
-            "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
-            " count(*) FILTER (WHERE settle AND due <= clock_timestamp()) FROM modelctl_outbox"
-        )[0]
-        # No 15 s were over meanwhile.
-        kept += self.written - written
-        assert self.queued + self.settling >= kept, "a row went without its settle pass"
-        if not self.queued:
-            self.floor = len(self.history) - 1
-        for half in self.foreign:
-            half.old = True
 
     @rule(model_id=ids, status=st.sampled_from(ModelStatus))
     def look(self, model_id: str, status: ModelStatus) -> None:
@@ -739,30 +822,6 @@ class FleetRules(Machine):
 
         best = sorted((i for i, row in self.rows.items() if row.active), key=place)
         assert [entry.id for entry in self.fleet.leaderboard()] == best
-
-    # What is true after each step
-
-    @invariant()
-    def rows_and_events(self) -> None:
-        """The rows and their whole history are those of the oracle."""
-        rows = {model_id: Row(*columns) for model_id, *columns in self.world.sql(ROWS)}
-        assert rows == self.rows
-        assert self.world.sql(EVENTS) == self.events
-
-    @invariant()
-    def count_is_believable(self) -> None:
-        """The database's count is right, and the cached one may be believed."""
-        if self.away:
-            with pytest.raises(StaleCacheError):
-                self.fleet.verify()
-            return
-        verified = self.fleet.verify()
-        assert verified.database == self.active == self.history[-1]
-        assert verified.cached is None or verified.cached in self.believable
-        assert verified.match is (verified.cached in (None, self.active))
-        if not self.queued:
-            assert verified.match, "all is delivered, and a wrong number is believed"
-        self.world.warnings.clear()
 
 
 class RedisMachine(FleetRules):
@@ -821,7 +880,11 @@ class RedisMachine(FleetRules):
             assert self.world.ask("GET", KEY) in (None, str(self.active))
 
 
-class SqliteMachine(FleetRules):
+class WholeMachine(StatusRules, RedisMachine):
+    """All of it."""
+
+
+class SqliteMachine(StatusRules):
     """SQLite, whose cache lies in the same file and is always right."""
 
     @invariant()
@@ -888,7 +951,7 @@ def run(machine: type[Machine], world: World, examples: int, *, random: bool = F
         make,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=30,
+            stateful_step_count=50,
             derandomize=not random,
             database=None,
             deadline=None,
@@ -898,28 +961,35 @@ def run(machine: type[Machine], world: World, examples: int, *, random: bool = F
     )
 
 
+EXAMPLES = [(RedisMachine, 24), (WholeMachine, 20)]
+
+
 # A failure is made smaller before it is shown, which takes minutes.
 @pytest.mark.timeout(900)
-def test_postgresql_and_redis(redis_world: World) -> None:
+@pytest.mark.parametrize(("machine", "examples"), EXAMPLES)
+def test_postgresql_and_redis(redis_world: World, machine: type[Machine], examples: int) -> None:
     """Whatever happens in whatever order, rows, events, outbox and every count are right."""
-    run(RedisMachine, redis_world, 40)
+    run(machine, redis_world, examples)
 
 
 @pytest.mark.timeout(900)
 def test_sqlite(sqlite_world: World) -> None:
     """The same on SQLite, where a count is right at once, whoever changed the table."""
-    run(SqliteMachine, sqlite_world, 25)
+    run(SqliteMachine, sqlite_world, 20)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_postgresql_and_redis_for_long(redis_world: World) -> None:
+@pytest.mark.parametrize(("machine", "examples"), EXAMPLES)
+def test_postgresql_and_redis_for_long(
+    redis_world: World, machine: type[Machine], examples: int
+) -> None:
     """The same with twenty times as many examples, others each time."""
-    run(RedisMachine, redis_world, 800, random=True)
+    run(machine, redis_world, 20 * examples, random=True)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_sqlite_for_long(sqlite_world: World) -> None:
     """The same with twenty times as many examples, others each time."""
-    run(SqliteMachine, sqlite_world, 500, random=True)
+    run(SqliteMachine, sqlite_world, 20 * 20, random=True)
