@@ -189,7 +189,7 @@ class Fleet:
         points.reach("after-snapshot")
         try:
             # Nothing drained: somebody else did, and our lease tells whether before or after it.
-            if owed and self._drain_once(INVALIDATE_SECONDS):
+            if owed and self._deliver(INVALIDATE_SECONDS):
                 token = self._cache.lease()
                 active, _ = self._store.count()
             if token is not None:
@@ -529,7 +529,12 @@ class Fleet:
         pause = 0.0
         while True:
             try:
-                self._deliver(None if to_the_end else max(0.0, deadline - time.monotonic()))
+                sweep = None if to_the_end else max(0.0, deadline - time.monotonic())
+                try:
+                    self._deliver(sweep, even_if_none=True)
+                except DatabaseUnavailableError:
+                    # Committed all the same; what the outbox still says comes once more.
+                    self._cache.invalidate(sweep)
             except _CACHE_ERRORS as exc:
                 pause += random.uniform(0.05, 0.15)  # noqa: S311 - jitter
                 if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
@@ -539,26 +544,17 @@ class Fleet:
                 return CacheState.QUEUED
             return CacheState.INVALIDATED
 
-    def _deliver(self, sweep: float | None) -> int:
-        """One invalidation for everything that is due; return how many rows it served."""
-        due: list[tuple[int, bool]] = []
-        # The change is committed: a database that went away now only delays the clean-up.
-        with suppress(DatabaseUnavailableError):
-            due = self._store.due_invalidations()  # before the DEL, or it may miss one of them
-        points.reach("after-due")
-        self._cache.invalidate(sweep)
-        points.reach("before-settle")
-        if due:
-            with suppress(DatabaseUnavailableError):
-                self._store.settle(due)
-        return len(due)
+    def _deliver(self, sweep: float | None, *, even_if_none: bool = False) -> int:
+        """One invalidation for all outbox rows that are due; return how many it served.
 
-    def _drain_once(self, sweep: float | None) -> int:
-        due = self._store.due_invalidations()
-        if due:
+        *sweep*: seconds for clearing the leaderboard (None: to the end).
+        """
+        due = self._store.due_invalidations()  # before the DEL, or it may miss one of them
+        if due or even_if_none:
             points.reach("after-due")
             self._cache.invalidate(sweep)
             points.reach("before-settle")
+        if due:
             self._store.settle(due)
         return len(due)
 
@@ -572,7 +568,7 @@ class Fleet:
         if self._cache.name != "redis":
             return DrainResult(0, store.queue()[0], self._untouched())
         delivered = 0
-        while served := self._drain_once(None):
+        while served := self._deliver(None):
             delivered += served
         state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
         return DrainResult(delivered, store.queue()[0], state)
@@ -589,11 +585,8 @@ class Fleet:
         if self._cache.name == "sqlite":
             self._cache.invalidate()
             return DrainResult(0, 0, CacheState.INVALIDATED)
-        due = store.due_invalidations()
-        self._cache.invalidate()
-        if due:
-            store.settle(due)
-        return DrainResult(len(due), store.queue()[0], CacheState.INVALIDATED)
+        served = self._deliver(None, even_if_none=True)
+        return DrainResult(served, store.queue()[0], CacheState.INVALIDATED)
 
     def cache_report(self) -> CacheReport:
         """Return the cache's keys as they are, and what waits in the queue.

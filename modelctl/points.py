@@ -18,7 +18,7 @@ POINTS = (
     "after-tomb",  # the tombstone is set
     "in-sweep",  # one page of other keys is deleted
     "before-settle",  # all caches are clear, the outbox does not say so
-    "after-lease",  # a reader may fill
+    "after-lease",  # a reader knows whether it may fill
     "after-snapshot",  # it has counted
     "in-fill",  # it has seen its lease, and not yet stored the count
 )

@@ -177,9 +177,7 @@ CHANGES = {
 }
 OTHERS = {
     "drain": Operation(Call("drain"), DELIVERY, prepare=ANOTHER_PROGRAM),
-    "clear": Operation(
-        Call("clear_cache"), ("after-del", "after-tomb", "in-sweep"), prepare=ANOTHER_PROGRAM
-    ),
+    "clear": Operation(Call("clear_cache"), DELIVERY, prepare=ANOTHER_PROGRAM),
     "count that delivers": Operation(
         Call("count", options={"strong": True}),
         (*READ, *DELIVERY, "in-fill"),
@@ -619,6 +617,17 @@ def test_a_delivery_takes_nothing_along_that_it_did_not_see(point: str, world: W
     world.assert_repaired()
 
 
+def test_a_reader_that_finds_its_debt_paid_by_another_fills(world: World) -> None:
+    """It saw an invalidation queued that is delivered meanwhile: its lease tells, and does not stay."""
+    writer = world.stop(Call("disable", ("on-1",)), "before-settle")
+    reader = world.stop(Call("count"), "after-snapshot")
+    assert world.nursery.resume(writer).results[0]["cache"] == "invalidated"
+    assert world.nursery.resume(reader).results[0]["active"] == world.truth
+    assert world.redis.exists(LEASE) == 0
+    count = world.fleet.count()
+    assert (count.active, count.source) == (world.truth, "cache")
+
+
 def test_a_number_written_between_the_del_and_the_tombstone_is_not_believed(world: World) -> None:
     """Another program's old number that comes right after the DEL is denied by the tombstone."""
     pid = world.stop(Call("disable", ("on-1",)), "after-del")
@@ -719,9 +728,11 @@ def test_a_killed_change_leaves_a_sqlite_file_whole(
         assert file.events == events
         assert file.fleet.count().source == ("database" if after else "cache")
         file.assert_right()
-        end = nursery.run(file.job(operation.call))
-        assert end.error == ""
-        file.assert_right()
+        if turn == 0:
+            assert nursery.run(file.job(operation.call)).error == ""
+            file.assert_right()
+        if not point:
+            break
 
 
 @pytest.mark.parametrize("point", READ)
@@ -827,7 +838,6 @@ def test_a_thousand_kills_lose_no_invalidation(
                 kills[jobs[index][0].method] += 1
             # Somebody may have removed it; a change never fails for another reason.
             assert end.error in ("", "model_not_found"), (told, jobs[index], end)
-            assert end.warnings == (), (told, jobs[index], end)
         world.mourn()
 
         active, truth, owed = world.query(STATE)[0]
