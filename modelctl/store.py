@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import functools
 import json
-import random
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import exc as sa_exc
 
-from modelctl import health, points
+from modelctl import health
+from modelctl.database import Database
 from modelctl.errors import (
-    DatabaseUnavailableError,
     InvalidConfigError,
-    MissingSchemaError,
-    ModelctlError,
     ModelNotFoundError,
     RefusedError,
-    UsageError,
     clean,
 )
 from modelctl.model import (
@@ -54,9 +47,7 @@ T = TypeVar("T")
 # Rows or outcomes that one statement takes: bounds memory and how long locks are held.
 CHUNK = 5000
 SETTLE_SECONDS = 15
-_TRIES = 3
 _RECOVER_LOCK = 7091_2026_0001  # any constant that nobody else uses
-_UPGRADE = "run: modelctl db upgrade"
 
 
 # ── The table, and the SQL that both databases share ────────────────────────────────────────────
@@ -291,117 +282,15 @@ class ModelStore:
         self._config = config
         self._on_sqlite = config.sqlite_path is not None
         self._sql = _SQLITE if self._on_sqlite else _POSTGRES
-        self._engine = (
-            _sqlite_engine(config) if self._on_sqlite else _postgres_engine(config, pool_size)
-        )
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._database = Database(config, pool_size)
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._engine.dispose()
-
-    # ── Connections, transactions, errors ──
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._translated(), self._autocommit.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sa_exc.DBAPIError as exc:
-            raise self._translate(exc) from exc
-        except sa_exc.TimeoutError as exc:
-            raise DatabaseUnavailableError(
-                "all connections of this process are in use",
-                hint="raise database.pool_size, or use fewer threads",
-            ) from exc
-        except sa_exc.SQLAlchemyError as exc:
-            raise ModelctlError(self._config.hide(str(exc))) from exc
-
-    def _translate(self, exc: sa_exc.DBAPIError) -> ModelctlError:
-        cause: BaseException = exc.orig or exc
-        if self._config.sqlite_path:
-            from modelctl import sqlite
-
-            return sqlite.translate(cause, self._config.sqlite_path)
-        return translate_postgres(cause, self._config)
-
-    def _write(
-        self,
-        work: Callable[[sa.Connection], T],
-        *,
-        one_statement: bool = False,
-        dry_run: bool = False,
-    ) -> T:
-        """Run *work* in one transaction; again, up to three times, if the database asks for it.
-
-        *one_statement*: on PostgreSQL it needs no BEGIN and COMMIT around it.
-        """
-        alone = one_statement and not dry_run and not self._on_sqlite
-        for attempt in range(_TRIES):
-            try:
-                with self._translated():
-                    return self._alone(work) if alone else self._transaction(work, dry_run)
-            except DatabaseUnavailableError as exc:
-                if attempt == _TRIES - 1 or _sqlstate(exc) not in ("40001", "40P01"):
-                    raise
-                time.sleep(random.uniform(0.01, 0.1) * 2**attempt)  # noqa: S311 - jitter
-        raise AssertionError("unreachable")
-
-    def _alone(self, work: Callable[[sa.Connection], T]) -> T:
-        with self._autocommit.connect() as connection:
-            try:
-                return work(connection)
-            except sa_exc.DBAPIError as exc:
-                if exc.connection_invalidated:
-                    raise self._unknown(exc) from exc
-                raise
-
-    def _transaction(self, work: Callable[[sa.Connection], T], dry_run: bool) -> T:
-        with self._engine.connect() as connection:
-            transaction = connection.begin()
-            result = work(connection)
-            xid = None
-            if not self._on_sqlite:
-                sql = "SELECT CAST(pg_current_xact_id_if_assigned() AS text)"
-                xid = connection.scalar(_text(sql))
-            points.reach("before-commit")
-            if dry_run:
-                transaction.rollback()
-                return result
-            try:
-                transaction.commit()
-            except sa_exc.DBAPIError as exc:
-                if xid is None or not exc.connection_invalidated or not self._committed(xid, exc):
-                    raise
-            return result
-
-    def _committed(self, xid: str, lost: sa_exc.DBAPIError) -> bool:
-        """Whether a transaction was committed whose answer to COMMIT was lost."""
-        sql = "SELECT pg_xact_status(CAST(:xid AS xid8))"
-        for _ in range(_TRIES):
-            try:
-                with self._autocommit.connect() as connection:
-                    status = connection.scalar(_text(sql), {"xid": xid})
-            except sa_exc.SQLAlchemyError:
-                status = None
-            if status in ("committed", "aborted"):
-                return bool(status == "committed")
-            time.sleep(0.5)
-        raise self._unknown(lost) from lost
-
-    def _unknown(self, exc: sa_exc.DBAPIError) -> DatabaseUnavailableError:
-        return DatabaseUnavailableError(
-            f"{self._translate(exc).message}; it is not known whether the change was made",
-            hint="look before you repeat it; all but recording an outcome may be repeated",
-        )
+        self._database.close()
 
     def schema(self, work: Callable[[sa.Connection], T]) -> T:
         """Hand a connection to the migrations."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return work(connection)
 
     # ── Reads ──
@@ -422,7 +311,7 @@ class ModelStore:
                 " EXISTS (SELECT FROM modelctl_outbox WHERE due <= clock_timestamp()),"
                 " pg_is_in_recovery()"
             )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             active, owed, standby = connection.execute(_text(sql)).one()
         _refuse_standby(standby)
         return active, owed
@@ -432,7 +321,7 @@ class ModelStore:
         if self._on_sqlite:
             return False
         sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             unsettled, standby = connection.execute(_text(sql)).one()
         _refuse_standby(standby)
         return bool(unsettled)
@@ -456,7 +345,7 @@ class ModelStore:
             query = query.where(c.active.is_not(True), wanted)
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
-        with self._translated(), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             if self._on_sqlite:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             else:  # a person may page through it slowly
@@ -468,7 +357,7 @@ class ModelStore:
     def get(self, model_id: str) -> Model:
         """Return one model; `ModelNotFoundError` where there is none."""
         _findable([model_id])
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             found = connection.execute(self._rows().where(_models.c.id == model_id)).all()
         _all_found([model_id], [row.id for row in found])
         return self._model(found[0])
@@ -527,7 +416,7 @@ class ModelStore:
             .group_by(provider)
             .order_by(provider)
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = [tuple(row) for row in connection.execute(query)]
         models, active, automatic_off, successes, failures = (
             sum(int(row[i]) for row in rows) for i in range(1, 6)
@@ -556,7 +445,7 @@ class ModelStore:
         )
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
             LeaderboardEntry(rank, row[0], row[1] or "", row[2] or "", row[3], row[4], row[5])
@@ -571,7 +460,7 @@ class ModelStore:
             query = query.where(c.model_id == storable(model_id))
         if since is not None:
             query = query.where(c.at >= self._ago(since))
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
             Event(
@@ -646,7 +535,7 @@ class ModelStore:
             _all_found(wanted, found)
             return tuple(found[model_id] for model_id in wanted)
 
-        return self._write(work, one_statement=len(wanted) == 1, dry_run=dry_run)
+        return self._database.write(work, one_statement=len(wanted) == 1, dry_run=dry_run)
 
     def _apply(
         self, connection: sa.Connection, change: _Change, which: str, parameters: dict[str, Any]
@@ -736,7 +625,7 @@ class ModelStore:
 
         while size := CHUNK if limit is None else min(CHUNK, limit - len(recovered)):
             parameters["size"] = size
-            done = self._write(chunk)
+            done = self._database.write(chunk)
             if done is None:
                 if not recovered:
                     return None
@@ -756,7 +645,7 @@ class ModelStore:
             f" ORDER BY {since} NULLS FIRST, id"
         )
         query = sa.text(sql).columns(id=sa.Text, since=UtcTime, now=UtcTime)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
         found = []
         for model_id, start, now in rows:
@@ -770,7 +659,7 @@ class ModelStore:
         return f"coalesce({', '.join(times)})"
 
     def _clock(self, seconds_ago: float) -> Any:
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return connection.scalar(sa.select(self._ago(seconds_ago)))
 
     def _finished(self, name: str) -> None:
@@ -778,7 +667,7 @@ class ModelStore:
             f"INSERT INTO modelctl_state (name, at) VALUES (:name, {self._sql.now})"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
         )
-        self._write(lambda connection: connection.execute(_text(sql), {"name": name}))
+        self._database.write(lambda connection: connection.execute(_text(sql), {"name": name}))
 
     # ── Batches and catalogues ──
 
@@ -814,7 +703,7 @@ class ModelStore:
                 if first[model_id] is not last[model_id]
             )
 
-        return self._write(work)
+        return self._database.write(work)
 
     def _lock_health(
         self, connection: sa.Connection, chunk: Sequence[Outcome]
@@ -928,7 +817,7 @@ class ModelStore:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
         ordered = sorted(entries)  # two imports of the same models lock them in the same order
-        return self._write(
+        return self._database.write(
             lambda connection: self._import(connection, ordered, on_conflict, actor, progress),
             dry_run=dry_run,
         )
@@ -945,7 +834,7 @@ class ModelStore:
             after = ModelStatus(status)
             return StatusChange(entry[0], None if added else after, after, bool(added))
 
-        return self._write(work)
+        return self._database.write(work)
 
     def _import(
         self,
@@ -1005,7 +894,7 @@ class ModelStore:
             "SELECT id, settle FROM modelctl_outbox WHERE due <= clock_timestamp()"
             " ORDER BY due LIMIT 10000"
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(_text(sql))]
 
     def settle(self, due: Sequence[tuple[int, bool]]) -> None:
@@ -1024,7 +913,9 @@ class ModelStore:
             "settled": [row for row, settled in due if settled],
             "new": [row for row, settled in due if not settled],
         }
-        self._write(lambda connection: connection.execute(_text(sql), rows), one_statement=True)
+        self._database.write(
+            lambda connection: connection.execute(_text(sql), rows), one_statement=True
+        )
 
     def queue(self) -> tuple[int, int, float | None]:
         """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""
@@ -1035,7 +926,7 @@ class ModelStore:
             " CAST(extract(epoch FROM clock_timestamp() - min(due) FILTER (WHERE NOT settle))"
             " AS double precision) FROM modelctl_outbox"
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             queued, settling, age = connection.execute(_text(sql)).one()
         return queued, settling, age
 
@@ -1047,186 +938,22 @@ class ModelStore:
             import sqlite3
 
             return f"SQLite {sqlite3.sqlite_version}"
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return f"PostgreSQL {connection.scalar(sa.text('SHOW server_version'))}"
 
     def contradictory(self) -> int:
         """How many rows say both active and auto-disabled."""
         sql = f"SELECT count(*) FROM models WHERE {_ON} AND auto_disabled IS TRUE"
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return int(connection.scalar(_text(sql)) or 0)
 
     def last(self, name: str) -> tuple[datetime, float] | None:
         """When the run called *name* last finished (UTC), and how long ago (seconds)."""
         sql = f"SELECT at, {self._sql.now} AS now FROM modelctl_state WHERE name = :name"
         query = sa.text(sql).columns(at=UtcTime, now=UtcTime)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(query, {"name": name}).first()
         return None if row is None else (row.at, (row.now - row.at).total_seconds())
-
-
-# ── Connecting, and what an error means ─────────────────────────────────────────────────────────
-
-
-def _sqlite_engine(config: Config) -> sa.Engine:
-    import sqlite3
-
-    from modelctl import sqlite
-
-    path = config.sqlite_path
-    assert path is not None  # noqa: S101 - for the type checker; the caller looked
-    engine = sa.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite.connect(path),
-        poolclass=sa.NullPool,
-        hide_parameters=True,
-    )
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # The driver begins nothing before a SELECT, and a lock taken late is a lost race.
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            return
-        # SQLite's own wait looks ever more rarely: of many writers some would never get in.
-        deadline = time.monotonic() + sqlite.BUSY_SECONDS
-        connection.exec_driver_sql("PRAGMA busy_timeout = 20")
-        while True:
-            try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                break
-            except sa_exc.OperationalError as exc:
-                busy = getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > deadline:
-                    raise
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {sqlite.BUSY_SECONDS * 1000:.0f}")
-
-    return engine
-
-
-def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
-    import select
-
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        given = conninfo_to_dict(config.postgres_url)
-    except psycopg.Error:
-        # Its message may show the password.
-        raise InvalidConfigError(
-            "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"
-        ) from None
-    how: dict[str, Any] = {
-        "connect_timeout": 5,
-        "application_name": "modelctl",
-        "client_encoding": "utf8",
-        # A server that lost its power answers nothing, and the kernel would wait for minutes.
-        "tcp_user_timeout": 10_000,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        # Behind a pooler the names of prepared statements are shared between clients: one
-        # program would run the other's statement.
-        "prepare_threshold": None,
-    }
-    if "," in str(given.get("host", "")):
-        how["target_session_attrs"] = "read-write"
-    how |= given
-    how["options"] = (
-        "-c lock_timeout=2s -c statement_timeout=10s -c idle_in_transaction_session_timeout=15s"
-        f" {given.get('options') or ''} -c timezone=UTC"
-    )
-    engine = sa.create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(**how),
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_use_lifo=True,
-        use_native_hstore=False,
-        hide_parameters=True,
-    )
-
-    @sa.event.listens_for(engine, "checkout")
-    def _still_there(dbapi_connection: Any, record: Any, proxy: Any) -> None:
-        # An idle connection with something to read was closed by the server: a check that
-        # costs no round trip.
-        poll = select.poll()
-        if not dbapi_connection.closed:
-            poll.register(dbapi_connection.pgconn.socket, select.POLLIN)
-        if dbapi_connection.closed or poll.poll(0):
-            raise sa_exc.DisconnectionError("closed by the server while idle")
-
-    return engine
-
-
-def _sqlstate(exc: BaseException | None) -> str | None:
-    """The SQLSTATE at the bottom of an error that was wrapped."""
-    while exc is not None:
-        if state := getattr(exc, "sqlstate", None):
-            return str(state)
-        exc = getattr(exc, "orig", None) or exc.__cause__
-    return None
-
-
-# What PostgreSQL says at the door has no SQLSTATE in psycopg; servers speak English in these.
-_CONFIG_WORDS = (
-    "authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "certificate",
-    "invalid connection option",
-    "invalid sslmode",
-    "invalid port",
-    "is not permitted to log in",
-    "server does not support SSL",
-)
-
-
-def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
-    """Say what an error of psycopg means to the operator."""
-    state = _sqlstate(exc) or ""
-    text = " ".join(config.hide(str(exc)).split())
-    if state in ("42P01", "42703", "3F000", "42883"):
-        return MissingSchemaError(f"the database lacks modelctl's schema ({text})", hint=_UPGRADE)
-    if state == "25006":
-        return InvalidConfigError(
-            f"the database takes no changes ({text})",
-            hint="name the primary in database.url, not a standby",
-        )
-    if state.startswith(("28", "3D")) or (
-        not state and any(words in text for words in _CONFIG_WORDS)
-    ):
-        return InvalidConfigError(
-            f"the database refused the connection ({text})",
-            hint="check user, password and database name in database.url",
-        )
-    if "unsupported startup parameter" in text:
-        return InvalidConfigError(
-            f"the connection pooler refused the connection ({text})",
-            hint="set ignore_startup_parameters = options in pgbouncer.ini; see the README",
-        )
-    if state == "42501":
-        return InvalidConfigError(
-            f"the database role may not do this ({text})",
-            hint="the README lists the rights that modelctl needs",
-        )
-    if state.startswith(("23", "44", "P0")):  # P0: a trigger of theirs
-        return RefusedError(
-            f"the database refused the change ({text})",
-            hint="the table has rules of its own; make this change with the application that owns it",
-        )
-    if state.startswith("22"):
-        return UsageError(f"the database does not take this value ({text})")
-    if state in ("55P03", "57014", "40001", "40P01"):
-        return DatabaseUnavailableError(
-            f"the database is busy ({text})", hint="nothing was changed; try again"
-        )
-    if not state or state[:2] in ("08", "53", "57", "58", "25"):
-        return DatabaseUnavailableError(
-            f"the database is not available ({text})", hint="try again later"
-        )
-    return ModelctlError(f"the database failed ({state}: {text})")
 
 
 # ── Small things ────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError, ModelStatus, store
+from modelctl import (
+    DatabaseUnavailableError,
+    Fleet,
+    ModelNotFoundError,
+    ModelStatus,
+    database,
+    store,
+)
 from tests import fleets
 from tests.fleets import everything, opened, seed, sql, trip
 
@@ -118,7 +125,7 @@ def test_a_pool_that_stays_empty_is_an_error_to_retry(
     pg: Fleet, pg_cleared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who gets no connection is told to try again or to allow more of them."""
-    monkeypatch.setattr(pg._store._engine.pool, "_timeout", 0.1)
+    monkeypatch.setattr(pg._store._database.engine.pool, "_timeout", 0.1)
     seed(pg, "a")
     readers = [pg.iter_models() for _ in range(5)]
     for reader in readers:
@@ -136,7 +143,7 @@ def test_opposite_orders_never_deadlock(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch, verbs: tuple[str, str]
 ) -> None:
     """Rows are locked in the order of their ids, whatever the order in which they are named."""
-    monkeypatch.setattr(store, "_TRIES", 1)
+    monkeypatch.setattr(database, "_TRIES", 1)
     ids = [f"m{n:03}" for n in range(200)]
     seed(pg, ids)
 
@@ -158,7 +165,7 @@ def test_opposite_orders_never_deadlock(
 
 def test_two_imports_of_the_same_models(pg: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model is added once, whatever the order of the catalogues, without a deadlock."""
-    monkeypatch.setattr(store, "_TRIES", 1)
+    monkeypatch.setattr(database, "_TRIES", 1)
     monkeypatch.setattr(store, "CHUNK", 10)
     lines = [b'{"id": "m%03d"}' % n for n in range(200)]
     with ThreadPoolExecutor(2) as pool:
@@ -253,7 +260,7 @@ def test_batches_that_deadlock_are_both_recorded(
     monkeypatch.setattr(store, "CHUNK", 1)
     seed(pg, "ab")
     slept: list[float] = []
-    monkeypatch.setattr(store, "time", _Clock(slept))
+    monkeypatch.setattr(database, "time", _Clock(slept))
     results = two_batches(pg, "ab", "ba")
     assert [r.recorded for r in results] == [2, 2]
     assert [pg.show(i).failure_count for i in "ab"] == [2, 2]

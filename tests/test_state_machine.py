@@ -582,21 +582,24 @@ class Machine(RuleBasedStateMachine):
 class FleetRules(Machine):
     """What concerns the count on every database."""
 
-    @rule(which=st.integers(0, 2))
-    def changing(self, which: int) -> None:
-        """Change one status."""
+    @rule(which=st.integers(0, 2), how=st.none() | counts)
+    def changing(self, which: int, how: str | None) -> None:
+        """Change one status, and perhaps somebody counts."""
         self.flip(which)
+        if how:
+            self.count(how)
 
     @rule(which=st.integers(0, 2))
     def already(self, which: int) -> None:
         """Change nothing: whoever did it before may have died before its invalidation."""
         self.repeat(which)
 
-    @rule(which=st.integers(0, 2), how=counts)
-    def raw_changing(self, which: int, how: str) -> None:
-        """Another program changes one status, and somebody counts."""
+    @rule(which=st.integers(0, 2), how=st.none() | counts)
+    def raw_changing(self, which: int, how: str | None) -> None:
+        """Another program changes one status, and perhaps somebody counts."""
         self.raw_flip(which)
-        self.count(how)
+        if how:
+            self.count(how)
 
     @rule(how=counts)
     def counting(self, how: str) -> None:
@@ -688,12 +691,12 @@ class FleetRules(Machine):
     @invariant()
     def count_is_believable(self) -> None:
         """The database's count is right, and the cached one may be believed."""
-        if self.away:
-            with pytest.raises(StaleCacheError):
-                self.fleet.verify()
-            return
+        self.world.warnings.clear()
         verified = self.fleet.verify()
         assert verified.database == self.active == self.history[-1]
+        if self.away:
+            assert verified.cached is None
+            assert self.world.warnings
         assert verified.cached is None or verified.cached in self.believable
         assert verified.match is (verified.cached in (None, self.active))
         if not self.queued:
@@ -975,7 +978,7 @@ def run(machine: type[Machine], world: World, examples: int, *, random: bool = F
     )
 
 
-EXAMPLES = [(RedisMachine, 50), (WholeMachine, 40)]
+EXAMPLES = [(RedisMachine, 50), (WholeMachine, 30)]
 
 
 # A failure is made smaller before it is shown, which takes minutes.
@@ -989,7 +992,7 @@ def test_postgresql_and_redis(redis_world: World, machine: type[Machine], exampl
 @pytest.mark.timeout(900)
 def test_sqlite(sqlite_world: World) -> None:
     """The same on SQLite, where a count is right at once, whoever changed the table."""
-    run(SqliteMachine, sqlite_world, 25)
+    run(SqliteMachine, sqlite_world, 20)
 
 
 @pytest.mark.long
@@ -1006,4 +1009,4 @@ def test_postgresql_and_redis_for_long(
 @pytest.mark.timeout(3600)
 def test_sqlite_for_long(sqlite_world: World) -> None:
     """The same with twenty times as many examples, others each time."""
-    run(SqliteMachine, sqlite_world, 20 * 25, random=True)
+    run(SqliteMachine, sqlite_world, 20 * 20, random=True)

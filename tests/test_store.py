@@ -21,6 +21,7 @@ from modelctl import (
     ModelctlError,
     RefusedError,
     UsageError,
+    database,
     store,
 )
 from tests import fleets, servers
@@ -43,7 +44,7 @@ def pg(pg_cleared: str) -> Iterator[Fleet]:
 @contextmanager
 def sent(fleet: Fleet) -> Iterator[list[str]]:
     """Note the statements that go over the wire to PostgreSQL, BEGIN and COMMIT included."""
-    with fleet._store._engine.connect() as connection:
+    with fleet._store._database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
     said: list[str] = []
     with tempfile.TemporaryFile("w+") as file:
@@ -140,7 +141,7 @@ def test_sqlite_counts_its_statements_too(sqlite_database: str) -> None:
         seed(fleet, ids)
         said: list[str] = []
 
-        @sa.event.listens_for(fleet._store._engine, "before_cursor_execute")
+        @sa.event.listens_for(fleet._store._database.engine, "before_cursor_execute")
         def note(*args: Any) -> None:
             said.append(args[2])
 
@@ -277,7 +278,7 @@ def test_a_statement_timeout(pg_cleared: str) -> None:
 
 def test_the_limits_of_a_session(pg: Fleet) -> None:
     """No lock, statement or idle transaction of ours can hold up others for long."""
-    with pg._store._engine.connect() as connection:
+    with pg._store._database.engine.connect() as connection:
         limits = {
             name: connection.exec_driver_sql(f"SHOW {name}").scalar()
             for name in (
@@ -370,7 +371,7 @@ def test_what_a_sqlstate_means(state: str | None, error: type[ModelctlError]) ->
     """Each class of errors has its exit code, and a password in the server's words is hidden."""
     config = fleets.configured(f"postgresql://u:{PASSWORD.replace('Ä', '%C3%84')}@h/db")
     with raises(error):
-        raise store.translate_postgres(_Error(state), config)
+        raise database.translate_postgres(_Error(state), config)
 
 
 # Servers that come and go
