@@ -408,6 +408,7 @@ class Postgres(Server):
         """Make a login role that TCP connections must give this password for."""
         if not self.execute("SELECT FROM pg_roles WHERE rolname = 'secretive'"):
             self.execute("CREATE ROLE secretive NOLOGIN")
+        self.execute(f'DROP ROLE IF EXISTS "{role}"')
         self.execute(f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{password}' IN ROLE secretive")
 
     def pause(self) -> None:
