@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelctl import Fleet
-from tests import fleets, servers
+from tests import commands, fleets, servers
 from tests.servers import Postgres, Redis
 
 ROOT = Path(__file__).parent.parent
@@ -152,3 +152,9 @@ def fleet(fleet_url: str) -> Iterator[Fleet]:
     """Give a fleet without models on a database of each kind."""
     with fleets.opened(fleet_url) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> commands.Cli:
+    """Run the program in this process."""
+    return commands.inside(capsys)

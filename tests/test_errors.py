@@ -26,12 +26,6 @@ CLASSES = [
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run the program in this process."""
-    return commands.inside(capsys)
-
-
-@pytest.fixture
 def fleet() -> None:
     """Make a database with five models where the program looks for one."""
     make_fleet()

@@ -24,7 +24,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -529,6 +528,12 @@ class Machine(RuleBasedStateMachine):
         assert result.cache is (CacheState.INVALIDATED if worked else CacheState.UNCHANGED)
         assert (result.delivered, result.queued) == (due, 0)
 
+    def fifteen_seconds(self) -> None:
+        """Settle passes are due, and who counted before the deliveries writes no more."""
+        self.world.sql("UPDATE modelctl_outbox SET due = clock_timestamp() WHERE settle")
+        self.ripe = self.settling
+        self.foreign = [half for half in self.foreign if not half.old]
+
     def foreign_read(self) -> None:
         """Another program misses K and counts."""
         sql = "SELECT count(*) FROM models WHERE active = true"
@@ -582,17 +587,15 @@ class Machine(RuleBasedStateMachine):
 class FleetRules(Machine):
     """What concerns the count on every database."""
 
-    @rule(which=st.integers(0, 2), how=st.none() | counts)
-    def changing(self, which: int, how: str | None) -> None:
-        """Change one status, and perhaps somebody counts."""
-        self.flip(which)
+    @rule(which=st.integers(0, 2), already=rarely, how=st.none() | counts)
+    def changing(self, which: int, already: bool, how: str | None) -> None:
+        """Change one status, or none (whoever did before may have died), and perhaps count."""
+        if already:
+            self.repeat(which)
+        else:
+            self.flip(which)
         if how:
             self.count(how)
-
-    @rule(which=st.integers(0, 2))
-    def already(self, which: int) -> None:
-        """Change nothing: whoever did it before may have died before its invalidation."""
-        self.repeat(which)
 
     @rule(which=st.integers(0, 2), how=st.none() | counts)
     def raw_changing(self, which: int, how: str | None) -> None:
@@ -844,50 +847,31 @@ class StatusRules(FleetRules):
 class RedisMachine(FleetRules):
     """PostgreSQL and Redis, which expires, is wiped and goes away, and programs that share K."""
 
-    @rule(how=deliveries)
-    def delivering(self, how: str) -> None:
-        """Deliver what is due."""
+    @rule(how=deliveries, later=st.booleans())
+    def delivering(self, how: str, later: bool) -> None:
+        """Deliver what is due, perhaps 15 s after the last time."""
+        if later:
+            self.fifteen_seconds()
         self.deliver(how)
 
-    @rule()
-    def fifteen_seconds(self) -> None:
-        """Settle passes are due, and who counted before them writes no more."""
-        self.world.sql("UPDATE modelctl_outbox SET due = clock_timestamp() WHERE settle")
-        self.ripe = self.settling
-        self.foreign = [half for half in self.foreign if not half.old]
+    @rule(read=st.booleans(), which=st.integers(0, 2), for_ever=rarely)
+    def another_program(self, read: bool, which: int, for_ever: bool) -> None:
+        """Another program counts, or writes what it counted earlier."""
+        if read or not self.foreign:
+            self.foreign_read()
+        else:
+            self.foreign_write(which, for_ever)
 
-    @rule()
-    def foreign_reads(self) -> None:
-        """Another program counts."""
-        self.foreign_read()
-
-    @precondition(lambda self: self.foreign and not self.away)
-    @rule(which=st.integers(0, 2), for_ever=rarely)
-    def foreign_writes(self, which: int, for_ever: bool) -> None:
-        """Another program writes what it counted earlier."""
-        self.foreign_write(which, for_ever)
-
-    @precondition(lambda self: not self.away)
-    @rule(key=st.sampled_from([KEY, LEASE, TOMB, TOMB]))
-    def expires(self, key: str) -> None:
-        """A key expires, or K is deleted by another program."""
-        self.expire(key)
-
-    @precondition(lambda self: not self.away)
-    @rule()
-    def wiped(self) -> None:
-        """FLUSHALL."""
-        self.wipe()
-
-    @rule(really=rarely)
-    def away_or_back(self, really: bool) -> None:
-        """Redis goes away (starting it again is slow), or comes back empty."""
-        if not self.away:
-            if really:
-                self.leave()
-        elif self.world.server is not None:
+    @rule(fault=st.sampled_from([KEY, KEY, LEASE, TOMB, TOMB, "foreign_delete", "wipe", "leave"]))
+    def losing(self, fault: str) -> None:
+        """A key expires or is deleted, Redis is wiped or goes away; or it comes back empty."""
+        if self.away and self.world.server is not None:
             self.world.server.start()
             self.away = False
+        elif fault in (KEY, LEASE, TOMB):
+            self.expire(fault)
+        else:
+            self.do((fault,))
 
     @invariant()
     def outbox(self) -> None:
