@@ -90,6 +90,9 @@ class Cache(Protocol):
     def fill(self, token: str, active: int) -> None:
         """Store the number unless the lease is gone, which every invalidation takes away."""
 
+    def release(self, token: str) -> None:
+        """Give the lease back without a fill, if it is still ours."""
+
     def invalidate(self, budget: float | None = None) -> None:
         """Make wrong values unreadable; *budget*: seconds for the sweep (None: to the end)."""
 
@@ -127,6 +130,9 @@ class NullCache:
         return None
 
     def fill(self, token: str, active: int) -> None:
+        """Never called: nobody gets a token."""
+
+    def release(self, token: str) -> None:
         """Never called: nobody gets a token."""
 
     def invalidate(self, budget: float | None = None) -> None:
@@ -202,6 +208,10 @@ class SqliteCache:
             " WHERE key = ? AND nonce = ?"
         )
         self._try(sql, (active, self._ttl, self._KEY, token))
+
+    def release(self, token: str) -> None:
+        """Delete the row that still carries the nonce."""
+        self._try("DELETE FROM modelctl_cache WHERE key = ? AND nonce = ?", (self._KEY, token))
 
     def invalidate(self, budget: float | None = None) -> None:
         """Forget the count; only for a person who asks: the triggers see to the rest."""
@@ -332,6 +342,13 @@ class RedisCache:
 
     def fill(self, token: str, active: int) -> None:
         """Store the number if the lease is still ours; a lost race is no fault."""
+        self._with_lease(token, active)
+
+    def release(self, token: str) -> None:
+        """Delete the lease if it is still ours."""
+        self._with_lease(token, None)
+
+    def _with_lease(self, token: str, active: int | None) -> None:
         import redis
 
         with self._redis() as client:
@@ -343,8 +360,9 @@ class RedisCache:
                     return
                 points.reach("in-fill")
                 pipe.multi()
-                pipe.set(self._key, active, px=self._ttl_ms)
-                pipe.set(self._tomb, active, xx=True, keepttl=True)
+                if active is not None:
+                    pipe.set(self._key, active, px=self._ttl_ms)
+                    pipe.set(self._tomb, active, xx=True, keepttl=True)
                 pipe.delete(self._lease)
                 pipe.watching = False  # EXEC ends the watch, whatever it answers
                 pipe.execute()

@@ -394,8 +394,8 @@ def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
             "remove asks first, and nobody can be asked here; nothing was removed",
             hint="say --yes",
         )
-    for model in map(fleet.show, dict.fromkeys(model_ids)):
-        render.say(f"{model.id} ({model.status})")
+    for change in fleet.remove(*model_ids, dry_run=True).changes:
+        render.say(f"{change.id} ({change.before})")
     if not render.ask("Remove for good? [y/N] "):
         raise RefusedError("not confirmed; nothing was removed")
 

@@ -410,7 +410,8 @@ class Config:
                 if name in tables.get(key.section, {}):
                     where, origins[str(key)] = f"{key} in {file}", "file"
                     section[name] = key.read(tables[key.section][name])
-                if key.variable in environ:
+                forgotten = str(key) == "database.url" and not environ.get(key.variable, "").strip()
+                if key.variable in environ and not forgotten:
                     where, origins[str(key)] = key.variable, f"environment {key.variable}"
                     section[name] = key.read_text(environ[key.variable])
             except UsageError as exc:
@@ -541,11 +542,22 @@ def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[
     variables = [key.variable for key in KEYS]
     prefixes = tuple(f"MODELCTL_{section.upper()}_" for section in SECTIONS)
     for name in sorted(environ):
-        if not name.startswith(prefixes) or name in variables:
+        if name in (*variables, "MODELCTL_CONFIG", "MODELCTL_ACTOR"):
+            continue
+        # Also a section that is mistyped: without its URL the fleet would be another one.
+        if not name.startswith(prefixes) and not _is_near(name, variables):
             continue
         if not (_KUBERNETES.search(name) or environ[name].startswith(("tcp://", "udp://"))):
             near = f"the nearest is {_nearest(name, variables)}"
             raise InvalidConfigError(f"unknown environment variable {name}", hint=near)
+
+
+def _is_near(name: str, choices: Iterable[str]) -> bool:
+    if not name.startswith("MODELCTL_"):
+        return False
+    import difflib
+
+    return bool(difflib.get_close_matches(name, choices, cutoff=0.8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,6 +579,8 @@ def settings(config: Config) -> list[Setting]:
         value = getattr(getattr(config, key.section), key.field.name)
         if key.secret:
             value = mask_url(value)
+            if str(key) == "database.url" and config.embedded:
+                value = f"sqlite:///{config.sqlite_path}"
         elif isinstance(value, float):
             value = format_duration(value)
         # Whole numbers, strings and lists of strings look the same in JSON and TOML.

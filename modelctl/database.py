@@ -220,7 +220,7 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
     )
     engine = sa.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(**how),
+        creator=lambda: _connect(how),
         pool_size=pool_size,
         max_overflow=0,
         pool_use_lifo=True,
@@ -239,6 +239,44 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
             raise sa_exc.DisconnectionError("closed by the server while idle")
 
     return engine
+
+
+def _connect(how: dict[str, Any]) -> Any:
+    """Connect so that times can be read, whatever the role and libpq's variables say of them."""
+    import psycopg
+
+    connection = psycopg.connect(**how)
+    # Reported by the server at the start: looking at it costs no round trip.
+    for name, wanted in (("TimeZone", "UTC"), ("DateStyle", "ISO")):
+        if not (connection.info.parameter_status(name) or "").startswith(wanted):
+            connection.autocommit = True
+            connection.execute(f"SET {name} = {wanted}".encode())
+            connection.autocommit = False
+    for kind in ("timestamptz", "timestamp"):
+        oid = psycopg.adapters.types[kind].oid
+        usual = connection.adapters.get_loader(oid, psycopg.pq.Format.TEXT)
+        if usual:
+            connection.adapters.register_loader(oid, _lenient(usual))
+    return connection
+
+
+def _lenient(usual: Any) -> Any:
+    """A loader of times for which infinity and the years before 1 are unreadable, not an error."""
+    import psycopg
+    from psycopg.adapt import Loader
+
+    class Lenient(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._usual = usual(oid, context)
+
+        def load(self, data: Any) -> Any:
+            try:
+                return self._usual.load(data)
+            except psycopg.DataError:
+                return None
+
+    return Lenient
 
 
 def _sqlstate(exc: BaseException | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from modelctl import cache as caches
 from modelctl import health, points
-from modelctl.config import Config, default_actor
+from modelctl.config import Config, default_actor, mask_url
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 # In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
 INVALIDATE_SECONDS = 2.0
+LONGEST_COOLDOWN = 3650 * 86400.0
 AUDIT_COMPARISONS = 2
 AUDIT_PAUSE_SECONDS = 5.0
 # Redis being away and Redis refusing us: a read goes on without it, a change queues.
@@ -136,12 +137,16 @@ class Fleet:
     def _create_file(self) -> None:
         """Create the SQLite database that is not there yet, with its schema."""
         path = self.config.sqlite_path
-        if path is None or path.exists():
+        if path is None:
+            return
+        from modelctl import sqlite
+
+        if sqlite.exists(path):
             return
         from dataclasses import replace
         from urllib.parse import quote
 
-        from modelctl import migrations, sqlite
+        from modelctl import migrations
         from modelctl.store import ModelStore
 
         def migrate(draft: Path) -> None:
@@ -151,6 +156,12 @@ class Fleet:
             store.close()
 
         sqlite.create(path, migrate)
+
+    def _expect_database(self) -> None:
+        """Say so where a job that nobody watches runs on a fleet that is not there yet."""
+        path = self.config.sqlite_path
+        if path is not None and self.config.embedded and not path.exists():
+            self.on_warning(f"no database was configured, and {path} is new and empty")
 
     # ── The count ──
 
@@ -194,7 +205,7 @@ class Fleet:
                 active, _ = self._store.count()
             if token is not None:
                 self._cache.fill(token, active)
-        except _CACHE_ERRORS as exc:
+        except (*_CACHE_ERRORS, DatabaseUnavailableError) as exc:
             self._degraded(exc)
         return active
 
@@ -329,7 +340,8 @@ class Fleet:
             raise UsageError("no model is named")
         changes = change(ids, actor=self._actor, reason=self._reason(reason), dry_run=dry_run)
         # Also when nothing changed: whoever changed it may have died before its invalidation.
-        return Changes(changes, self._invalidate(owed=not dry_run), dry_run)
+        changed = any(change.changed for change in changes)
+        return Changes(changes, self._invalidate(owed=not dry_run, changed=changed), dry_run)
 
     def add(
         self,
@@ -344,9 +356,9 @@ class Fleet:
             UsageError: the id is not one (1-200 characters, no control characters, no blanks at
                 its ends).
         """
-        entry = (check_id(id), storable(name or "", 200), storable(provider, 200))
+        entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
         change = self._store.add(entry, actor=self._actor)
-        return Changes((change,), self._invalidate(owed=True))
+        return Changes((change,), self._invalidate(owed=True, changed=change.changed))
 
     def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
         """Record a successful call: failures start again at 0, an auto-disabled model comes back.
@@ -359,7 +371,7 @@ class Fleet:
     def record_failure(
         self,
         id: str,  # noqa: A002 - the word that everybody uses
-        type: FailureType | str = "unknown",  # noqa: A002 - the word of the contract
+        type: FailureType | str = "unknown",  # noqa: A002 - the word that everybody uses
         *,
         reason: str | None = None,
     ) -> Changes:
@@ -375,6 +387,7 @@ class Fleet:
         return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
 
     def _record(self, outcome: Outcome) -> Changes:
+        self._expect_database()
         change = self._store.record(outcome, actor=self._actor)
         return Changes((change,), self._invalidate(owed=change.changed))
 
@@ -397,6 +410,7 @@ class Fleet:
         import pickle
         import tempfile
 
+        self._expect_database()
         length = self.config.health.reason_length
         with tempfile.TemporaryFile() as spool:
             for number, outcome in enumerate(outcomes, 1):
@@ -441,9 +455,10 @@ class Fleet:
         """
         if cooldown is None:
             cooldown = self.config.recovery.cooldown
-        if cooldown < 0:
-            raise UsageError("a cooldown is not negative")
+        if not 0 <= cooldown <= LONGEST_COOLDOWN:
+            raise UsageError("a cooldown is from 0 s to ten years")
         most = _limit(limit or None)
+        self._expect_database()
         store = self._store
         if dry_run:
             everyone = store.waiting(cooldown=cooldown)
@@ -453,7 +468,7 @@ class Fleet:
         recovered = store.recover(
             cooldown=cooldown, limit=most, actor=self._actor, progress=progress
         )
-        cache = self._invalidate(owed=True, to_the_end=True)
+        cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
         return Recovery(
             tuple(recovered or ()), store.waiting(cooldown=cooldown), recovered is None, cache
         )
@@ -462,7 +477,7 @@ class Fleet:
         self,
         catalog: bytes,
         *,
-        format: CatalogFormat | str | None = None,  # noqa: A002 - the word of the contract
+        format: CatalogFormat | str | None = None,  # noqa: A002 - the word that everybody uses
         on_conflict: str = "update",
         dry_run: bool = False,
         progress: Callable[[int], None] = _ignore,
@@ -503,7 +518,7 @@ class Fleet:
             unchanged=len(entries) - added - differing,
             skipped=0 if updates else differing,
             rejected=found.rejected,
-            cache=self._invalidate(owed=not dry_run),
+            cache=self._invalidate(owed=not dry_run, changed=bool(added or differing)),
             dry_run=dry_run,
         )
 
@@ -515,9 +530,12 @@ class Fleet:
     def _untouched(self) -> CacheState:
         return CacheState.OFF if self._cache.name == "off" else CacheState.UNCHANGED
 
-    def _invalidate(self, *, owed: bool, to_the_end: bool = False) -> CacheState:
+    def _invalidate(
+        self, *, owed: bool, changed: bool = True, to_the_end: bool = False
+    ) -> CacheState:
         """After COMMIT: clear the caches, or leave the invalidation queued in the outbox.
 
+        *changed*: whether a row was; else only what others left undelivered can be queued.
         *to_the_end*: let clearing the leaderboard take as long as it takes.
         """
         points.reach("after-commit")
@@ -540,9 +558,17 @@ class Fleet:
                 if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
                     time.sleep(pause)
                     continue
+                if not changed and self._all_delivered():
+                    return CacheState.UNCHANGED
                 self.on_warning(f"committed, but the invalidation is queued: {exc.message}")
                 return CacheState.QUEUED
             return CacheState.INVALIDATED
+
+    def _all_delivered(self) -> bool:
+        try:
+            return not self._store.unsettled()
+        except ModelctlError:
+            return False
 
     def _deliver(self, sweep: float | None, *, even_if_none: bool = False) -> int:
         """One invalidation for all outbox rows that are due; return how many it served.
@@ -627,6 +653,7 @@ class Fleet:
         try:
             checks += self._doctor_database()
         except ModelctlError as exc:
+            checks = [check for check in checks if check.check != "database"]
             checks.append(Check("database", False, _told(exc)))
         if audit:
             try:
@@ -642,7 +669,8 @@ class Fleet:
         from modelctl import migrations
 
         store = self._store
-        yield Check("database", True, store.version())
+        where = mask_url(self.config.database.url) or str(self.config.sqlite_path)
+        yield Check("database", True, f"{store.version()}, {where}")
         schema = store.schema(migrations.status)
         where = f"{schema.current or 'none'}, this release has {schema.head}"
         yield Check("schema", schema.up_to_date, where)
@@ -669,9 +697,12 @@ class Fleet:
             return Check("cache", True, kind)
         try:
             self._cache.keys()
+            # What a change and a fill need: reading alone would say that all is well.
+            if token := self._cache.lease():
+                self._cache.release(token)
         except ModelctlError as exc:
             return Check("cache", False, _told(exc))
-        return Check("cache", True, "Redis answers")
+        return Check("cache", True, f"Redis answers, {mask_url(self.config.redis.url)}")
 
     def _audit(self) -> Audit:
         from modelctl import migrations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from modelctl.errors import UsageError
@@ -158,7 +158,15 @@ def retry_at(
 ) -> datetime | None:
     """When the cooldown of an auto-disabled model is over (UTC). Derived, never stored."""
     since = last_failure_at or disabled_at or updated_at
-    return since and since + timedelta(seconds=config.recovery.cooldown)
+    return since and after(since, config.recovery.cooldown)
+
+
+def after(since: datetime, seconds: float) -> datetime:
+    """Return the time *seconds* after *since*; the last there is where that is beyond it."""
+    try:
+        return since + timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def read_outcomes(stream: BinaryIO, reason_length: int) -> Iterator[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -32,9 +33,7 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
         MissingSchemaError: there is no such file.
         InvalidConfigError: it is not a file, or may not be opened.
     """
-    if path.is_dir():
-        raise InvalidConfigError(f"the database {path} is a folder, not a file")
-    if not path.exists():
+    if not exists(path):
         raise MissingSchemaError(
             f"there is no database at {path}", hint="create it: modelctl db upgrade"
         )
@@ -52,6 +51,22 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         raise translate(exc, path) from exc
     return connection
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file; InvalidConfigError where it is a folder or may not be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise InvalidConfigError(
+            f"the database {path} cannot be opened: {exc.strerror}",
+            hint="check the permissions of the file and its folder",
+        ) from exc
+    if stat.S_ISDIR(mode):
+        raise InvalidConfigError(f"the database {path} is a folder, not a file")
+    return True
 
 
 def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:

@@ -78,7 +78,10 @@ class UtcTime(sa.TypeDecorator[datetime]):
                 return None
         if not isinstance(value, datetime):
             return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        try:
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        except OverflowError:
+            return None
 
 
 _metadata = sa.MetaData()
@@ -654,7 +657,7 @@ class ModelStore:
             rows = connection.execute(query).all()
         found = []
         for model_id, start, now in rows:
-            retry_at = now if start is None else start + timedelta(seconds=cooldown)
+            retry_at = now if start is None else health.after(start, cooldown)
             found.append(Waiting(model_id, retry_at, max(0.0, (retry_at - now).total_seconds())))
         return tuple(found)
 

@@ -359,13 +359,23 @@ def test_bad_variable_is_named(home: Path, variable: str, value: str, parts: lis
         assert part in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_empty_url_in_the_environment_overrides_the_file(home: Path) -> None:
-    """An empty URL means no Redis, or the embedded database, whatever the file says."""
+def test_empty_url_in_the_environment(home: Path) -> None:
+    """An empty Redis URL means no Redis, whatever the file says; an empty database URL, nothing."""
     text = f"[database]\nurl = '{POSTGRES}'\n[redis]\nurl = 'redis://h'"
     assert load(home, text, MODELCTL_REDIS_URL="").redis.url == ""
-    assert load(home, text, MODELCTL_REDIS_URL="", MODELCTL_DATABASE_URL="").embedded
-    with pytest.raises(InvalidConfigError, match="Redis needs PostgreSQL"):
-        load(home, text, MODELCTL_DATABASE_URL="")
+    config = load(home, text, MODELCTL_DATABASE_URL="")
+    assert (config.database.url, config.origins["database.url"]) == (POSTGRES, "file")
+    assert load(home, MODELCTL_DATABASE_URL=" ").embedded
+
+
+@pytest.mark.parametrize(
+    "name", ["MODELCTL_DATABSE_URL", "MODELCTL_DB_URL", "MODELCTL_DATABASEURL", "MODELCTL_REDISURL"]
+)
+def test_a_mistyped_section_is_not_passed_over(home: Path, name: str) -> None:
+    """A variable that is nearly one of ours is an error: without it the fleet would be another."""
+    with pytest.raises(InvalidConfigError, match=name) as caught:
+        load(home, **{name: POSTGRES})
+    assert "_URL" in str(caught.value.hint)
 
 
 def test_variables_of_others_are_left_alone(home: Path) -> None:

@@ -760,3 +760,38 @@ def test_a_fleet_survives_a_restart_of_its_servers(
     assert shared.fleet.count() == from_database(MODELS)
     assert shared.fleet.count().source == "cache"
     assert not shared.warnings
+
+
+def test_a_count_answers_while_another_holds_the_queue(shared: World) -> None:
+    """A queued invalidation that is locked delays its delivery, and not the number."""
+    shared.sql("UPDATE models SET active = false WHERE id = 'm1'")
+    with psycopg.connect(shared.database) as other:
+        other.execute("SELECT * FROM modelctl_outbox FOR UPDATE")
+        assert shared.fleet.count() == from_database(MODELS - 1)
+    assert "busy" in shared.warnings[0]
+
+
+def test_nothing_is_queued_where_nothing_changed(shared: World, redis_server: Redis) -> None:
+    """With Redis away, "already" owes an invalidation only if a predecessor left one undelivered."""
+    shared.fleet.disable("m1")
+    redis_server.stop()
+    assert shared.fleet.disable("m1").cache == CacheState.UNCHANGED
+    assert shared.fleet.recover().cache == CacheState.UNCHANGED
+    assert shared.warnings == []
+    shared.sql("UPDATE models SET active = false WHERE id = 'm2'")
+    assert shared.fleet.disable("m1").cache == CacheState.QUEUED
+    assert "queued" in shared.warnings[0]
+
+
+def test_a_doctor_tries_what_a_change_needs(shared: World, redis_server: Redis) -> None:
+    """A Redis user that may only read is told, and the try leaves no lease behind."""
+    assert shared.fleet.doctor().ok
+    assert shared.redis is not None
+    assert shared.redis.exists("{db:models:count:active}:lease") == 0
+    reader = ["reader", "on", ">zq7-word", "~*", "+get", "+mget", "+pttl", "+type"]
+    redis_server.ask("ACL", "SETUSER", *reader)
+    url = shared.redis_url.replace("redis://", "redis://reader:zq7-word@")
+    found = shared.another(url).doctor()
+    redis_server.ask("ACL", "DELUSER", "reader")
+    assert [c.check for c in found.checks if not c.ok] == ["cache"]
+    assert "zq7" not in str(found)

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -127,9 +128,19 @@ class Relay:
                     answer = how
                 if how == "cut":
                     client.sendall(answer[: len(answer) // 2])
-                if how in ("cut", "lose") or not answer:
+                if how in ("cut", "lose"):
                     return
                 client.sendall(answer)
+                if _ended(server):
+                    return
+
+
+def _ended(server: socket.socket) -> bool:
+    """Whether the server has closed the connection."""
+    try:
+        return not server.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 def _refused(request: bytes) -> bytes:
@@ -187,17 +198,16 @@ class World:
         admin = redis_server.url().replace("//", "//admin:any@")
         self.redis = redis.Redis.from_url(admin, decode_responses=True)
         self.warnings: list[str] = []
-        self.fleet = self.open("")
+        self.fleet = self.open()
         self.other = opened(self.url, redis_url=redis_server.url())
         self._postgres = psycopg.connect(self.url, autocommit=True)
 
-    def open(self, login: str, query: str = "", **settings: object) -> Fleet:
+    def open(self, login: str = "", options: str = "") -> Fleet:
         """Return a fleet that goes through the relays, with one connection as a command has."""
         fleet = opened(
-            self.postgres_url + query,
+            self.postgres_url + (f"&options={quote(options)}" if options else ""),
             redis_url=f"redis://{login}127.0.0.1:{self.to_redis.port}/0",
             database_pool_size=1,
-            **settings,
         )
         fleet.on_warning = self.warnings.append
         return fleet
@@ -758,8 +768,7 @@ def test_a_change_that_waits_too_long(world: World, limit: str, kind: str) -> No
     call = (SINGLE | MULTIPLE)[kind]
     world.renew(*ROWS)
     before = world.state()
-    options = f"&options=-c {LIMITS[limit]}".replace(" ", "%20")
-    with world.open("", options) as fleet:
+    with world.open(options=f"-c {LIMITS[limit]}") as fleet:
         with (
             another(world, WRITE_LOCK),
             pytest.raises(DatabaseUnavailableError, match=f"busy.*{limit}"),
@@ -842,7 +851,7 @@ def test_a_deadlock_with_another_program(world: World, kind: str) -> None:
     world.assert_delivered()
 
 
-STRICT = "&options=-c%20default_transaction_isolation%3Dserializable"
+STRICT = "-c default_transaction_isolation=serializable"
 
 
 @pytest.mark.parametrize("kind", MULTIPLE)
@@ -867,7 +876,7 @@ def test_a_serialization_failure_at_the_end(
             other.execute("UPDATE models SET display_name = 'x' WHERE id = 'm4'")
 
     monkeypatch.setattr(points, "hook", interfere)
-    with world.open("", STRICT) as fleet:
+    with world.open(options=STRICT) as fleet:
         assert MULTIPLE[kind](fleet) == result
     assert len(met) == (3 if kind == "recover" else 2)
     assert world.state() == states[-1]
@@ -880,7 +889,7 @@ def test_a_serialization_failure_of_one_statement(world: World, kind: str) -> No
     result, states, _ = dry(world, SINGLE[kind])
     world.renew(*ROWS)
     with (
-        world.open("", STRICT) as fleet,
+        world.open(options=STRICT) as fleet,
         another(world, "UPDATE models SET display_name = 'x'") as other,
         waiting(world, lambda: SINGLE[kind](fleet)) as future,
     ):

@@ -81,7 +81,7 @@ class World:
 
 @dataclass
 class Row:
-    """What the contract says of one model."""
+    """What is promised of one model."""
 
     name: str = ""
     provider: str = ""
