@@ -22,6 +22,11 @@ for _name in [name for name in os.environ if name.startswith(("MODELCTL_", "PG")
     del os.environ[_name]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: the tests wait as much as they work."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_report_header() -> list[str]:
     """Name the servers that the tests will use."""
     return servers.describe()

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from modelctl.cli import main
-from tests.servers import Postgres, Redis
+from tests.servers import Postgres, Redis, redis_cluster
 
 README = Path(__file__).parent.parent / "README.md"
 ID = "openai/gpt-5"
@@ -101,6 +101,28 @@ def test_every_command_works_with_the_rights_of_the_readme(
         assert (command, code, shown.err) == (command, 0, "")
     assert narrow_redis.ask("KEYS", "db:leaderboard:*") == []
     assert narrow_redis.ask("GET", "somebody:else") == "1"
+
+
+def test_the_rights_suffice_in_another_database_and_on_a_cluster(
+    pg_database: str,
+    narrow_redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The same ACL serves `redis://.../1` and every node of a cluster."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
+    acl = _block("text").replace("PASSWORD", "s3cret-word").split()
+    with redis_cluster() as cluster:
+        for node in cluster.nodes:
+            node.ask(*acl)
+        for url in (narrow_redis.url(1), cluster.url):
+            monkeypatch.setenv("MODELCTL_REDIS_URL", url.replace("://", "://modelctl:s3cret-word@"))
+            for command in ("import -", "count", "count", "cache show", "cache clear", "doctor"):
+                words = [
+                    str(README.parent / "examples/fleet.jsonl") if w == "-" else w
+                    for w in command.split()
+                ]
+                assert (command, main(words), capfd.readouterr().err) == (command, 0, "")
 
 
 def test_a_website_without_rights_on_our_tables_writes_models(
