@@ -238,7 +238,7 @@ def test_ctrl_c_while_waiting_records_nothing(pg_database: str) -> None:
             try:
                 until(lambda: process.poll() is not None or sql(pg_database, waits) != [])
                 process.send_signal(signal.SIGINT)
-                _, stderr = process.communicate(timeout=5)
+                _, stderr = process.communicate(timeout=30)
             finally:
                 process.kill()
     assert process.returncode == -signal.SIGINT, stderr.decode()

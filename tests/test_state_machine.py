@@ -178,16 +178,13 @@ def call(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tup
     return st.tuples(st.just(name), *arguments)
 
 
-# What can be cut in two, and where. A change is committed at all of these points; before its
-# COMMIT it holds locks.
-outers = st.one_of(
-    call("count", counts),
+# What can be cut in two.
+change_calls = st.one_of(
     call("flip", st.integers(0, 2)),
     call("repeat", st.integers(0, 2)),
     call("deliver", deliveries),
     call("recover", st.just(0), st.none(), st.just(False)),
 )
-cuts = st.sampled_from([point for point in points.POINTS if point != "before-commit"])
 # What can happen there.
 inners = st.one_of(
     call("flip", st.integers(0, 2)),
@@ -202,7 +199,18 @@ inners = st.one_of(
     call("wipe"),
     call("leave"),
 )
-cuttings = st.lists(st.tuples(cuts, inners), min_size=1, max_size=4)
+
+
+def cuttings(*where: str) -> st.SearchStrategy[list[tuple[str, tuple[Any, ...]]]]:
+    """What happens at which of these points."""
+    return st.lists(st.tuples(st.sampled_from(where), inners), min_size=1, max_size=4)
+
+
+# A change is committed at all of these; before its COMMIT it holds locks. A count that finds
+# something queued delivers it.
+DELIVERY = ("after-due", "after-del", "after-tomb", "in-sweep", "before-settle")
+in_a_change = cuttings("after-commit", *DELIVERY)
+in_a_count = cuttings(*(2 * ("after-lease", "after-snapshot", "in-fill")), *DELIVERY)
 
 
 # ── The machine ─────────────────────────────────────────────────────────────────────────────────
@@ -299,19 +307,21 @@ class Machine(RuleBasedStateMachine):
         for half in self.foreign:
             half.old = True
 
-    def owes(self, state: CacheState, floor: int, *, owed: bool) -> None:
-        """Check what a change says about the cache, and take note."""
-        if self.cut and state is CacheState.QUEUED:
-            return  # Redis went away in the middle
+    def owes(self, state: CacheState, floor: int, *, owed: bool, changed: bool = True) -> None:
+        """Check what a change says about the cache, and take note; *changed*: whether a row was."""
         if not owed:
             assert state is CacheState.UNCHANGED
-        elif self.away and not self.cut:
-            assert state is CacheState.QUEUED
-            assert self.world.warnings
+            return
+        if self.away:
+            # Also when Redis went in the middle, unless all was done by then.
+            undelivered = CacheState.QUEUED if changed or self.queued else CacheState.UNCHANGED
+            assert state is undelivered or (self.cut and state is not CacheState.UNCHANGED)
+            assert self.cut or bool(self.world.warnings) is (state is CacheState.QUEUED)
         else:
             assert state is CacheState.INVALIDATED
+        if state is CacheState.INVALIDATED:
             self.delivered(floor)
-            if self.with_redis and not self.cut:
+            if self.reachable and not self.cut:
                 assert not self.world.ask("EXISTS", *OTHERS)
 
     # What can be done. Each takes note first: at its points the change is committed.
@@ -349,10 +359,11 @@ class Machine(RuleBasedStateMachine):
             self.events += sorted(events)
             self.committed(before)
         floor = len(self.history) - 1
+        self.world.warnings.clear()
         result = change(*chosen, reason="because", dry_run=dry_run)
         assert [(c.id, c.before, c.after, c.changed) for c in result.changes] == expected
         assert result.dry_run is dry_run
-        self.owes(result.cache, floor, owed=not dry_run)
+        self.owes(result.cache, floor, owed=not dry_run, changed=bool(events))
 
     def one(self, which: int) -> str:
         """One of the models that are there."""
@@ -446,12 +457,13 @@ class Machine(RuleBasedStateMachine):
             self.events += [(i, "recovered", "auto-disabled", "active") for i in sorted(due)]
             self.committed(before)
         floor = len(self.history) - 1
+        self.world.warnings.clear()
         result = self.fleet.recover(cooldown=cooldown, limit=limit, dry_run=dry_run)
         assert sorted(result.recovered) == sorted(due)
         assert not result.busy
         waiting = {i for i, row in self.rows.items() if row.status == "auto-disabled"} - set(due)
         assert {w.id for w in result.waiting} == waiting
-        self.owes(result.cache, floor, owed=not dry_run)
+        self.owes(result.cache, floor, owed=not dry_run, changed=bool(due))
 
     def raw(self, verb: str, chosen: Sequence[str]) -> None:
         """Another program writes the table, one statement and transaction."""
@@ -636,9 +648,20 @@ class FleetRules(Machine):
                 reader = Reader(token, database.count()[0])
             self.readers.append(reader)
 
-    @rule(outer=outers, inner=cuttings)
+    @rule(how=counts, inner=in_a_count)
+    def interrupted_count(self, how: str, inner: list[tuple[str, tuple[Any, ...]]]) -> None:
+        """Something happens in the middle of a count."""
+        self.interrupted(("count", how), inner)
+
+    @rule(outer=change_calls, inner=in_a_change)
+    def interrupted_change(
+        self, outer: tuple[Any, ...], inner: list[tuple[str, tuple[Any, ...]]]
+    ) -> None:
+        """Something happens in the middle of a change or a delivery."""
+        self.interrupted(outer, inner)
+
     def interrupted(self, outer: tuple[Any, ...], inner: list[tuple[str, tuple[Any, ...]]]) -> None:
-        """Something happens in the middle of something else, each of *inner* at its point."""
+        """Do *outer*, and each of *inner* at its point."""
         kept, written = self.queued + self.settling - self.ripe, self.written
         waiting = list(inner)
 
@@ -724,11 +747,12 @@ class StatusRules(FleetRules):
         if was is None:
             self.events.append((model_id, "added", None, "active"))
         self.committed(before)
+        self.world.warnings.clear()
         result = self.fleet.add(model_id, name=name, provider=provider)
         (change,) = result.changes
         assert (change.before, change.after) == (was and was.status, row.status)
         assert change.changed is (was is None)
-        self.owes(result.cache, len(self.history) - 1, owed=True)
+        self.owes(result.cache, len(self.history) - 1, owed=True, changed=was is None)
 
     @rule(
         entries=st.dictionaries(
@@ -765,11 +789,13 @@ class StatusRules(FleetRules):
                 self.rows[i] = Row(name=entries[i][0], provider=entries[i][1])
                 self.events.append((i, "added", None, "active"))
             self.committed(before)
+        self.world.warnings.clear()
         result = self.fleet.import_models(catalog, on_conflict=policy, dry_run=dry_run)
         assert (result.added, result.updated) == (len(added), len(updated))
         assert result.skipped == len(differing) - len(updated)
         assert result.unchanged == len(entries) - len(added) - len(differing)
-        self.owes(result.cache, len(self.history) - 1, owed=not dry_run)
+        changed = bool(added or differing)
+        self.owes(result.cache, len(self.history) - 1, owed=not dry_run, changed=changed)
 
     @rule(model_id=ids)
     def success(self, model_id: str) -> None:

@@ -185,8 +185,8 @@ def raises(error: type[ModelctlError], match: str | None = None) -> Iterator[Non
 @pytest.fixture(scope="module")
 def login(postgres: Postgres) -> str:
     """Make a role that needs a password."""
-    postgres.require_password("watchful", PASSWORD)
-    return "watchful"
+    postgres.require_password("punctual", PASSWORD)
+    return "punctual"
 
 
 def test_a_right_password(postgres: Postgres, login: str) -> None:
