@@ -40,6 +40,8 @@ REDIS_TIMEOUT = 0.5
 SENTINEL_SECONDS = 1.0
 _COUNT = re.compile(rb"[0-9]{1,18}")
 _PATTERN = re.compile(r"[*?[\\]")
+# Where redis-py wraps a refusal in another error: in a transaction, through a Sentinel.
+_REFUSALS = ("AuthenticationError", "NOPERM", "EXEC without MULTI", "DB index is out of range")
 _SCAN_COUNT = 1000
 # What may follow the question mark of redis.url; anything else could change what we get back.
 _PARAMETERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")
@@ -304,7 +306,7 @@ class RedisCache:
         if (
             isinstance(exc, refused)
             or isinstance(exc.__cause__, refused)
-            or redis.AuthenticationError.__name__ in text
+            or any(words in text for words in _REFUSALS)
         ):
             return InvalidConfigError(
                 f"Redis refuses this user ({text})", hint="check redis.url and the user's ACL"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TRIES = 3
+
+# Of a listing whose connection ends SQLAlchemy logs that its cursor cannot be closed: where nobody
+# set up logging, Python would print that with a traceback beside our own words.
+logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
 
 
 class Database:

@@ -465,9 +465,13 @@ class Fleet:
             due = [w.id for w in everyone if w.seconds_left <= 0][:most]
             waiting = everyone[len(due) :]
             return Recovery(tuple(due), waiting, False, self._untouched(), True)
-        recovered = store.recover(
-            cooldown=cooldown, limit=most, actor=self._actor, progress=progress
-        )
+        try:
+            recovered = store.recover(
+                cooldown=cooldown, limit=most, actor=self._actor, progress=progress
+            )
+        except ModelctlError:
+            self._invalidate(owed=True)  # chunks before this one are committed
+            raise
         cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
         return Recovery(
             tuple(recovered or ()), store.waiting(cooldown=cooldown), recovered is None, cache

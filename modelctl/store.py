@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -49,11 +48,6 @@ T = TypeVar("T")
 CHUNK = 5000
 SETTLE_SECONDS = 15
 _RECOVER_LOCK = 7091_2026_0001  # any constant that nobody else uses
-
-# Of a listing whose connection ends SQLAlchemy logs that its cursor cannot be closed: where nobody
-# set up logging, Python would print that with a traceback beside our own words.
-logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
-
 
 # ── The table, and the SQL that both databases share ────────────────────────────────────────────
 
