@@ -406,7 +406,7 @@ class Postgres(Server):
 
     def require_password(self, role: str, password: str) -> None:
         """Make a login role that TCP connections must give this password for."""
-        if not self.execute("SELECT FROM pg_roles WHERE rolname = 'secretive'"):
+        if not self.execute("SELECT 1 FROM pg_roles WHERE rolname = 'secretive'"):
             self.execute("CREATE ROLE secretive NOLOGIN")
         self.execute(f'DROP ROLE IF EXISTS "{role}"')
         self.execute(f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{password}' IN ROLE secretive")

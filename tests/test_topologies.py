@@ -50,7 +50,8 @@ def at_most(seconds: float) -> Iterator[None]:
     start = time.monotonic()
     yield
     took = time.monotonic() - start
-    assert took < seconds, f"took {took:.2f} s"
+    # The slack is for a busy machine: a retry or an endless wait takes far longer.
+    assert took < seconds + 2, f"took {took:.2f} s"
 
 
 def truth(url: str) -> int:
