@@ -68,7 +68,13 @@ if TYPE_CHECKING:
         Event as Event,
     )
     from modelctl.model import (
+        ExplainedModel as ExplainedModel,
+    )
+    from modelctl.model import (
         FailureType as FailureType,
+    )
+    from modelctl.model import (
+        Hold as Hold,
     )
     from modelctl.model import (
         ImportResult as ImportResult,
@@ -81,6 +87,9 @@ if TYPE_CHECKING:
     )
     from modelctl.model import (
         ModelStatus as ModelStatus,
+    )
+    from modelctl.model import (
+        Pause as Pause,
     )
     from modelctl.model import (
         Recovery as Recovery,
@@ -122,11 +131,14 @@ _MODULE_OF = {
     "Diagnosis": "model",
     "DrainResult": "model",
     "Event": "model",
+    "ExplainedModel": "model",
     "FailureType": "model",
+    "Hold": "model",
     "ImportResult": "model",
     "LeaderboardEntry": "model",
     "Model": "model",
     "ModelStatus": "model",
+    "Pause": "model",
     "Recovery": "model",
     "SchemaStatus": "model",
     "Stats": "model",

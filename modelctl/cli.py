@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelctl import render
-from modelctl.config import Config
+from modelctl.config import Config, parse_duration
 from modelctl.errors import (
     DatabaseUnavailableError,
     ExitCode,
     InterruptedError,  # noqa: A004 - one name in three spellings
+    InvalidConfigError,
     ModelctlError,
     RefusedError,
     StaleCacheError,
     UsageError,
 )
+from modelctl.explain import describe
 from modelctl.model import CacheState, Changes, ModelStatus
 from modelctl.render import Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
     from typing import BinaryIO
 
     from modelctl.fleet import Fleet
@@ -213,6 +216,10 @@ def _fleet(ctx: typer.Context, actor: str | None = None) -> Iterator[Fleet]:
         yield fleet
 
 
+def _for_people(output: Output | None) -> bool:
+    return (output or render.default_output()) is Output.TABLE
+
+
 def _write(result: object, shown: render.View, output: Output | None, **how: Any) -> None:
     render.write(result, shown, output or render.default_output(), **how)
 
@@ -291,8 +298,10 @@ def list_models(
 ) -> None:
     """Print the models."""
     with _fleet(ctx) as fleet:
+        # Before the listing, which keeps the one connection.
+        notes = [*map(describe, fleet.holds())] if _for_people(output) else []
         models = fleet.iter_models(status=status, provider=provider, sort=sort, limit=limit)
-        _write(models, render.models_view(models), output, items=models)
+        _write(models, render.models_view(models, notes), output, items=models)
 
 
 @app.command()
@@ -303,10 +312,7 @@ def show(ctx: typer.Context, model_id: Id, output: AnOutput = None) -> None:
     """
     with _fleet(ctx) as fleet:
         model = fleet.show(model_id)
-        rule = fleet.config
-    shown = render.model_view(
-        model, threshold=rule.health.threshold, restart=rule.recovery.restart_failures
-    )
+    shown = render.model_view(model)
     if output is Output.NAME:
         render.write_line(model.id)
     else:
@@ -351,9 +357,18 @@ def events(
 
 
 def _duration(text: str | None) -> float | None:
-    from modelctl.config import parse_duration
-
     return None if text is None else parse_duration(text)
+
+
+def _moment(text: str | None) -> datetime | None:
+    from datetime import datetime
+
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"'{text}' is not a time", hint="write it like 2026-12-01T08:00Z"
+        ) from None
 
 
 # ── Changes ─────────────────────────────────────────────────────────────────────────────────────
@@ -405,13 +420,35 @@ def disable(
     ctx: typer.Context,
     model_ids: Ids,
     reason: Reason = None,
+    duration: Annotated[
+        str | None,
+        typer.Option("--for", metavar="DURATION", help="For so long only: 90s, 15m, 1h, 2d."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Until then only, as in 2026-12-01T08:00Z."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also below the floor of recovery.min_active.")
+    ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Switch models off; nothing automatic brings them back. All or none."""
+    """Switch models off; nothing automatic brings them back. All or none.
+
+    Unless you say for how long: then recover brings them back when that is over.
+    """
     with _fleet(ctx, actor) as fleet:
-        return _changed(fleet.disable(*model_ids, reason=reason, dry_run=dry_run), output)
+        result = fleet.disable(
+            *model_ids,
+            reason=reason,
+            duration=_duration(duration),
+            until=_moment(until),
+            force=force,
+            dry_run=dry_run,
+        )
+        return _changed(result, output)
 
 
 @app.command()
@@ -497,31 +534,119 @@ def recover(
     ctx: typer.Context,
     dry_run: DryRun = False,
     limit: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Bring back at most N; 0: no limit.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Bring back at most N; 0: no limit; default: recovery.limit."
+        ),
+    ] = None,
     cooldown: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For this run: 90s, 15m, 1h, 2d."),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Ask each model first, one small request; costs money."),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only look: exit 1 if recover has not run as expected."),
+    ] = False,
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Bring auto-disabled models back after their cooldown.
+    """Bring models back whose cooldown, or timed disable, is over.
 
     Meant for cron. In a pipe it prints one line for each model that came back, and else nothing.
     """
-    with _fleet(ctx, actor) as fleet, render.progress("recovered") as progress:
-        result = fleet.recover(
-            limit=limit, cooldown=_duration(cooldown), dry_run=dry_run, progress=progress
-        )
-    if result.busy:
-        render.say("another recover is running")
-    if output is None and not dry_run and render.default_output() is Output.TSV:
-        for model_id in result.recovered:
-            render.write_line(model_id)
-    else:
-        _write(result, render.view(result), output)
+    with _fleet(ctx, actor) as fleet:
+        if check:
+            return _check_recover(fleet, output)
+        with render.progress("asked and recovered" if probe else "recovered") as progress:
+            result = fleet.recover(
+                limit=limit,
+                cooldown=_duration(cooldown),
+                probe=probe,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        if result.busy:
+            render.say("another recover is running")
+        if output is None and not dry_run and render.default_output() is Output.TSV:
+            render.write_lines(result.recovered)
+        else:
+            _write(result, render.view(result), output)
     return _exit_code(result.cache)
+
+
+def _check_recover(fleet: Fleet, output: Output | None) -> ExitCode:
+    if not fleet.config.recovery.expect_every:
+        raise InvalidConfigError(
+            "recovery.expect_every is not set, so there is nothing to expect",
+            hint='set it to some three runs of your cron job, as in expect_every = "15m"',
+        )
+    last = fleet.last_recover()
+    _write(last, render.view(last), output)
+    if not last.overdue:
+        return ExitCode.OK
+    if output is not Output.JSON:
+        render.say("error: recover has not finished for longer than recovery.expect_every")
+    return ExitCode.UNEXPECTED
+
+
+@app.command()
+def probe(
+    ctx: typer.Context,
+    model_ids: Ids,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> ExitCode:
+    """Ask models that are off whether they work; exit 1 if one does not.
+
+    One small request each, which costs money. Nothing comes back by that; a model that fails
+    starts its cooldown again.
+    """
+    with _fleet(ctx, actor) as fleet, render.progress("asked") as progress:
+        result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
+    _write(result, render.view(result), output, items=result.answers)
+    well = all(answer.healthy for answer in result.answers)
+    return ExitCode.OK if well else ExitCode.UNEXPECTED
+
+
+@app.command()
+def pause(
+    ctx: typer.Context,
+    duration: Annotated[
+        str, typer.Option("--for", metavar="DURATION", help="For how long: 90s, 15m, 1h, 2d.")
+    ],
+    provider: Provider = None,
+    reason: Reason = None,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> None:
+    """Stop all automatic switching, off and on; it ends by itself.
+
+    Neither the health rule nor recover changes a status meanwhile; people still can.
+    """
+    with _fleet(ctx, actor) as fleet:
+        result = fleet.pause(parse_duration(duration), provider=provider, reason=reason)
+    _write(result, render.view(result), output)
+
+
+@app.command()
+def resume(
+    ctx: typer.Context,
+    provider: Provider = None,
+    reason: Reason = None,
+    actor: Actor = None,
+    output: AnOutput = None,
+) -> None:
+    """End a pause before its time."""
+    with _fleet(ctx, actor) as fleet:
+        result = fleet.resume(provider=provider, reason=reason)
+        others = [hold for hold in fleet.holds() if hold.failure_type is None]
+    _write(result, render.view(result), output)
+    render.note(*map(describe, others))
 
 
 @app.command("import")

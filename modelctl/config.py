@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelctl.errors import UNSAFE, InvalidConfigError, UsageError, clean
 from modelctl.model import FailureType, storable
+
+if TYPE_CHECKING:
+    from modelctl.probe import ProbeConfig
 
 SYSTEM_FILE = Path("/etc/modelctl/config.toml")
 _LARGEST_FILE = 1_000_000
@@ -185,6 +188,13 @@ def _duration(low: float, high: float) -> Callable[[Any], Any]:
     return _between(low, high, format_duration)
 
 
+def _factor(value: float) -> float:
+    # One of 1.001 would take thousands of steps to its cap.
+    if value != 1 and not 1.1 <= value <= 10:
+        raise UsageError("must be 1, or 1.1 to 10")
+    return value
+
+
 def _failure_types(names: Iterable[str]) -> tuple[FailureType, ...]:
     known = {str(kind): kind for kind in FailureType}
     for name in names:
@@ -281,7 +291,7 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryConfig:
-    """When a model that was switched off by its failures comes back."""
+    """When a model that was switched off by its failures comes back, and what guards the fleet."""
 
     cooldown: float = _key(
         3600.0,
@@ -289,12 +299,68 @@ class RecoveryConfig:
         "duration",
         _duration(0, _LONGEST),
     )
+    cooldown_factor: float = _key(
+        1.0,
+        "the cooldown grows by it with each ejection in a row; 1: it does not",
+        "number",
+        _factor,
+    )
+    max_cooldown: float = _key(
+        86400.0, "how far a cooldown grows", "duration", _duration(0, _LONGEST)
+    )
     restart_failures: int = _key(
         2,
         "how many it comes back with; fewer than health.threshold",
         "failures",
         _between(0, _MOST),
     )
+    min_active: int = _key(
+        0,
+        "the health rule leaves at least so many switched on; 0: no floor",
+        "models",
+        _between(0, _MOST),
+    )
+    max_auto_disabled_percent: int = _key(
+        100,
+        "how much of a provider the health rule may switch off; one model may always go",
+        "percent",
+        _between(0, 100),
+    )
+    incident_models: int = _key(
+        0,
+        "so many of a provider that fail alike are its incident, no fault of theirs; 0: never",
+        "models",
+        _between(0, _MOST),
+    )
+    incident_window: float = _key(
+        600.0,
+        "within what time they do, and how long after the last of them an incident lasts",
+        "duration",
+        _duration(1, _LONGEST),
+    )
+    max_ejections: int = _key(
+        0,
+        "after so many in a row a model waits for a person; 0: never",
+        "ejections",
+        _between(0, _MOST),
+    )
+    limit: int = _key(
+        0,
+        "how many one run of recover brings back; 0: all that are due",
+        "models",
+        _between(0, _MOST),
+    )
+    expect_every: float = _key(
+        0.0,
+        "doctor and recover --check complain when no recover has finished for so long; 0s: never",
+        "duration",
+        _duration(0, _LONGEST),
+    )
+
+    @property
+    def guarded(self) -> bool:
+        """Whether switching a model off depends on the other models."""
+        return bool(self.min_active or self.incident_models or self.max_auto_disabled_percent < 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +383,11 @@ class Key:
         """Whether it may hold a password, so that its value must not be shown."""
         return not self.field.repr
 
+    @property
+    def number(self) -> bool:
+        """Whether it is a plain number, where other floats are durations."""
+        return bool(self.field.metadata["unit"] == "number")
+
     def read(self, raw: object) -> Any:
         """Return the value that *raw*, from a TOML file, stands for.
 
@@ -324,6 +395,10 @@ class Key:
             UsageError: it stands for none; says what is wrong, not where.
         """
         default, check = self.field.default, self.field.metadata["check"]
+        if self.number:
+            if type(raw) not in (int, float):
+                raise UsageError("must be a number")
+            return check(float(raw))  # type: ignore[arg-type]  # the line above
         if isinstance(default, int):
             # By identity, because true is an int to isinstance.
             if type(raw) is not int:
@@ -347,6 +422,8 @@ class Key:
         if isinstance(self.field.default, tuple):
             return self.read([item.strip() for item in text.split(",")])
         # No more digits than int() takes; words are left to `read`, which refuses them.
+        if self.number and re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
+            return self.read(float(text))
         number = isinstance(self.field.default, int) and re.fullmatch("-?[0-9]{1,18}", text)
         return self.read(int(text) if number else text)
 
@@ -381,6 +458,8 @@ class Config:
     cache: CacheConfig = CacheConfig()
     health: HealthConfig = HealthConfig()
     recovery: RecoveryConfig = RecoveryConfig()
+    # How the models of each provider are asked whether they work.
+    probes: Mapping[str, ProbeConfig] = field(default_factory=dict)
     file: Path | None = None
     # "cache.ttl" -> "default", "file" or "environment MODELCTL_CACHE_TTL"
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -581,6 +660,8 @@ def settings(config: Config) -> list[Setting]:
             value = mask_url(value)
             if str(key) == "database.url" and config.embedded:
                 value = f"sqlite:///{config.sqlite_path}"
+        elif key.number:
+            value = int(value) if value.is_integer() else value
         elif isinstance(value, float):
             value = format_duration(value)
         # Whole numbers, strings and lists of strings look the same in JSON and TOML.

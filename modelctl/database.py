@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -22,13 +23,18 @@ from modelctl.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from modelctl.config import Config
 
 T = TypeVar("T")
 
 _TRIES = 3
+# How a transaction begins. A write knows its id, and whose it is, from the start: what became of
+# it can be asked when the answer to its COMMIT is lost.
+_BEGIN = "BEGIN"
+_WRITE = "BEGIN; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time()"
+_OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
 
 # Of a listing whose connection ends SQLAlchemy logs that its cursor cannot be closed: where nobody
 # set up logging, Python would print that with a traceback beside our own words.
@@ -40,11 +46,11 @@ class Database:
 
     def __init__(self, config: Config, pool_size: int) -> None:
         self._config = config
-        self._on_sqlite = config.sqlite_path is not None
         self.engine = (
-            _sqlite_engine(config) if self._on_sqlite else _postgres_engine(config, pool_size)
+            _sqlite_engine(config) if config.sqlite_path else _postgres_engine(config, pool_size)
         )
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reading = self.engine.execution_options(begin=None)
+        self._writing = self.engine.execution_options(begin=_WRITE)
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -53,12 +59,12 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Give a connection on which every statement is its own transaction."""
-        with self._translated(), self._autocommit.connect() as connection:
+        with self._translated(), self._reading.connect() as connection:
             yield connection
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
-        """Give a connection that begins no transaction by itself before its first statement."""
+        """Give a connection whose first statement begins a transaction."""
         with self._translated(), self.engine.connect() as connection:
             yield connection
 
@@ -66,7 +72,7 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sa_exc.DBAPIError as exc:
+        except (sa_exc.DBAPIError, self.engine.dialect.loaded_dbapi.Error) as exc:
             raise self._translate(exc) from exc
         except sa_exc.TimeoutError as exc:
             raise DatabaseUnavailableError(
@@ -76,83 +82,101 @@ class Database:
         except sa_exc.SQLAlchemyError as exc:
             raise ModelctlError(self._config.hide(str(exc))) from exc
 
-    def _translate(self, exc: sa_exc.DBAPIError) -> ModelctlError:
-        cause: BaseException = exc.orig or exc
+    def _translate(self, exc: Exception) -> ModelctlError:
+        cause: BaseException = getattr(exc, "orig", None) or exc
         if self._config.sqlite_path:
             from modelctl import sqlite
 
             return sqlite.translate(cause, self._config.sqlite_path)
         return translate_postgres(cause, self._config)
 
-    def write(
-        self,
-        work: Callable[[sa.Connection], T],
-        *,
-        one_statement: bool = False,
-        dry_run: bool = False,
-    ) -> T:
-        """Run *work* in one transaction; again, up to three times, if the database asks for it.
+    def write(self, work: Callable[[sa.Connection], T], *, dry_run: bool = False) -> T:
+        """Run *work* in one transaction; again, up to three times, if the database asks for it."""
+        return self._retrying(lambda: self._transaction(work, dry_run))
 
-        *one_statement*: on PostgreSQL it needs no BEGIN and COMMIT around it.
+    def change(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Run one statement of PostgreSQL as `write` does, and return its rows.
+
+        In two round trips, without SQLAlchemy's work per statement: recording an outcome is what
+        an application does after every call of a model.
         """
-        alone = one_statement and not dry_run and not self._on_sqlite
+        return self._retrying(lambda: self._alone(sql, parameters))
+
+    def _retrying(self, transaction: Callable[[], T]) -> T:
         for attempt in range(_TRIES):
             try:
                 with self._translated():
-                    return self._alone(work) if alone else self._transaction(work, dry_run)
+                    return transaction()
             except DatabaseUnavailableError as exc:
                 if attempt == _TRIES - 1 or _sqlstate(exc) not in ("40001", "40P01"):
                     raise
                 time.sleep(random.uniform(0.01, 0.1) * 2**attempt)  # noqa: S311 - jitter
         raise AssertionError("unreachable")
 
-    def _alone(self, work: Callable[[sa.Connection], T]) -> T:
-        with self._autocommit.connect() as connection:
-            try:
-                return work(connection)
-            except sa_exc.DBAPIError as exc:
-                if exc.connection_invalidated:
-                    raise self._unknown(exc) from exc
-                raise
-
     def _transaction(self, work: Callable[[sa.Connection], T], dry_run: bool) -> T:
-        with self.engine.connect() as connection:
+        with self._writing.connect() as connection:
             transaction = connection.begin()
             result = work(connection)
-            xid = None
-            if not self._on_sqlite:
-                sql = "SELECT CAST(pg_current_xact_id_if_assigned() AS text)"
-                xid = connection.scalar(sa.text(sql))
             points.reach("before-commit")
             if dry_run:
                 transaction.rollback()
                 return result
+            known = connection.info.get("transaction")
             try:
                 transaction.commit()
             except sa_exc.DBAPIError as exc:
-                if xid is None or not exc.connection_invalidated or not self._committed(xid, exc):
+                if not exc.connection_invalidated or not known:
                     raise
+                self._resolve(known, exc)
             return result
 
-    def _committed(self, xid: str, lost: sa_exc.DBAPIError) -> bool:
-        """Whether a transaction was committed whose answer to COMMIT was lost."""
-        sql = "SELECT pg_xact_status(CAST(:xid AS xid8))"
-        for _ in range(_TRIES):
-            try:
-                with self._autocommit.connect() as connection:
-                    status = connection.scalar(sa.text(sql), {"xid": xid})
-            except sa_exc.SQLAlchemyError:
-                status = None
-            if status in ("committed", "aborted"):
-                return bool(status == "committed")
-            time.sleep(0.5)
-        raise self._unknown(lost) from lost
+    def _alone(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        import psycopg
 
-    def _unknown(self, exc: sa_exc.DBAPIError) -> DatabaseUnavailableError:
-        return DatabaseUnavailableError(
-            f"{self._translate(exc).message}; it is not known whether the change was made",
+        pooled = self.engine.raw_connection()
+        raw: Any = pooled.driver_connection
+        known = None
+        try:
+            # Several statements in one message: values are bound on this side.
+            with psycopg.ClientCursor(raw) as cursor:
+                cursor.execute(f"{_WRITE}; {_bound(sql)}", parameters)
+                cursor.nextset()
+                begun = cursor.fetchone()
+                cursor.nextset()
+                rows = cursor.fetchall() if cursor.description else []
+            points.reach("before-commit")
+            known = begun
+            raw.commit()
+        except psycopg.Error as exc:
+            if not raw.closed:
+                raise
+            pooled.invalidate(exc)  # its place in the pool is free for the one that asks
+            if not known:
+                raise
+            self._resolve(known, exc)
+        finally:
+            pooled.close()  # rolls back what is not committed
+        return rows
+
+    def _resolve(self, known: Sequence[Any], lost: Exception) -> None:
+        """Return if the transaction was committed whose answer to COMMIT was lost, else raise."""
+        xid, server = known
+        for _ in range(_TRIES):
+            with suppress(sa_exc.SQLAlchemyError), self._reading.connect() as connection:
+                status, asked = connection.execute(sa.text(_OUTCOME), {"xid": xid}).one()
+                # After a restart or a failover the number may be another transaction's.
+                if status == "committed" and asked == server:
+                    return
+                if status == "aborted":
+                    raise DatabaseUnavailableError(
+                        f"{self._translate(lost).message}; the change was not made",
+                        hint="try again later",
+                    ) from lost
+            time.sleep(0.5)
+        raise DatabaseUnavailableError(
+            f"{self._translate(lost).message}; it is not known whether the change was made",
             hint="look before you repeat it; all but recording an outcome may be repeated",
-        )
+        ) from lost
 
 
 def _sqlite_engine(config: Config) -> sa.Engine:
@@ -172,7 +196,7 @@ def _sqlite_engine(config: Config) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         # The driver begins nothing before a SELECT, and a lock taken late is a lost race.
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        if connection.get_execution_options().get("begin", _BEGIN) is None:
             return
         # SQLite's own wait looks ever more rarely: of many writers some would never get in.
         deadline = time.monotonic() + sqlite.BUSY_SECONDS
@@ -242,21 +266,44 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
             poll.register(dbapi_connection.pgconn.socket, select.POLLIN)
         if dbapi_connection.closed or poll.poll(0):
             raise sa_exc.DisconnectionError("closed by the server while idle")
+        if not dbapi_connection.autocommit:  # a migration chose its isolation level
+            dbapi_connection.autocommit = True
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        words = connection.get_execution_options().get("begin", _BEGIN)
+        raw: Any = connection.connection.dbapi_connection
+        if words is None or not raw.autocommit:  # without autocommit the driver begins
+            return
+        try:
+            answer = raw.execute(words)
+        except psycopg.Error as exc:
+            if raw.closed:  # SQLAlchemy does not look at what is raised here
+                connection.invalidate(exc)
+            raise
+        connection.info["transaction"] = answer.fetchone() if answer.nextset() else None
 
     return engine
+
+
+@functools.cache
+def _bound(sql: str) -> str:
+    """*sql* with its :names as psycopg writes them."""
+    from sqlalchemy.dialects.postgresql import psycopg
+
+    return str(sa.text(sql).compile(dialect=psycopg.dialect()))
 
 
 def _connect(how: dict[str, Any]) -> Any:
     """Connect so that times can be read, whatever the role and libpq's variables say of them."""
     import psycopg
 
-    connection = psycopg.connect(**how)
+    # SQLAlchemy's transactions begin in the event above.
+    connection = psycopg.connect(**how, autocommit=True)
     # Reported by the server at the start: looking at it costs no round trip.
     for name, wanted in (("TimeZone", "UTC"), ("DateStyle", "ISO")):
         if not (connection.info.parameter_status(name) or "").startswith(wanted):
-            connection.autocommit = True
             connection.execute(f"SET {name} = {wanted}".encode())
-            connection.autocommit = False
     for kind in ("timestamptz", "timestamp"):
         oid = psycopg.adapters.types[kind].oid
         usual = connection.adapters.get_loader(oid, psycopg.pq.Format.TEXT)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from modelctl import cache as caches
@@ -15,9 +17,11 @@ from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
     ModelctlError,
+    RefusedError,
     StaleCacheError,
     UsageError,
 )
+from modelctl.explain import describe, explain
 from modelctl.model import (
     Audit,
     BatchResult,
@@ -28,22 +32,40 @@ from modelctl.model import (
     Count,
     Diagnosis,
     DrainResult,
+    ExplainedModel,
     ImportResult,
+    LastRecover,
     ModelStatus,
+    Pause,
+    ProbeReport,
     Recovery,
     StatusChange,
     VerifiedCount,
+    Waiting,
     check_id,
     storable,
 )
+from modelctl.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from modelctl.catalog import CatalogFormat
+    from modelctl.config import ProbeConfig
     from modelctl.health import Outcome
-    from modelctl.model import Event, FailureType, LeaderboardEntry, Model, SchemaStatus, Stats
+    from modelctl.model import (
+        Event,
+        FailureType,
+        Hold,
+        LeaderboardEntry,
+        Model,
+        ProbeResult,
+        SchemaStatus,
+        Stats,
+    )
+    from modelctl.recovery import Candidate
     from modelctl.store import ModelStore
 
 # In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
@@ -51,6 +73,9 @@ INVALIDATE_SECONDS = 2.0
 LONGEST_COOLDOWN = 3650 * 86400.0
 AUDIT_COMPARISONS = 2
 AUDIT_PAUSE_SECONDS = 5.0
+# Models that are asked before the healthy ones come back, and how long that may take (seconds).
+PROBE_CHUNK = 100
+PROBE_SECONDS = 60.0
 # Redis being away and Redis refusing us: a read goes on without it, a change queues.
 _CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
 
@@ -279,13 +304,31 @@ class Fleet:
             status=wanted, provider=provider, sort=sort, limit=_limit(limit)
         )
 
-    def show(self, id: str) -> Model:  # noqa: A002 - the word that everybody uses
-        """Return one model; `ModelNotFoundError` where there is none."""
-        return self._store.get(id)
+    def show(self, id: str) -> ExplainedModel:  # noqa: A002 - the word that everybody uses
+        """Return one model and why it is as it is; `ModelNotFoundError` where there is none."""
+        from dataclasses import fields
+
+        store = self._store
+        model = store.get(id)
+        holds = store.recovery.holds()
+        # Nothing is found where only a person brings it back.
+        plan = None if model.active else next(store.recovery.plan(ids=[id]), None)
+        limited = plan and not plan.waiting and self.config.recovery.limit
+        ahead = store.recovery.ahead(id) if limited else 0
+        sentences = explain(model, self.config, holds, plan.waiting if plan else None, ahead)
+        return ExplainedModel(
+            **{f.name: getattr(model, f.name) for f in fields(model)}, explanation=sentences
+        )
 
     def stats(self) -> Stats:
-        """Return the totals by status and provider, from the database."""
-        return self._store.stats()
+        """Return the totals by status and provider, and the holds that last, from the database."""
+        from dataclasses import replace
+
+        return replace(self._store.stats(), holds=self._store.recovery.holds())
+
+    def holds(self) -> tuple[Hold, ...]:
+        """Return the pauses and incidents that last."""
+        return self._store.recovery.holds()
 
     def leaderboard(
         self, *, top: int = 10, provider: str | None = None
@@ -305,13 +348,46 @@ class Fleet:
 
     # ── Changes ──
 
-    def disable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+    def disable(
+        self,
+        *ids: str,
+        reason: str | None = None,
+        duration: float | None = None,
+        until: datetime | None = None,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Changes:
         """Switch models off by hand; nothing automatic brings them back. All or none.
+
+        Unless it is said for how long: *duration* (seconds) or *until* (a time with its zone).
+        Then `recover` brings them back when that is over. *force*: also below the floor of
+        ``recovery.min_active``.
 
         Raises:
             ModelNotFoundError: an id is unknown; nothing is changed.
+            RefusedError: fewer models than the floor would stay on; nothing is changed.
+            UsageError: the time is over already, or is no time.
         """
-        return self._switch(self._store.disable, ids, reason, dry_run)
+        floor = 0 if force else self.config.recovery.min_active
+        end = self._until(duration, until)
+        disable = functools.partial(self._store.disable, until=end, floor=floor)
+        return self._switch(disable, ids, reason, dry_run)
+
+    def _until(self, duration: float | None, until: datetime | None) -> float | None:
+        """When a timed disable ends, in seconds since 1970, by the database's clock."""
+        if duration is None and until is None:
+            return None
+        if duration is not None and until is not None:
+            raise UsageError("a duration and an end say the same thing", hint="give one of them")
+        if until is not None and until.tzinfo is None:
+            raise UsageError("the end has no time zone", hint="write 2026-12-01T08:00Z")
+        if duration is not None and not 0 < duration <= LONGEST_COOLDOWN:
+            raise UsageError("a duration is more than 0 s and at most ten years")
+        now = self._store.recovery.clock()
+        end = now + duration if duration is not None else until.timestamp() if until else now
+        if end <= now:
+            raise UsageError("the end is over already")
+        return end
 
     def enable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
         """Switch models on as healthy ones: no failures, no ejections. All or none.
@@ -357,7 +433,7 @@ class Fleet:
                 its ends).
         """
         entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
-        change = self._store.add(entry, actor=self._actor)
+        change = self._store.batches.add(entry, actor=self._actor)
         return Changes((change,), self._invalidate(owed=True, changed=change.changed))
 
     def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
@@ -407,75 +483,212 @@ class Fleet:
             UsageError: an outcome is wrong; the message says which (from 1).
             ModelNotFoundError: an id is unknown.
         """
-        import pickle
-        import tempfile
-
         self._expect_database()
         length = self.config.health.reason_length
-        with tempfile.TemporaryFile() as spool:
+
+        def checked() -> Iterator[Outcome]:
             for number, outcome in enumerate(outcomes, 1):
                 if isinstance(outcome, health.Outcome):
                     outcome = outcome.fields()
                 try:
-                    checked = health.parse_outcome(outcome, length)
+                    yield health.parse_outcome(outcome, length)
                 except UsageError as exc:
                     raise UsageError(f"outcome {number}: {exc.message}", hint=exc.hint) from None
-                try:
-                    pickle.dump((checked.id, checked.type, checked.reason), spool, protocol=5)
-                except OSError as exc:
-                    raise ModelctlError(
-                        f"cannot spool the outcomes to {tempfile.gettempdir()}: {exc.strerror}",
-                        hint="nothing was recorded; TMPDIR names another folder",
-                    ) from exc
 
-            def again() -> Iterator[Outcome]:
-                spool.seek(0)
-                with suppress(EOFError):
-                    while True:
-                        yield health.Outcome(*pickle.load(spool))  # noqa: S301 - our own, unnamed file
-
-            recorded, changes = self._store.record_batch(
-                again, actor=self._actor, progress=progress
-            )
+        spool = Spool(checked())
+        recorded, changes = self._store.batches.record_batch(
+            lambda: iter(spool), actor=self._actor, progress=progress
+        )
         return BatchResult(recorded, changes, self._invalidate(owed=bool(changes)))
+
+    # ── Recovery ──
 
     def recover(
         self,
         *,
         limit: int | None = None,
         cooldown: float | None = None,
+        probe: bool = False,
         dry_run: bool = False,
         progress: Callable[[int], None] = _ignore,
     ) -> Recovery:
-        """Bring back the auto-disabled models whose cooldown is over, longest waiting first.
+        """Bring back the models whose cooldown, or timed disable, is over; longest waiting first.
 
-        *limit*: at most so many (None or 0: all). *cooldown*: seconds, for this run instead of
-        the configured ones. A second run at the same time does nothing and says ``busy``.
-        Models that a person disabled are never touched.
+        *limit*: at most so many (0: all; None: ``recovery.limit``). *cooldown*: seconds, for this
+        run instead of the configured ones. *probe*: ask each auto-disabled model first, where a
+        probe is configured for its provider; one that fails starts its cooldown again.
+        A second run at the same time does nothing and says ``busy``. Models that a person
+        disabled for good are never touched.
+
+        Raises:
+            InvalidConfigError: *probe*, and no probe is configured.
         """
-        if cooldown is None:
-            cooldown = self.config.recovery.cooldown
-        if not 0 <= cooldown <= LONGEST_COOLDOWN:
+        rule = self.config.recovery
+        if cooldown is not None and not 0 <= cooldown <= LONGEST_COOLDOWN:
             raise UsageError("a cooldown is from 0 s to ten years")
-        most = _limit(limit or None)
+        most = _limit((rule.limit if limit is None else limit) or None)
+        ladder = None if cooldown is None else (cooldown,)
+        probes = self._probes() if probe else {}
         self._expect_database()
-        store = self._store
+        recovery = self._store.recovery
+        paused = next((h for h in recovery.holds() if h.provider is None), None)
         if dry_run:
-            everyone = store.waiting(cooldown=cooldown)
-            due = [w.id for w in everyone if w.seconds_left <= 0][:most]
-            waiting = everyone[len(due) :]
-            return Recovery(tuple(due), waiting, False, self._untouched(), True)
+            return self._rehearse(ladder, most, probes, paused)
+        run = _Run(most, ladder, progress)
         try:
-            recovered = store.recover(
-                cooldown=cooldown, limit=most, actor=self._actor, progress=progress
-            )
-        except ModelctlError:
+            recovered = Spool(self._run(run, probes))
+        except BaseException:
             self._invalidate(owed=True)  # chunks before this one are committed
             raise
+        if not run.lost:
+            recovery.finished()
         cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
         return Recovery(
-            tuple(recovered or ()), store.waiting(cooldown=cooldown), recovered is None, cache
+            recovered=recovered,
+            waiting=Spool(c.waiting or _beyond(c) for c in recovery.plan(cooldowns=ladder)),
+            busy=run.lost and not recovered,
+            cache=cache,
+            paused=paused,
+            requests=len(run.asked),
+            unhealthy=tuple(a for a in run.asked.values() if not a.healthy),
         )
+
+    def _run(self, run: _Run, probes: Mapping[str, ProbeConfig]) -> Iterator[str]:
+        """Bring models back; give the id of each."""
+        recovery = self._store.recovery
+        how: dict[str, Any] = {"cooldowns": run.ladder, "actor": self._actor}
+        if probes:
+            yield from self._run_probes(run, probes, how)
+        if not run.lost and run.left != 0:
+            chunks = recovery.recover(limit=run.left, without=[*probes], **how)
+            yield from run.through(chunks)
+
+    def _run_probes(
+        self, run: _Run, probes: Mapping[str, ProbeConfig], how: dict[str, Any]
+    ) -> Iterator[str]:
+        """Ask before they come back; those that were healthy do."""
+        recovery, owner = self._store.recovery, f"{self._actor} {random.random()}"  # noqa: S311 - a name
+        while not run.lost and run.left != 0:
+            # Longer than asking takes at the most.
+            if not recovery.claim(3 * PROBE_SECONDS, owner):
+                run.lost = True
+                return
+            most = PROBE_CHUNK if run.left is None else min(PROBE_CHUNK, run.left)
+            due = recovery.to_probe(
+                cooldowns=run.ladder, providers=[*probes], without=[*run.asked], most=most
+            )
+            if not due:
+                break
+            healthy = [a.id for a in self._ask(due, probes, run) if a.healthy]
+            if healthy:
+                yield from run.through(recovery.recover(limit=None, ids=healthy, **how))
+        recovery.claim(0, owner)
+
+    def _ask(
+        self, models: Sequence[tuple[str, str]], probes: Mapping[str, ProbeConfig], run: _Run
+    ) -> list[ProbeResult]:
+        """Ask (id, provider) each once; those that fail start their cooldown again."""
+        from modelctl.probe import Target, ask
+
+        targets = [Target(model_id, provider) for model_id, provider in models]
+        answers = []
+        with closing(ask(targets, probes, deadline=PROBE_SECONDS)) as asking:
+            for answer in asking:
+                answers.append(answer)
+                run.asked[answer.id] = answer
+                run.told(len(run.asked))
+        failed = [(a.id, str(a.failure_type), a.reason) for a in answers if not a.healthy]
+        if failed:
+            self._store.recovery.probe_failed(failed, actor=self._actor)
+        return answers
+
+    def _probes(self) -> Mapping[str, ProbeConfig]:
+        if not self.config.probes:
+            hint = "see [probe.NAME] in config.example.toml"
+            raise InvalidConfigError("no probe is configured", hint=hint)
+        return self.config.probes
+
+    def _rehearse(
+        self,
+        ladder: tuple[float, ...] | None,
+        most: int | None,
+        probes: Mapping[str, ProbeConfig],
+        paused: Hold | None,
+    ) -> Recovery:
+        """What `recover` would do now, and why not more."""
+        due: Spool[str] = Spool()
+        waiting: Spool[Waiting] = Spool()
+        requests = 0
+        for candidate in self._store.recovery.plan(cooldowns=ladder):
+            if candidate.waiting:
+                waiting.append(candidate.waiting)
+            elif most is not None and len(due) >= most:
+                waiting.append(_beyond(candidate))
+            else:
+                due.append(candidate.id)
+                requests += not candidate.timed and candidate.provider in probes
+        return Recovery(due, waiting, False, self._untouched(), True, paused, requests)
+
+    def probe(
+        self, *ids: str, dry_run: bool = False, progress: Callable[[int], None] = _ignore
+    ) -> ProbeReport:
+        """Ask models that are off, one small request each; nothing comes back by that.
+
+        One that fails starts its cooldown again, and it is in the history. *dry_run*: ask nobody.
+
+        Raises:
+            InvalidConfigError: no probe is configured for the provider of one.
+            ModelNotFoundError: an id is unknown; nobody is asked.
+            RefusedError: a model is active; nobody is asked.
+        """
+        if not ids:
+            raise UsageError("no model is named")
+        probes = self._probes()
+        models = self._store.recovery.standing(list(dict.fromkeys(ids)))
+        for model_id, provider, status in models:
+            if status is ModelStatus.ACTIVE:
+                raise RefusedError(
+                    f"'{model_id}' is active, and only models that are off are asked",
+                    hint="a probe costs money; an application's own calls tell how it is",
+                )
+            if provider not in probes:
+                hint = "see [probe.NAME] in config.example.toml"
+                wrong = f"no probe is configured for '{provider}', the provider of '{model_id}'"
+                raise InvalidConfigError(wrong, hint=hint)
+        if dry_run:
+            return ProbeReport((), len(models), True)
+        run = _Run(None, None, progress)
+        answers = self._ask([(model_id, provider) for model_id, provider, _ in models], probes, run)
+        return ProbeReport(tuple(answers), len(answers))
+
+    def last_recover(self) -> LastRecover:
+        """Say when a run of `recover` last finished, and whether that is too long ago."""
+        last = self._store.recovery.last_finished()
+        every = self.config.recovery.expect_every
+        overdue = bool(every) and (last is None or last[1] > every)
+        at, ago = last or (None, None)
+        return LastRecover(at, ago, every or None, overdue)
+
+    def pause(
+        self, duration: float, *, provider: str | None = None, reason: str | None = None
+    ) -> Pause:
+        """Stop all automatic switching, off and on, for *duration* seconds; it ends by itself.
+
+        *provider*: only its models. What people do goes on, and outcomes are recorded.
+        """
+        if not 0 < duration <= LONGEST_COOLDOWN:
+            raise UsageError("a pause is more than 0 s and at most ten years")
+        provider, reason = _provider(provider), self._reason(reason)
+        until = self._store.recovery.pause(provider, duration, reason=reason, actor=self._actor)
+        return Pause(provider, True, until, reason, True)
+
+    def resume(self, *, provider: str | None = None, reason: str | None = None) -> Pause:
+        """End the pause of the fleet, or of *provider*, before its time."""
+        provider = _provider(provider)
+        found = self._store.recovery.resume(
+            provider, reason=self._reason(reason), actor=self._actor
+        )
+        return Pause(provider, False, None, None, found)
 
     def import_models(
         self,
@@ -508,7 +721,7 @@ class Fleet:
                 hint="nothing was written; see --on-conflict",
             )
         entries = [(m.id, m.display_name, m.provider) for m in found.models]
-        added, differing = self._store.import_models(
+        added, differing = self._store.batches.import_models(
             entries,
             on_conflict=on_conflict,
             actor=self._actor,
@@ -692,8 +905,32 @@ class Fleet:
         odd = store.contradictory()
         detail = f"{odd} both active and auto-disabled" if odd else "consistent"
         yield Check("rows", not odd, detail)
-        last = store.last("recover")
-        yield Check("recover", True, f"last finished {last[1]:.0f} s ago" if last else "never ran")
+        yield from self._doctor_recovery()
+
+    def _doctor_recovery(self) -> Iterator[Check]:
+        last, recovery, rule = self.last_recover(), self._store.recovery, self.config.recovery
+        ago = last.seconds_ago
+        ran = "never ran" if ago is None else f"last finished {ago:.0f} s ago"
+        expected = f", expected every {rule.expect_every:.0f} s" if rule.expect_every else ""
+        yield Check("recover", not last.overdue, ran + expected)
+        holds = "; ".join(map(describe, recovery.holds()))
+        yield Check("holds", True, holds or "nothing is paused, no incident")
+        spared = [f"{model_id} ({why})" for model_id, why in recovery.spared()]
+        yield Check("spared", True, f"would be off: {_some(spared)}" if spared else "none")
+        waiting = recovery.for_a_person()
+        yield Check("ejected", True, f"wait for a person: {_some(waiting)}" if waiting else "none")
+        guards = {
+            "min_active": rule.min_active > 0,
+            "max_auto_disabled_percent": rule.max_auto_disabled_percent < 100,
+            "incident_models": rule.incident_models > 0,
+            "max_ejections": rule.max_ejections > 0,
+            "limit": rule.limit > 0,
+            "cooldown_factor": rule.cooldown_factor > 1,
+            "expect_every": rule.expect_every > 0,
+        }
+        off = ", ".join(name for name, on in guards.items() if not on)
+        detail = f"off: {off}; config.example.toml has a recommended set" if off else "all are on"
+        yield Check("guards", True, detail)
 
     def _doctor_cache(self) -> Check:
         if self._cache.name != "redis":
@@ -718,6 +955,44 @@ class Fleet:
             differed += not self.verify().match
         well = all(self._store.schema(migrations.triggers).values())
         return Audit(AUDIT_COMPARISONS, differed, self._store.queue()[2], well)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of recover: at most how many, with which cooldowns, who is told; what it did."""
+
+    most: int | None
+    ladder: tuple[float, ...] | None
+    told: Callable[[int], None]
+    done: int = 0
+    lost: bool = False  # another run is at work
+    asked: dict[str, ProbeResult] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int | None:
+        return None if self.most is None else self.most - self.done
+
+    def through(self, chunks: Iterable[list[str] | None]) -> Iterator[str]:
+        for chunk in chunks:
+            if chunk is None:
+                self.lost = True
+                return
+            self.done += len(chunk)
+            self.told(self.done)
+            yield from chunk
+
+
+def _beyond(candidate: Candidate) -> Waiting:
+    """It is due, but not in this run."""
+    return Waiting(candidate.id, candidate.due, 0.0, "limit")
+
+
+def _provider(name: str | None) -> str | None:
+    return None if name is None else storable(name, 200)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
 
 
 def _told(exc: ModelctlError) -> str:

@@ -1,13 +1,14 @@
-"""The health rule: which outcomes count, and what each does to a model. Data and pure functions.
+"""The rules: what an outcome does to a model, what guards the fleet, when a model comes back.
 
-`store` says the same rule in SQL for a single outcome, so that increment and test are one
-statement; a property test holds the two together.
+Data and pure functions. `store` says the rule of a single outcome in SQL too, so that increment
+and test are one statement; a property test holds the two together.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from modelctl.config import Config, HealthConfig
+    from modelctl.config import Config, RecoveryConfig
 
 # Who switched a model off when nobody did.
 HEALTH_RULE = "health rule"
@@ -41,12 +42,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the rule reads and writes of a model; the counts are those of this batch alone."""
+    """What the rule reads and writes of a model; the counts are those of this batch alone.
+
+    *trusted*: it has been back for at least one cooldown.
+    """
 
     active: bool
     auto_disabled: bool
     consecutive_failures: int
     ejections: int
+    provider: str = ""
+    trusted: bool = False
+    would_disable: str | None = None
     successes: int = 0
     failures: int = 0
     failure_type: FailureType | None = None
@@ -65,35 +72,161 @@ def status_of(active: bool, auto_disabled: bool) -> ModelStatus:
     return ModelStatus.AUTO_DISABLED if auto_disabled else ModelStatus.DISABLED
 
 
-def record(health: Health, outcome: Outcome, rule: HealthConfig) -> tuple[Health, str | None]:
-    """Apply one outcome; return the new health and the event of a change of status, if any.
+def record(
+    health: Health, outcome: Outcome, config: Config, guards: Guards
+) -> tuple[Health, str | None]:
+    """Apply one outcome; return the new health and its event, if there is one.
 
-    A success brings an auto-disabled model back. The *threshold*-th counted failure in a row
-    switches an active one off. A model that a person disabled only has its outcomes stored.
+    A success brings an auto-disabled model back, unless it waits for a person or switching is
+    paused; a trusted one has its ejections forgotten. The *threshold*-th counted failure in a row
+    switches an active model off, unless a guard is against it: then it is only noted. A model
+    that a person disabled only has its outcomes stored. *guards* learns of every switch.
     """
     if outcome.type is None:
-        back = health.status is ModelStatus.AUTO_DISABLED
+        back = health.status is ModelStatus.AUTO_DISABLED and not (
+            guards.paused(health.provider) or waits_for_person(health.ejections, config.recovery)
+        )
+        if back:
+            guards.switched_on(outcome.id, health.provider)
         return replace(
             health,
             active=health.active or back,
             auto_disabled=health.auto_disabled and not back,
             consecutive_failures=0,
+            ejections=0 if health.active and health.trusted else health.ejections,
+            trusted=health.trusted and not back,
+            would_disable=None,
             successes=health.successes + 1,
             failure_reason=None,
         ), "recovered" if back else None
-    counted = outcome.type in rule.counted
+    counted = outcome.type in config.health.counted
     failures = health.consecutive_failures + counted
-    off = counted and health.active and failures >= rule.threshold
+    reached = counted and health.active and failures >= config.health.threshold
+    why = guards.against(health.provider, outcome.type) if reached else None
+    if reached:
+        guards.reached(outcome.id, health.provider, outcome.type, off=why is None)
+    off = reached and why is None
+    event = "auto-disabled" if off else "would-disable" if why != health.would_disable else None
     return replace(
         health,
         active=health.active and not off,
         auto_disabled=health.auto_disabled or off,
         consecutive_failures=failures,
         ejections=health.ejections + off,
+        would_disable=why if reached else health.would_disable,
         failures=health.failures + 1,
         failure_type=outcome.type,
         failure_reason=outcome.reason,
-    ), "auto-disabled" if off else None
+    ), event if reached else None
+
+
+@dataclass(slots=True)
+class Share:
+    """A provider's models: all, the active ones, those that the rule has switched off."""
+
+    models: int = 0
+    active: int = 0
+    auto_disabled: int = 0
+
+
+@dataclass(slots=True)
+class Guards:
+    """What one transaction knows of the fleet; it keeps count of what it switches itself.
+
+    *pauses*: providers whose switching is paused, None for the whole fleet. *incidents*: the
+    (provider, failure type) of those that last. *failing*: the models that reached the threshold
+    within the window of an incident, and whether they are off.
+    """
+
+    rule: RecoveryConfig
+    pauses: set[str | None] = field(default_factory=set)
+    incidents: set[tuple[str, FailureType]] = field(default_factory=set)
+    active: int = 0
+    shares: dict[str, Share] = field(default_factory=dict)
+    failing: dict[tuple[str, FailureType], dict[str, bool]] = field(default_factory=dict)
+    # Incidents that began or went on in this transaction, and how many models are in each.
+    began: dict[tuple[str, FailureType], int] = field(default_factory=dict)
+    went_on: set[tuple[str, FailureType]] = field(default_factory=set)
+
+    def paused(self, provider: str) -> bool:
+        """Whether a person has paused switching for it."""
+        return not self.pauses.isdisjoint((None, provider))
+
+    def against(self, provider: str, kind: FailureType) -> str | None:
+        """Why a model of *provider* must not be switched off now; None: nothing is against it.
+
+        ``paused``; ``incident`` of the provider; ``floor``: too few models would stay on;
+        ``share``: too many of the provider's would be off, and one of them is already.
+        """
+        if self.paused(provider):
+            return "paused"
+        if (provider, kind) in self.incidents:
+            return "incident"
+        if self.rule.min_active and self.active - 1 < self.rule.min_active:
+            return "floor"
+        share = self.shares.get(provider, Share())
+        most = self.rule.max_auto_disabled_percent * share.models
+        if share.auto_disabled and (share.auto_disabled + 1) * 100 > most:
+            return "share"
+        return None
+
+    def reached(self, model_id: str, provider: str, kind: FailureType, *, off: bool) -> None:
+        """Learn that a model reached the threshold, and whether it was switched *off* for it.
+
+        At least *incident_models* of a provider, and at least half of those that were active, are
+        an incident of the provider; it spares the ones to come.
+        """
+        share = self.shares.setdefault(provider, Share())
+        if off:
+            self.active -= 1
+            share.active -= 1
+            share.auto_disabled += 1
+        if not self.rule.incident_models:
+            return
+        failing = self.failing.setdefault((provider, kind), {})
+        failing[model_id] = off
+        if (provider, kind) in self.incidents:
+            self.went_on.add((provider, kind))
+            return
+        were_active = share.active + sum(failing.values())
+        if len(failing) >= self.rule.incident_models and 2 * len(failing) >= were_active:
+            self.incidents.add((provider, kind))
+            self.began[provider, kind] = len(failing)
+
+    def switched_on(self, model_id: str, provider: str) -> None:
+        """Learn that a model came back."""
+        self.active += 1
+        share = self.shares.setdefault(provider, Share())
+        share.active += 1
+        share.auto_disabled -= 1
+        for failing in self.failing.values():
+            if model_id in failing:
+                failing[model_id] = False
+
+
+def waits_for_person(ejections: int, rule: RecoveryConfig) -> bool:
+    """Whether a model was ejected so often without trust regained that only a person frees it."""
+    return bool(rule.max_ejections) and ejections >= rule.max_ejections
+
+
+@functools.lru_cache(maxsize=8)
+def cooldowns(rule: RecoveryConfig) -> tuple[float, ...]:
+    """Return the cooldown (seconds) after the first, second, ... ejection in a row; the last stays.
+
+    Exponential, with a cap, as the ejection times of outlier detection in Envoy and the backoff
+    of Kubernetes; a cap below the base does not shorten it.
+    """
+    ladder = [rule.cooldown]
+    cap = max(rule.cooldown, rule.max_cooldown)
+    while rule.cooldown_factor > 1 and 0 < ladder[-1] < cap:
+        ladder.append(min(cap, ladder[-1] * rule.cooldown_factor))
+    return tuple(ladder)
+
+
+def cooldown(ejections: int, rule: RecoveryConfig) -> float:
+    """Return how long (seconds) a model with so many ejections in a row stays off."""
+    ladder = cooldowns(rule)
+    return ladder[min(max(ejections, 1), len(ladder)) - 1]
 
 
 def failure_type_of_status(status: int) -> FailureType:
@@ -151,14 +284,15 @@ def parse_outcome(record: object, reason_length: int) -> Outcome:
 
 
 def retry_at(
-    config: Config,
+    rule: RecoveryConfig,
+    ejections: int,
     last_failure_at: datetime | None,
     disabled_at: datetime | None,
     updated_at: datetime | None,
 ) -> datetime | None:
     """When the cooldown of an auto-disabled model is over (UTC). Derived, never stored."""
     since = last_failure_at or disabled_at or updated_at
-    return since and after(since, config.recovery.cooldown)
+    return since and after(since, cooldown(ejections, rule))
 
 
 def after(since: datetime, seconds: float) -> datetime:

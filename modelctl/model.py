@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -72,8 +73,10 @@ def storable(text: str, length: int | None = None) -> str:
 class Model:
     """One row of ``models``. Times are UTC.
 
-    *retry_at* and *seconds_left* (None unless auto-disabled) are derived from the cooldown and
-    the database's clock, not stored.
+    *would_disable*: why the health rule has not switched it off although it reached the threshold
+    (``floor``, ``share``, ``incident`` or ``paused``).
+    *retry_at* and *seconds_left* say when `recover` may bring it back: derived from the cooldown
+    and the database's clock, or from *disabled_until*. None where it waits for a person.
     """
 
     id: str
@@ -92,11 +95,50 @@ class Model:
     disabled_at: datetime | None
     disabled_by: str | None
     disabled_reason: str | None
+    disabled_until: datetime | None
+    recovered_at: datetime | None
+    would_disable: str | None
     created_at: datetime | None
     updated_at: datetime | None
     status: ModelStatus
     retry_at: datetime | None
     seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps the health rule from switching; it ends by itself. Times are UTC.
+
+    A pause (*failure_type* None) stops all automatic switching, of the whole fleet (*provider*
+    None) or of one provider. An incident stops a provider's models from being switched off for
+    that type of failure.
+    """
+
+    provider: str | None
+    failure_type: str | None
+    since: datetime
+    until: datetime
+    seconds_left: float
+    reason: str | None
+    actor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedModel(Model):
+    """A model, and the sentences that answer why it is as it is and what comes next."""
+
+    explanation: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What `pause` or `resume` did: *changed* is False where nothing was paused."""
+
+    provider: str | None
+    paused: bool
+    until: datetime | None
+    reason: str | None
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,23 +189,66 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """An auto-disabled model that does not come back now."""
+class ProbeResult:
+    """What came of asking a model; *seconds*: how long it took."""
 
     id: str
-    retry_at: datetime
-    seconds_left: float
+    healthy: bool
+    failure_type: FailureType | None
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """The answers of models that were asked; *requests*: how many were, or would be."""
+
+    answers: tuple[ProbeResult, ...]
+    requests: int
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LastRecover:
+    """When `recover` last finished (UTC, None: never), and how often it is expected (seconds)."""
+
+    at: datetime | None
+    seconds_ago: float | None
+    expect_every: float | None
+    overdue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A model that is off and does not come back now, and why.
+
+    *why*: ``cooldown``, ``timed`` (a person said until when), ``limit`` (beyond what this run brings
+    back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy). Where no
+    time can be told, *retry_at* and *seconds_left* are None.
+    """
+
+    id: str
+    retry_at: datetime | None
+    seconds_left: float | None
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What one run of ``recover`` did; *busy*: another run was at work."""
+    """What one run of ``recover`` did; *busy*: another run was at work.
 
-    recovered: tuple[str, ...]
-    waiting: tuple[Waiting, ...]
+    *recovered* and *waiting* may be longer than the memory: sequences on disk. *requests*: how
+    many probes were made, or would be.
+    """
+
+    recovered: Sequence[str]
+    waiting: Sequence[Waiting]
     busy: bool
     cache: CacheState
     dry_run: bool = False
+    paused: Hold | None = None
+    requests: int = 0
+    unhealthy: tuple[ProbeResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +292,7 @@ class Stats:
     providers: tuple[ProviderStats, ...]
     success_count: int
     failure_count: int
+    holds: tuple[Hold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +310,18 @@ class LeaderboardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of status in the history."""
+    """One change of status in the history; without a model it is of a provider or the fleet."""
 
     id: int
     at: datetime
-    model_id: str
+    model_id: str | None
     event: str
     before: ModelStatus | None
     after: ModelStatus | None
     actor: str | None
     reason: str | None
     failure_type: str | None
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from modelctl.config import Setting
 from modelctl.errors import UNSAFE, ModelctlError, clean
+from modelctl.explain import describe, left
 from modelctl.model import (
     BatchResult,
     CacheReport,
@@ -27,10 +28,14 @@ from modelctl.model import (
     Diagnosis,
     DrainResult,
     Event,
+    ExplainedModel,
     ImportResult,
+    LastRecover,
     LeaderboardEntry,
     Model,
     ModelStatus,
+    Pause,
+    ProbeReport,
     Recovery,
     SchemaStatus,
     Stats,
@@ -120,7 +125,7 @@ def _(result: VerifiedCount) -> View:
     return View(("database", "cached", "match"), [row], note=note)
 
 
-def models_view(models: Iterable[Model]) -> View:
+def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
     """Return the rows of a listing; they may stream."""
     columns = (
         *("id", "name", "provider", "status"),
@@ -131,72 +136,37 @@ def models_view(models: Iterable[Model]) -> View:
             m.id,
             m.display_name or m.id,
             m.provider,
-            m.status,
+            f"{m.status} (would be off: {m.would_disable})" if m.would_disable else m.status,
             m.consecutive_failures,
             m.success_count,
             m.failure_count,
-            m.retry_at,
+            m.retry_at or (None if m.status is ModelStatus.ACTIVE else "never"),
         )
         for m in models
     )
-    return View(columns, rows, spare=("name", "provider", "successes", "failures", "retry_at"))
+    spare = ("name", "provider", "successes", "failures", "retry_at")
+    return View(columns, rows, spare=spare, note="\n".join(notes) or None)
 
 
-def model_view(model: Model, *, threshold: int, restart: int) -> View:
-    """Return one model as lines of an explanation."""
+def model_view(model: ExplainedModel) -> View:
+    """Return one model: first the answers, then the facts."""
     rows: list[tuple[str, Any]] = [
         ("id", model.id),
         ("name", model.display_name or model.id),
         ("provider", model.provider),
         ("status", model.status),
-    ]
-    if model.status is not ModelStatus.ACTIVE:
-        rows += [
-            ("off since", model.disabled_at),
-            ("switched off by", model.disabled_by or "unknown (not by modelctl)"),
-            ("why", model.disabled_reason),
-        ]
-    rows += [
-        ("failures in a row", f"{model.consecutive_failures} of {threshold}"),
+        *(("" if number else "why", words) for number, words in enumerate(model.explanation)),
+        ("retry at", model.retry_at),
+        ("failures in a row", model.consecutive_failures),
         ("ejections", model.ejections),
         ("successes", model.success_count),
         ("failures", model.failure_count),
         ("last success", model.last_success_at),
         ("last failure", model.last_failure_at),
-        ("last failure type", model.failure_type),
-        ("last failure reason", model.failure_reason),
-        ("may come back", _comes_back(model)),
-        ("next recover", _next_recover(model, threshold, restart)),
         ("created", model.created_at),
         ("updated", model.updated_at),
     ]
     return View(("field", "value"), [row for row in rows if row[1] not in (None, "")], names=1)
-
-
-def _comes_back(model: Model) -> str | None:
-    if model.status is ModelStatus.DISABLED:
-        return "when a person enables it"
-    if model.retry_at is None or model.seconds_left is None:
-        return None
-    return f"{_cell(model.retry_at)} ({_left(model.seconds_left)})"
-
-
-def _next_recover(model: Model, threshold: int, restart: int) -> str:
-    if model.status is ModelStatus.ACTIVE:
-        return "nothing to do"
-    if model.status is ModelStatus.DISABLED:
-        return "leaves it off: a person switched it off"
-    if model.seconds_left:
-        return f"leaves it off: its cooldown ends {_left(model.seconds_left)}"
-    return f"brings it back with {restart} of {threshold} failures"
-
-
-def _left(seconds: float) -> str:
-    if seconds <= 0:
-        return "now"
-    if seconds < 90:
-        return f"in {seconds:.0f} s"
-    return f"in {seconds / 60:.0f} min" if seconds < 5400 else f"in {seconds / 3600:.1f} h"
 
 
 def changes_view(result: Changes, *, same: str) -> View:
@@ -222,14 +192,64 @@ def _(result: BatchResult) -> View:
     return View(("id", "before", "after"), rows, note=note, cache=result.cache)
 
 
+_WHY = {
+    "cooldown": "its cooldown ends {left}",
+    "timed": "switched off for a time that ends {left}",
+    "limit": "due, but beyond what one run brings back",
+    "paused": "automatic switching is paused",
+    "person": "ejected too often: waits for a person (modelctl enable)",
+}
+
+
 @view.register
 def _(result: Recovery) -> View:
     word = "would recover" if result.dry_run else "recovered"
-    rows: list[tuple[Any, ...]] = [(model_id, word, None, None) for model_id in result.recovered]
-    rows += [(w.id, "waiting", w.retry_at, _left(w.seconds_left)) for w in result.waiting]
-    note = f"{len(result.recovered)} {word}, {len(result.waiting)} waiting"
-    note += "; dry run: nothing was changed" if result.dry_run else ""
-    return View(("id", "result", "retry_at", "left"), rows, note=note, cache=result.cache)
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for model_id in result.recovered:
+            yield model_id, word, None, "its time has come"
+        for w in result.waiting:
+            why = _WHY[w.why].format(left=left(w.seconds_left or 0))
+            yield w.id, "waiting", w.retry_at, why
+
+    notes = [f"{len(result.recovered)} {word}, {len(result.waiting)} waiting"]
+    if result.paused:
+        notes.append(describe(result.paused))
+    if result.requests:
+        asked = "would be asked" if result.dry_run else "asked"
+        notes.append(f"{_models(result.requests)} {asked}, {len(result.unhealthy)} not healthy")
+    if result.dry_run:
+        notes.append("dry run: nothing was changed")
+    return View(
+        ("id", "result", "retry_at", "why"),
+        rows(),
+        note="; ".join(notes),
+        cache=result.cache,
+    )
+
+
+@view.register
+def _(result: ProbeReport) -> View:
+    rows = [
+        (a.id, "healthy" if a.healthy else "unhealthy", a.failure_type, a.seconds, a.reason)
+        for a in result.answers
+    ]
+    note = f"dry run: {_models(result.requests)} would be asked" if result.dry_run else None
+    return View(("id", "result", "failure_type", "seconds", "reason"), rows, note=note)
+
+
+@view.register
+def _(result: LastRecover) -> View:
+    row = (result.at, result.seconds_ago, result.expect_every, "yes" if result.overdue else "no")
+    return View(("last_finished", "seconds_ago", "expect_every", "overdue"), [row])
+
+
+@view.register
+def _(result: Pause) -> View:
+    whose = "the fleet" if result.provider is None else result.provider
+    state = "paused" if result.paused else "resumed" if result.changed else "was not paused"
+    row = (whose, state, result.until, result.reason)
+    return View(("what", "result", "until", "reason"), [row])
 
 
 @view.register
@@ -251,6 +271,7 @@ def _(result: Stats) -> View:
         f" {result.auto_disabled} auto-disabled;"
         f" {result.success_count} successes, {result.failure_count} failures"
     )
+    note = "\n".join([note, *map(describe, result.holds)])
     return View(("provider", "models", "active"), rows, note=note)
 
 
@@ -276,7 +297,16 @@ def events_view(events: Iterable[Event]) -> View:
     """Return the rows of the history."""
     columns = ("at", "model_id", "event", "before", "after", "actor", "failure_type", "reason")
     rows = (
-        (e.at, e.model_id, e.event, e.before, e.after, e.actor, e.failure_type, e.reason)
+        (
+            e.at,
+            e.model_id or e.provider or "fleet",
+            e.event,
+            e.before,
+            e.after,
+            e.actor,
+            e.failure_type,
+            e.reason,
+        )
         for e in events
     )
     return View(columns, rows, names=1, spare=("before", "after", "failure_type", "actor"))
@@ -359,7 +389,12 @@ def write(
 
 def write_line(text: object) -> None:
     """Write one line to stdout."""
-    _write([f"{_cell(text)}\n"])
+    write_lines([text])
+
+
+def write_lines(texts: Iterable[object]) -> None:
+    """Write a line of stdout for each."""
+    _write(f"{_cell(text)}\n" for text in texts)
 
 
 def _complete(pieces: Iterable[str]) -> Iterator[str]:
@@ -475,8 +510,8 @@ def _table(shown: View) -> str:
                     card.add_row(f"  {titles[i]}", text(cell))
             console.print(card)
     for note, style in notes:
-        if note:
-            console.print(Text(clean(note), style), soft_wrap=room is None)
+        for line in (note or "").splitlines():
+            console.print(Text(clean(line), style), soft_wrap=room is None)
     return drawn.getvalue()
 
 
@@ -540,7 +575,7 @@ def _plain(value: Any) -> Any:
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -557,6 +592,12 @@ def say(*lines: str) -> None:
         sys.stderr.flush()
     except OSError:  # nobody listens, and there is nowhere left to say so
         pass
+
+
+def note(*lines: str) -> None:
+    """Write lines to stderr where a person watches it."""
+    if sys.stderr.isatty():
+        say(*lines)
 
 
 def ask(question: str) -> bool:

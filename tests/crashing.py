@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from modelctl import points, store
+from modelctl import points, tables
 from modelctl.config import Config, DatabaseConfig, RedisConfig
 from modelctl.errors import ModelctlError
 from modelctl.fleet import Fleet
@@ -186,7 +186,7 @@ def _child(job: Job, pipe: IO[str]) -> None:
     warnings: list[str] = []
     error = ""
     points.hook = arrive
-    store.CHUNK = job.chunk
+    tables.CHUNK = job.chunk
     try:
         with fleet(job.database, job.redis) as subject:
             subject.on_warning = warnings.append

@@ -230,6 +230,18 @@ def test_both_work_on_the_same_rows(adopted: Fleet, website: Website) -> None:
     assert adopted.count().active == 1
 
 
+def test_a_flag_from_before_brings_nothing_back(adopted: Fleet, website: Website) -> None:
+    """What the panel switches off stays off, though its table once called the model automatic."""
+    sql(website.url, "UPDATE models SET auto_disabled = true WHERE id = 'on'")
+    assert status(adopted, "on") == [ACTIVE]
+    website.switch("on", False)
+    assert adopted.recover(cooldown=0).recovered == ()
+    assert status(adopted, "on") == [DISABLED]
+    website.switch("on", True)
+    adopted.record_batch([{"id": "on", "outcome": "failure", "type": "parse-error"}] * 5)
+    assert status(adopted, "on") == [AUTO]
+
+
 def test_times_without_a_zone_are_utc(adopted: Fleet, website: Website) -> None:
     """The cooldown runs by the database's clock, whatever kind of column the time is in."""
     adopted.record_batch([{"id": "on", "outcome": "failure", "type": "parse-error"}] * 5)

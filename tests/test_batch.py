@@ -25,7 +25,7 @@ from modelctl import (
     Outcome,
     StatusChange,
     UsageError,
-    store,
+    tables,
 )
 from modelctl.health import read_outcomes
 from tests import fleets
@@ -88,7 +88,7 @@ def test_a_batch_equals_one_by_one(
         else:
             fleet.record_failure(f"one/{name}", type_, reason=reason)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "CHUNK", chunk)
+        patch.setattr(tables, "CHUNK", chunk)
         result = fleet.record_batch(
             Outcome(f"all/{name}", type_, reason) for name, type_, reason in outcomes
         )
@@ -152,7 +152,7 @@ def test_an_unknown_id_anywhere_and_nothing_is_written(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """The last of many outcomes names no model: none is recorded."""
-    monkeypatch.setattr(store, "CHUNK", chunk)
+    monkeypatch.setattr(tables, "CHUNK", chunk)
     seed(fleet, "ab")
     before = everything(fleet_url)
     with pytest.raises(ModelNotFoundError, match="'nope'"):
@@ -189,7 +189,7 @@ def test_an_interruption_in_the_middle_records_nothing(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     """Between two chunks or while the outcomes are read: nothing of the batch stays."""
-    monkeypatch.setattr(store, "CHUNK", 2)
+    monkeypatch.setattr(tables, "CHUNK", 2)
     seed(fleet, "a")
     before = everything(fleet_url)
 
@@ -297,7 +297,7 @@ def test_progress_tells_how_many_are_recorded(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each chunk, up to the whole."""
-    monkeypatch.setattr(store, "CHUNK", 4)
+    monkeypatch.setattr(tables, "CHUNK", 4)
     seed(fleet, "a")
     seen: list[int] = []
     fleet.record_batch(of("a" * 10, SUCCESS), progress=seen.append)

@@ -22,7 +22,7 @@ from modelctl import (
     ModelNotFoundError,
     ModelStatus,
     database,
-    store,
+    tables,
 )
 from tests import fleets
 from tests.fleets import everything, opened, seed, sql, trip
@@ -166,7 +166,7 @@ def test_opposite_orders_never_deadlock(
 def test_two_imports_of_the_same_models(pg: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model is added once, whatever the order of the catalogues, without a deadlock."""
     monkeypatch.setattr(database, "_TRIES", 1)
-    monkeypatch.setattr(store, "CHUNK", 10)
+    monkeypatch.setattr(tables, "CHUNK", 10)
     lines = [b'{"id": "m%03d"}' % n for n in range(200)]
     with ThreadPoolExecutor(2) as pool:
         catalogues = [b"\n".join(lines), b"\n".join(reversed(lines))]
@@ -257,7 +257,7 @@ def test_batches_that_deadlock_are_both_recorded(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that the database breaks off is recorded again from its first outcome, once."""
-    monkeypatch.setattr(store, "CHUNK", 1)
+    monkeypatch.setattr(tables, "CHUNK", 1)
     seed(pg, "ab")
     slept: list[float] = []
     monkeypatch.setattr(database, "time", _Clock(slept))
@@ -307,7 +307,7 @@ def test_three_tries_are_enough(
     strict: Fleet, pg_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What fails three times is "busy, try again", with nothing recorded."""
-    monkeypatch.setattr(store, "CHUNK", 1)
+    monkeypatch.setattr(tables, "CHUNK", 1)
     tries: list[int] = []
 
     def in_between(done: int) -> None:
@@ -335,7 +335,7 @@ def test_a_second_recover_is_busy(pg: Fleet, pg_cleared: str) -> None:
     off(pg, "ab")
     before = everything(pg_cleared)
     with psycopg.connect(pg_cleared) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [store._RECOVER_LOCK])
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [tables.RECOVER_LOCK])
         result = pg.recover(cooldown=0)
         assert (result.busy, result.recovered) == (True, ())
         assert [w.id for w in result.waiting] == ["a", "b"]
@@ -362,7 +362,7 @@ def test_two_recovers_at_the_same_time(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between them every model comes back once."""
-    monkeypatch.setattr(store, "CHUNK", 2)
+    monkeypatch.setattr(tables, "CHUNK", 2)
     off(fleet, "abcdefghi")
     with opened(fleet_url) as other, ThreadPoolExecutor(2) as pool:
         start = threading.Barrier(2)

@@ -30,7 +30,7 @@ from modelctl import (
     StaleCacheError,
     points,
     sqlite,
-    store,
+    tables,
 )
 from modelctl.model import CacheState, Count
 from tests import commands, fleets, servers
@@ -592,13 +592,13 @@ BATCH = [
     {"id": "off1", "outcome": "success"},
 ]
 CATALOG = b'{"id": "m1", "provider": "acme"}\n{"id": "new"}\n{"id": "other"}'
-# One statement in autocommit.
+# One model: a message that begins the transaction and makes the change, and COMMIT.
 SINGLE: dict[str, Callable[[Fleet], Any]] = {
     "disable": lambda fleet: fleet.disable("m1"),
     "failure": lambda fleet: fleet.record_failure("m3", "parse-error", reason="no JSON"),
     "success": lambda fleet: fleet.record_success("off1"),
 }
-# Transactions; that of recover has two chunks.
+# Transactions of several messages; recover has one for each of two chunks.
 MULTIPLE: dict[str, Callable[[Fleet], Any]] = {
     "disable several": lambda fleet: fleet.disable("m1", "m2"),
     "batch": lambda fleet: fleet.record_batch(BATCH),
@@ -634,37 +634,41 @@ def dry(world: World, call: Callable[[Fleet], Any]) -> tuple[Any, list[Any], lis
 
 @pytest.mark.parametrize(("kind", "how"), WAYS)
 def test_a_change_whose_connection_ends_at_any_step(
-    world: World, kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    kind: str,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What a result or an error says of the change is true; nothing is half done or done twice."""
-    monkeypatch.setattr(store, "CHUNK", 2 if kind == "recover" else 5)
+    monkeypatch.setattr(tables, "CHUNK", 2 if kind == "recover" else 5)
     call = (SINGLE | MULTIPLE)[kind]
     result, states, requests = dry(world, call)
     assert len(states) == (3 if kind == "recover" else 2)
-    answered = how in ("lose", "cut")
-    for step, request in enumerate(requests):
+    # The last one is of marking the invalidation as delivered, when the change is committed.
+    *commits, _ = (step for step, request in enumerate(requests) if COMMIT in request)
+    for step in range(len(requests)):
         world.renew(*ROWS)
         world.to_postgres.disconnect()
         world.to_postgres.break_at(step, how, once=True)
+        done = error = None
         try:
-            said: Any = call(world.fleet)
+            done = call(world.fleet)
         except DatabaseUnavailableError as exc:
-            said = "unknown" if "it is not known whether" in exc.message else "nothing"
+            error = exc.message
         state = world.state()
-        if COMMIT in request:
-            assert said == (result if answered else "nothing")
-        elif kind in SINGLE and b"UPDATE models SET" in request:
-            assert said == "unknown"
-            assert state == states[answered]
-        else:
-            assert said != "unknown"
-        if said == "nothing":
-            assert state in states[: 1 if kind != "recover" else None]
-        elif said != "unknown":
-            assert (said, state) == (result, states[-1])
+        if error is None:
+            assert (done, state) == (result, states[-1])
             assert not world.redis.exists(K, STATS, BOARD)
+        else:
+            assert state in states[: 1 if kind != "recover" else None]
+            assert "it is not known" not in error
+            assert ("the change was not made" in error) == (step in commits)
+        if step in commits:
+            assert (error is None) == (how in ("lose", "cut"))
         world.to_postgres.heal()
         assert not world.warnings
+        assert not caplog.messages
         assert world.fleet.drain().queued == 0
         world.sql("DELETE FROM modelctl_outbox WHERE settle")
         world.assert_right()
@@ -672,10 +676,34 @@ def test_a_change_whose_connection_ends_at_any_step(
             world.assert_delivered()
 
 
+@pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
+def test_a_failure_whose_commit_is_not_answered(world: World, how: str) -> None:
+    """It is recorded exactly once and reported as done, or not at all, and the error says so."""
+    result, _, requests = dry(world, SINGLE["failure"])
+    world.renew(*ROWS)
+    world.to_postgres.disconnect()
+    commit = next(step for step, request in enumerate(requests) if COMMIT in request)
+    world.to_postgres.break_at(commit, how, once=True)
+    arrived = how in ("lose", "cut")
+    if arrived:
+        assert SINGLE["failure"](world.fleet) == result
+    else:
+        with pytest.raises(DatabaseUnavailableError, match="the change was not made"):
+            SINGLE["failure"](world.fleet)
+    tried = [b"failure_count = " in request for request in world.to_postgres.requests]
+    assert tried.count(True) == 1
+    model = world.fleet.show("m3")
+    assert (model.failure_count, model.status) == (
+        (1, "auto-disabled") if arrived else (0, "active")
+    )
+    assert len(world.fleet.events("m3")) == arrived
+
+
+@pytest.mark.parametrize("kind", ["failure", "batch"])
 @pytest.mark.parametrize("how", ["drop", "lose"])
-def test_nobody_can_say_what_became_of_it(world: World, how: str) -> None:
+def test_nobody_can_say_what_became_of_it(world: World, how: str, kind: str) -> None:
     """A COMMIT without an answer and no server to ask: the error says that it is not known."""
-    call = MULTIPLE["batch"]
+    call = (SINGLE | MULTIPLE)[kind]
     _, states, requests = dry(world, call)
     commit = next(n for n, request in enumerate(requests) if COMMIT in request)
     world.renew(*ROWS)
@@ -687,6 +715,32 @@ def test_nobody_can_say_what_became_of_it(world: World, how: str) -> None:
     world.to_postgres.heal()
     world.fleet.drain()
     world.assert_right()
+
+
+@pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
+def test_an_interrupt_before_commit(
+    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C rolls the change back, and the next one is made on the same connection."""
+    call = (SINGLE | MULTIPLE)[kind]
+    result, states, _ = dry(world, call)
+    world.renew(*ROWS)
+
+    def interrupt(point: str) -> None:
+        monkeypatch.setattr(points, "hook", None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(points, "hook", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call(world.fleet)
+    assert world.state() == states[0]
+    asked = world.to_postgres.requests
+    assert b"ROLLBACK\0" in asked[-1]
+    assert call(world.fleet) == result
+    # Its first message begins with a length, whose first byte is 0.
+    assert not any(request.startswith(b"\0") for request in asked)
+    assert world.state() == states[-1]
+    world.assert_delivered()
 
 
 READS: dict[str, Callable[[Fleet], Any]] = {
@@ -790,8 +844,7 @@ def test_a_change_whose_server_process_ends(world: World, kind: str) -> None:
         world.sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {WAITS}")
         with pytest.raises(DatabaseUnavailableError, match=r"not available.*terminating") as caught:
             future.result()
-    # The server may end after it committed: of one statement alone nobody knows.
-    assert ("it is not known" in caught.value.message) == (kind in SINGLE)
+    assert "it is not known" not in caught.value.message
     assert world.state() == before
     assert call(world.fleet).cache == CacheState.INVALIDATED
     world.assert_delivered()
@@ -854,18 +907,17 @@ STRICT = "-c default_transaction_isolation=serializable -c enable_indexscan=off"
 STRICT += " -c enable_bitmapscan=off -c enable_indexonlyscan=off"
 
 
-@pytest.mark.parametrize("kind", MULTIPLE)
+@pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
 def test_a_serialization_failure_at_the_end(
     world: World, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction that another one makes impossible is made again, once."""
-    result, states, _ = dry(world, MULTIPLE[kind])
+    """A transaction whose COMMIT another one makes impossible is made again, once."""
+    call = (SINGLE | MULTIPLE)[kind]
+    result, states, _ = dry(world, call)
     world.renew(*ROWS)
     met: list[str] = []
 
     def interfere(point: str) -> None:
-        if point != "before-commit":
-            return
         met.append(point)
         if len(met) > 1:
             return
@@ -877,15 +929,17 @@ def test_a_serialization_failure_at_the_end(
 
     monkeypatch.setattr(points, "hook", interfere)
     with world.open(options=STRICT) as fleet:
-        assert MULTIPLE[kind](fleet) == result
-    assert len(met) == (3 if kind == "recover" else 2)
+        assert call(fleet) == result
+    # That of recover has a transaction more, which notes that it ran.
+    tries = 3 if kind == "recover" else 2
+    assert met[: tries + 1] == ["before-commit"] * tries + ["after-commit"]
     assert world.state() == states[-1]
     world.assert_delivered()
 
 
 @pytest.mark.parametrize("kind", SINGLE)
 def test_a_serialization_failure_of_one_statement(world: World, kind: str) -> None:
-    """A row that changed while the statement waited for it is changed at the second try, once."""
+    """A row that changed while a change waited for it is changed at the second try, once."""
     result, states, _ = dry(world, SINGLE[kind])
     world.renew(*ROWS)
     with (

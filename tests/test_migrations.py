@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +15,19 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 
 from modelctl import migrations
 from modelctl.errors import InvalidConfigError
-from modelctl.migrations.adoption import NEEDED
+from modelctl.migrations.triggers import NAMES, POSTGRESQL, SQLITE, install_triggers
+from modelctl.migrations.versions import r0001_schema, r0002_recovery
 from modelctl.model import SchemaStatus
+from modelctl.tables import AUTO_OFF, TIMED_OFF
+from tests import commands
 from tests.servers import Postgres
 
-HEAD = "0001"
+HEAD = "0002"
+NEEDED = r0001_schema.NEEDED | r0002_recovery.NEEDED
 ALL_TRIGGERS = {
     "postgresql": [
         "modelctl_insert",
@@ -27,8 +35,15 @@ ALL_TRIGGERS = {
         "modelctl_delete",
         "modelctl_truncate",
         "modelctl_enabled",
+        "modelctl_disabled",
     ],
-    "sqlite": ["modelctl_insert", "modelctl_update", "modelctl_delete", "modelctl_enabled"],
+    "sqlite": [
+        "modelctl_insert",
+        "modelctl_update",
+        "modelctl_delete",
+        "modelctl_enabled",
+        "modelctl_disabled",
+    ],
 }
 
 # What every application can do to its own table, before and after modelctl came.
@@ -103,6 +118,30 @@ def upgrade(url: str) -> SchemaStatus:
     """Upgrade over a connection of its own."""
     with connected(url) as connection:
         return migrations.upgrade(connection)
+
+
+def upgrade_to_0001(url: str) -> None:
+    """Upgrade as the release did that knew one revision, with its triggers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "get_current_head", lambda _: "0001")
+        module = sys.modules[install_triggers.__module__]
+        for name, shape in (("POSTGRESQL", POSTGRESQL), ("SQLITE", SQLITE)):
+            patch.setattr(module, name, [_as_of_0001(s) for s in shape if not _is_newer(s)])
+        patch.setattr(module, "NAMES", {k: v[:-1] for k, v in NAMES.items()})
+        assert upgrade(url) == SchemaStatus(kind(url), "0001", "0001", up_to_date=True)
+
+
+def _is_newer(statement: str) -> bool:
+    return "modelctl_disabled" in statement or "modelctl_forget" in statement
+
+
+def _as_of_0001(statement: str) -> str:
+    added = (
+        r"NEW\.(disabled_until|would_disable) := NULL;|,\s+(disabled_until|would_disable) = NULL"
+    )
+    statement = re.sub(added, "", statement)
+    assert not any(name in statement for name in r0002_recovery.NEEDED)
+    return statement
 
 
 def run(url: str, *statements: str) -> list[Any]:
@@ -188,7 +227,12 @@ def test_upgrade_creates_every_column_with_a_default(url: str) -> None:
     assert list(columns(url)) == list(NEEDED)
     (row,) = run(url, "INSERT INTO models (id) VALUES ('a')", "SELECT * FROM models")
     assert row[:16] == ("a", "", "", True, False, 0, 0, 0, 0, *[None] * 7)
-    assert None not in row[16:]
+    assert None not in row[16:18]
+    assert row[18:] == (None, None, None)
+    hold = "INSERT INTO modelctl_holds (scope, until) VALUES ('*', '2026-01-02T03:04:05.678Z')"
+    given = "scope, provider, failure_type, since IS NULL, reason, actor"
+    (row,) = run(url, hold, f"SELECT {given} FROM modelctl_holds")
+    assert row == ("*", None, None, False, None, None)
 
 
 def test_sqlite_times_are_canonical_text(sqlite_url: str) -> None:
@@ -366,6 +410,172 @@ def test_upgrade_puts_back_triggers(url: str) -> None:
         assert migrations.triggers(connection) == expected
 
 
+# From one revision to the next
+
+
+FLEET_0001 = (
+    "INSERT INTO models (id) SELECT 'on'",
+    "INSERT INTO models (id, active, auto_disabled, disabled_at, disabled_by)"
+    " VALUES ('auto', false, true, '2026-01-02T03:04:05.678Z', 'health rule')",
+    "INSERT INTO models (id, active, failure_count, disabled_reason)"
+    " VALUES ('off', false, 7, 'bills')",
+    "INSERT INTO modelctl_events (model_id, event, before, after, actor, reason)"
+    " VALUES ('off', 'disabled', 'active', 'disabled', 'me', 'bills'), ('auto', 'x', '', '', '', '')",
+    "INSERT INTO modelctl_state (name, at) VALUES ('recover', '2026-01-02T03:04:05.678Z')",
+)
+TABLES = {
+    "postgresql": ("models", "modelctl_events", "modelctl_state", "modelctl_outbox"),
+    "sqlite": ("models", "modelctl_events", "modelctl_state", "modelctl_cache"),
+}
+
+
+def test_a_database_at_0001_keeps_all_it_holds(url: str) -> None:
+    """The next revision adds columns at the end, and every value of every row stays."""
+    upgrade_to_0001(url)
+    run(url, *FLEET_0001)
+    if kind(url) == "sqlite":
+        run(url, "INSERT INTO modelctl_cache (key, value, expires_at) VALUES ('value', 1, 9e9)")
+    read = [f"SELECT * FROM {table} ORDER BY 1" for table in TABLES[kind(url)]]
+    before = [run(url, query) for query in read]
+    assert [len(rows) for rows in before] == [3, 2, 1, 3 if kind(url) == "postgresql" else 1]
+    assert upgrade(url) == SchemaStatus(kind(url), HEAD, HEAD, up_to_date=True)
+    models, events, *others = [run(url, query) for query in read]
+    assert models == [(*row, None, None, None) for row in before[0]]
+    assert events == [(*row, None) for row in before[1]]
+    assert others == before[2:]
+    with connected(url) as connection:
+        assert migrations.triggers(connection) == dict.fromkeys(ALL_TRIGGERS[kind(url)], True)
+
+
+def test_both_ways_lead_to_the_same_schema(
+    url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Step by step or in one run: the same tables, columns, indexes and triggers."""
+    if kind(url) == "sqlite":
+        other = f"sqlite:///{tmp_path / 'other.db'}"
+        query = "SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2"
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        other = server.url(server.create_database())
+        query = """
+            SELECT table_name || '.' || column_name, data_type || is_nullable || column_default
+            FROM information_schema.columns WHERE table_schema = 'public'
+            UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+            UNION ALL SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
+            UNION ALL SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 'modelctl%%'
+            ORDER BY 1, 2"""
+    upgrade_to_0001(url)
+    upgrade(url)
+    upgrade(other)
+    assert run(url, query) == run(other, query)
+
+
+def test_a_database_at_0001_is_not_up_to_date(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status names both revisions, and `db upgrade` is what helps."""
+    upgrade_to_0001(url)
+    with connected(url) as connection:
+        assert migrations.status(connection) == SchemaStatus(
+            kind(url), "0001", HEAD, up_to_date=False
+        )
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
+    status = commands.run("db", "status", "-o", "json")
+    assert (status.json["current"], status.json["up_to_date"]) == ("0001", False)
+    assert commands.run("db", "upgrade").code == 0
+    assert commands.run("db", "status", "-o", "json").json["up_to_date"] is True
+
+
+# As modelctl changes a model: locks the row, logs, writes. SQLite: as any other program.
+FLIP = {
+    "postgresql": """
+        WITH touched AS (SELECT id FROM models WHERE id = '{0}' FOR UPDATE),
+            logged AS (INSERT INTO modelctl_events (model_id, event) SELECT id, 'x' FROM touched)
+        UPDATE models SET active = NOT active WHERE id IN (SELECT id FROM touched)""",
+    "sqlite": "UPDATE models SET active = NOT active WHERE id = '{0}'",
+}
+
+
+def test_an_upgrade_while_others_write_loses_nothing(url: str) -> None:
+    """Whoever changes models meanwhile waits a little, fails never, and every change is queued."""
+    upgrade_to_0001(url)
+    run(url, "INSERT INTO models (id) VALUES ('a'), ('b'), ('c')")
+    if kind(url) == "postgresql":
+        run(url, "TRUNCATE modelctl_outbox")
+    done = threading.Event()
+    started = threading.Barrier(4)
+
+    def writing(model_id: str) -> int:
+        flips = 0
+        statement = FLIP[kind(url)].format(model_id)
+        with connected(url) as connection:
+            driver: Any = connection.connection.dbapi_connection
+            if kind(url) == "postgresql":
+                driver.autocommit = True
+            while flips < 20 or not done.is_set():
+                driver.execute(statement)
+                flips += 1
+                if flips == 10:
+                    started.wait()
+                time.sleep(0.001)
+        return flips
+
+    with ThreadPoolExecutor(3) as pool:
+        writers = [pool.submit(writing, model_id) for model_id in "abc"]
+        started.wait()
+        try:
+            assert upgrade(url).up_to_date
+        finally:
+            done.set()
+        flips = [writer.result() for writer in writers]
+    active = [bool(on) for (on,) in run(url, "SELECT active FROM models ORDER BY id")]
+    assert active == [n % 2 == 0 for n in flips]
+    if kind(url) == "postgresql":
+        assert run(url, OUTBOX) == [(sum(flips),)]
+        assert run(url, "SELECT count(*) FROM modelctl_events") == [(sum(flips),)]
+
+
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        ("disabled_until integer", "disabled_until is integer, not timestamp"),
+        ("recovered_at integer", "recovered_at is integer, not timestamp"),
+        ("would_disable integer", "would_disable is integer, not text"),
+        ("would_disable text NOT NULL DEFAULT ''", "could not empty it"),
+    ],
+)
+def test_a_column_that_came_after_0001_and_cannot_be_used(url: str, column: str, why: str) -> None:
+    """What somebody has added meanwhile is looked at too, and the database stays at 0001."""
+    upgrade_to_0001(url)
+    run(url, *FLEET_0001, f"ALTER TABLE models ADD COLUMN {column}")
+    before = snapshot(url)
+    with pytest.raises(InvalidConfigError, match=f"(?i){why}") as caught:
+        upgrade(url)
+    assert "nothing was changed" in str(caught.value.hint)
+    assert snapshot(url) == before
+    with connected(url) as connection:
+        assert migrations.status(connection).current == "0001"
+
+
+def plan(url: str, query: str) -> str:
+    """Return the plan of a query."""
+    explain = "EXPLAIN QUERY PLAN" if kind(url) == "sqlite" else "EXPLAIN"
+    return "\n".join(str(row[-1]) for row in run(url, f"{explain} {query}"))
+
+
+def test_recover_finds_its_models_by_an_index(url: str) -> None:
+    """Neither the auto-disabled models nor those with a time are looked for among all others."""
+    upgrade(url)
+    if kind(url) == "sqlite":
+        numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+        run(url, f"{numbers} INSERT INTO models (id) SELECT 'm' || i FROM n")
+    else:
+        run(url, "INSERT INTO models (id) SELECT 'm' || i FROM generate_series(1, 20000) i")
+    run(url, "UPDATE models SET active = false, auto_disabled = true WHERE id LIKE 'm199%%'")
+    run(url, "UPDATE models SET active = false, disabled_until = created_at WHERE id LIKE 'm188%%'")
+    run(url, "ANALYZE models")
+    assert "modelctl_models_auto_disabled" in plan(url, f"SELECT id FROM models WHERE {AUTO_OFF}")
+    assert "modelctl_models_disabled_until" in plan(url, f"SELECT id FROM models WHERE {TIMED_OFF}")
+
+
 # Adoption
 
 
@@ -382,6 +592,33 @@ def test_adoption_adds_only_what_is_missing(url: str) -> None:
     assert run(url, WEBSITE_ROWS) == rows
     added = "ejections, success_count, disabled_at, created_at IS NULL, updated_at IS NULL"
     assert run(url, f"SELECT {added} FROM models") == [(0, 0, None, False, False)] * 2
+
+
+RECOVERY = {
+    "postgresql": ("timestamp", "timestamp with time zone", "varchar(80)"),
+    "sqlite": ("DATETIME", "TEXT", "VARCHAR(80)"),
+}
+
+
+@pytest.mark.parametrize("named", [*r0002_recovery.NEEDED, None])
+def test_adoption_keeps_the_columns_of_recovery(url: str, named: str | None) -> None:
+    """A column of such a name that will do stays what it is, with its values; None: all three."""
+    types = dict(zip(r0002_recovery.NEEDED, RECOVERY[kind(url)], strict=True))
+    own = {name: types[name] for name in types if named in (None, name)}
+    body = ", ".join(f"{name} {declared}" for name, declared in own.items())
+    values = "'2026-01-02 03:04:05'"
+    run(
+        url,
+        f"CREATE TABLE models ({TEXT_ID}, {body})",
+        f"INSERT INTO models (id, {', '.join(own)}) VALUES ('a', {', '.join([values] * len(own))})",
+    )
+    before = columns(url)
+    rows = run(url, f"SELECT {', '.join(own)} FROM models")
+    upgrade(url)
+    after = columns(url)
+    assert {name: after[name] for name in before} == before
+    assert after.keys() == NEEDED.keys()
+    assert run(url, f"SELECT {', '.join(own)} FROM models") == rows
 
 
 def test_adoption_does_not_rewrite_the_table(empty_pg: str) -> None:
@@ -498,6 +735,22 @@ REFUSED = [
         " active boolean GENERATED ALWAYS AS (s = 1) STORED)",
         "active is a generated column",
     ),
+    (
+        BOTH,
+        f"CREATE TABLE models ({TEXT_ID}, disabled_until integer, would_disable text NOT NULL)",
+        "disabled_until is integer, not timestamp; would_disable is NOT NULL",
+    ),
+    (BOTH, f"CREATE TABLE models ({TEXT_ID}, would_disable integer)", "would_disable is integer"),
+    (BOTH, f"CREATE TABLE models ({TEXT_ID}, disabled_until text NOT NULL)", "until is NOT NULL"),
+    (BOTH, f"CREATE TABLE models ({TEXT_ID}, recovered_at date NOT NULL)", "_at is NOT NULL"),
+    (
+        BOTH,
+        f"CREATE TABLE models ({TEXT_ID}, s text,"
+        " would_disable text GENERATED ALWAYS AS (s) STORED)",
+        "would_disable is a generated column",
+    ),
+    (("postgresql",), f"CREATE TABLE models ({TEXT_ID}, disabled_until text)", "until is text"),
+    (("postgresql",), f"CREATE TABLE models ({TEXT_ID}, would_disable boolean)", "is boolean"),
     (("postgresql",), "CREATE TABLE models (id uuid PRIMARY KEY)", "id is uuid"),
     (("postgresql",), "CREATE TABLE models (id char(9) PRIMARY KEY)", r"id is character\(9\)"),
     (
@@ -689,6 +942,7 @@ def test_other_programs_need_no_right_on_our_tables(fleet: str) -> None:
                 "DELETE FROM modelctl_outbox",
                 "INSERT INTO modelctl_outbox DEFAULT VALUES",
                 "SELECT FROM modelctl_events",
+                "SELECT FROM modelctl_holds",
                 "SELECT modelctl_enqueue()",
                 "CREATE TEMP TABLE t (id text); CREATE TRIGGER t AFTER INSERT ON t"
                 " EXECUTE FUNCTION modelctl_enqueue()",
@@ -738,43 +992,115 @@ def test_a_bulk_update_costs_little_more_than_without_the_trigger(fleet: str, be
     assert joined < 10 * bulk() + 2  # 30 s and more when it is quadratic
 
 
-# A model that is switched on is trusted again
+# A model that is switched on is trusted again, and a plain disable is one by hand
 
 
-DISABLED = "auto_disabled = true, disabled_at = '2026-01-01T00:00:00.000Z', disabled_by = 'rule', disabled_reason = 'why'"
-KEPT = "SELECT active, auto_disabled, disabled_at IS NULL, disabled_by, disabled_reason FROM models"
+TIME = "'2026-01-01T00:00:00.000Z'"
+ODD = f"auto_disabled = true, disabled_until = {TIME}"  # what brings a model back by itself
+DISABLED = f"{ODD}, disabled_at = {TIME}, disabled_by = 'rule', disabled_reason = 'why'"
+KEPT = (
+    "SELECT active, auto_disabled, disabled_until IS NULL, disabled_at IS NULL, disabled_by,"
+    " disabled_reason, would_disable FROM models"
+)
+BACK = "SELECT active, auto_disabled, disabled_until, would_disable FROM models"
 
 
-@pytest.mark.parametrize("recursive", [False, True])
+@pytest.fixture(params=[False, True])
+def pragmas(url: str, request: pytest.FixtureRequest) -> list[str]:
+    """Give what precedes the statements: on SQLite, recursive triggers off and on."""
+    if not request.param:
+        return []
+    if kind(url) == "postgresql":
+        pytest.skip("a setting of SQLite")
+    return ["PRAGMA recursive_triggers = ON"]
+
+
 @pytest.mark.parametrize("before", ["false", "NULL"])
-def test_switching_on_by_hand_clears_why_it_was_off(url: str, before: str, recursive: bool) -> None:
+def test_switching_on_by_hand_clears_why_it_was_off(
+    url: str, before: str, pragmas: list[str]
+) -> None:
     """After active = true, a later active = false by hand is a plain disable without a reason."""
-    pragma = ["PRAGMA recursive_triggers = ON"] if recursive and kind(url) == "sqlite" else []
     run(url, f"CREATE TABLE models ({TEXT_ID}, active boolean)")
     upgrade(url)
     run(
         url,
-        *pragma,
+        *pragmas,
         "INSERT INTO models (id) VALUES ('a')",
         f"UPDATE models SET active = {before}, {DISABLED}",
+        "UPDATE models SET would_disable = 'share'",
     )
-    row = run(url, *pragma, "UPDATE models SET active = true", KEPT)
-    assert row == [(True, False, True, None, None)]
-    row = run(url, *pragma, "UPDATE models SET active = false", KEPT)
-    assert row == [(False, False, True, None, None)]
+    row = run(url, *pragmas, "UPDATE models SET active = true", KEPT)
+    assert row == [(True, False, True, True, None, None, None)]
+    row = run(url, *pragmas, "UPDATE models SET active = false", KEPT)
+    assert row == [(False, False, True, True, None, None, None)]
 
 
-def test_only_a_flip_to_active_clears(url: str) -> None:
-    """Switching off, and a change of anything else, keeps what the health rule wrote."""
+def test_only_a_flip_clears(url: str) -> None:
+    """Whoever switches off may say when it comes back; a change of anything else keeps that."""
     upgrade(url)
-    kept = [(False, True, False, "rule", "why")]
+    kept = [(False, True, False, False, "rule", "why", None)]
     run(url, "INSERT INTO models (id) VALUES ('a')")
     assert run(url, f"UPDATE models SET active = false, {DISABLED}", KEPT) == kept
     assert run(url, "UPDATE models SET active = false", KEPT) == kept
     assert run(url, "UPDATE models SET failure_count = 7, id = 'b'", KEPT) == kept
     run(url, "DELETE FROM models", "INSERT INTO models (id) VALUES ('a')")
-    kept = [(True, True, False, "rule", "why")]
-    assert run(url, f"UPDATE models SET active = true, {DISABLED}", KEPT) == kept
+    row = run(url, f"UPDATE models SET active = true, would_disable = 'floor', {DISABLED}", KEPT)
+    assert row == [(True, True, False, False, "rule", "why", "floor")]
+
+
+def test_switching_on_keeps_when_it_last_came_back(url: str) -> None:
+    """`recovered_at` is history: the statement that brings a model back may set it."""
+    upgrade(url)
+    run(url, "INSERT INTO models (id, active, auto_disabled) VALUES ('a', false, true)")
+    read = "SELECT active, auto_disabled, recovered_at IS NULL FROM models"
+    row = run(url, f"UPDATE models SET active = true, recovered_at = {TIME}", read)
+    assert row == [(True, False, False)]
+    assert run(url, "UPDATE models SET active = false", read) == [(False, False, False)]
+
+
+@pytest.mark.parametrize("off", ["false", "NULL"])
+@pytest.mark.parametrize("disabled_at", ["NULL", TIME])
+def test_a_plain_disable_forgets_what_the_row_carried(
+    url: str, off: str, disabled_at: str, pragmas: list[str]
+) -> None:
+    """What an active row has from elsewhere does not bring back what a person switched off."""
+    run(url, f"CREATE TABLE models ({TEXT_ID}, active boolean)")
+    upgrade(url)
+    run(url, f"INSERT INTO models (id, active, disabled_at) VALUES ('a', true, {disabled_at})")
+    run(url, f"UPDATE models SET would_disable = 'incident', {ODD}")
+    row = run(url, *pragmas, f"UPDATE models SET active = {off}", BACK)
+    assert row == [(False if off == "false" else None, False, None, None)]
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize(
+    ("assign", "auto", "timed"),
+    [
+        # The health rule, `disable --for` and `disable`, which all say since when.
+        (f"auto_disabled = true, disabled_at = {TIME}", True, False),
+        (f"auto_disabled = false, disabled_at = {TIME}, disabled_until = {TIME}", False, True),
+        (f"auto_disabled = false, disabled_at = {TIME}, disabled_until = NULL", False, False),
+        # Another program, which does not.
+        ("auto_disabled = true", True, False),
+        ("auto_disabled = false, disabled_until = '2027-01-01T00:00:00.000Z'", False, True),
+    ],
+)
+def test_a_disable_that_says_how_it_ends_is_kept(
+    url: str, assign: str, auto: bool, timed: bool, odd: bool
+) -> None:
+    """One UPDATE switches off and says what brings the model back, whatever the row carried."""
+    upgrade(url)
+    run(url, "INSERT INTO models (id, would_disable) VALUES ('a', 'floor')")
+    if odd:
+        run(url, f"UPDATE models SET {ODD}")
+        if "disabled_at" not in assign:
+            auto = False  # then the flag is the old one, and a person comes first
+        elif "disabled_until" not in assign:
+            timed = True  # modelctl sets both
+    ((active, automatic, until, would),) = run(
+        url, f"UPDATE models SET active = false, {assign}", BACK
+    )
+    assert (active, automatic, until is not None, would) == (False, auto, timed, None)
 
 
 def test_a_replica_session_clears_too(fleet: str) -> None:
@@ -783,7 +1109,7 @@ def test_a_replica_session_clears_too(fleet: str) -> None:
         connection.execute(f"UPDATE models SET {DISABLED} WHERE id = 'b'".encode())
         connection.execute("SET session_replication_role = replica")
         connection.execute("UPDATE models SET active = true WHERE id = 'b'")
-    assert (True, False, True, None, None) in run(fleet, KEPT)
+    assert (True, False, True, True, None, None, None) in run(fleet, KEPT)
 
 
 # The cache (SQLite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from modelctl import (
     RefusedError,
     UsageError,
     database,
-    store,
+    tables,
 )
 from tests import fleets, servers
 from tests.fleets import opened, seed, sql
@@ -43,7 +44,10 @@ def pg(pg_cleared: str) -> Iterator[Fleet]:
 
 @contextmanager
 def sent(fleet: Fleet) -> Iterator[list[str]]:
-    """Note the statements that go over the wire to PostgreSQL, BEGIN and COMMIT included."""
+    """Note for each round trip to PostgreSQL which statements it ran there, BEGIN and COMMIT too.
+
+    By the words of the server, so that two statements in one message are two: ``"BEGIN SELECT"``.
+    """
     with fleet._store._database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
     said: list[str] = []
@@ -54,42 +58,58 @@ def sent(fleet: Fleet) -> Iterator[list[str]]:
         finally:
             driver.pgconn.untrace()
         file.seek(0)
+        ran: list[str] = []
         for line in file:
-            # Time, direction, length, kind of message; Parse and Bind name the statement.
-            fields = line.rstrip("\n").split("\t")
-            if fields[1:2] == ["F"] and fields[3] in ("Query", "Execute"):
-                said.append(fields[4].strip(' "') if fields[3] == "Query" else "")
+            # Time, direction, length, kind of message, what it says.
+            if answer := re.match(r'[^\t]+\tB\t\d+\t(\w+)\t "?(\w+)', line):
+                if answer[1] == "CommandComplete":
+                    ran.append(answer[2])
+                elif answer[1] == "ReadyForQuery":
+                    said.append(" ".join(ran))
+                    ran.clear()
+
+
+# What a change of one model sends: who it is and what it does, and then that it stays.
+ALONE = ["BEGIN SELECT SELECT", "COMMIT"]
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "messages"),
     [
-        lambda fleet: fleet.record_failure("m1", "parse-error", reason="no"),
-        lambda fleet: fleet.record_success("m1"),
-        lambda fleet: fleet.disable("m1"),
-        lambda fleet: fleet.enable("m1"),
-        lambda fleet: fleet.count(),
-        lambda fleet: fleet.show("m1"),
-        lambda fleet: fleet.stats(),
-        lambda fleet: fleet.leaderboard(),
-        lambda fleet: fleet.events(),
-        lambda fleet: fleet.remove("m1"),
+        (lambda fleet: fleet.record_failure("m1", "parse-error", reason="no"), ALONE),
+        (lambda fleet: fleet.record_success("m1"), ALONE),
+        (lambda fleet: fleet.disable("m1"), ALONE),
+        (lambda fleet: fleet.enable("m1"), ALONE),
+        (lambda fleet: fleet.remove("m1"), ALONE),
+        (lambda fleet: fleet.count(), ["SELECT"]),
+        (lambda fleet: fleet.show("m1"), ["SELECT"]),
+        (lambda fleet: fleet.stats(), ["SELECT"]),
+        (lambda fleet: fleet.leaderboard(), ["SELECT"]),
+        (lambda fleet: fleet.events(), ["SELECT"]),
     ],
 )
-def test_one_call_is_one_statement(pg: Fleet, call: Any) -> None:
-    """A call for one model, and every read, is one statement and one round trip: no BEGIN."""
+def test_what_one_call_sends(pg: Fleet, call: Any, messages: list[str]) -> None:
+    """A change of one model is one statement and two round trips; a read is one of each."""
     seed(pg, ["m1", "m2"])
     for _ in range(8):  # beyond the point where the driver prepares a statement
         pg.record_failure("m2", "timeout")
     with sent(pg) as said:
         call(pg)
-    assert len(said) == 1
+    assert said == messages
 
 
 @pytest.mark.parametrize(
-    ("verb", "statements"), [("disable", 1), ("enable", 1), ("remove", 1), ("record_batch", 3)]
+    ("verb", "statements"),
+    [
+        ("disable", ["SELECT"]),
+        ("enable", ["SELECT"]),
+        ("remove", ["SELECT"]),
+        ("record_batch", ["SELECT", "UPDATE", "INSERT"]),
+    ],
 )
-def test_the_number_of_models_adds_no_statement(pg: Fleet, verb: str, statements: int) -> None:
+def test_the_number_of_models_adds_no_statement(
+    pg: Fleet, verb: str, statements: list[str]
+) -> None:
     """Two models or a thousand: the same few statements in one transaction."""
     ids = [f"m{n}" for n in range(1000)]
 
@@ -107,9 +127,7 @@ def test_the_number_of_models_adds_no_statement(pg: Fleet, verb: str, statements
             pg.disable(*some)
         with sent(pg) as said:
             work(some)
-        assert [said[0], said[-1]] == ["BEGIN", "COMMIT"]
-        # One more asks who the transaction is, in case the answer to COMMIT is lost.
-        assert len(said) == 3 + statements
+        assert said == ["BEGIN SELECT", *statements, "COMMIT"]
 
 
 @pytest.mark.parametrize(("chunk", "chunks"), [(100, 1), (50, 2), (10, 10)])
@@ -117,21 +135,24 @@ def test_statements_grow_with_chunks_alone(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch, chunk: int, chunks: int
 ) -> None:
     """A chunk costs the same few statements, whatever is in it."""
-    monkeypatch.setattr(store, "CHUNK", chunk)
+    monkeypatch.setattr(tables, "CHUNK", chunk)
     ids = [f"m{n}" for n in range(100)]
 
     def lines(name: str) -> bytes:
         return b"\n".join(b'{"id": "%s", "name": "%s"}' % (i.encode(), name.encode()) for i in ids)
 
+    def whole(*of_a_chunk: str) -> list[str]:
+        return ["BEGIN SELECT", *of_a_chunk * chunks, "COMMIT"]
+
     with sent(pg) as said:
         pg.import_models(lines("one"))
-    assert len(said) == 3 + 3 * chunks  # what differs, what is new, the events
+    assert said == whole("SELECT", "INSERT", "INSERT")  # what differs, what is new, the events
     with sent(pg) as said:
         pg.import_models(lines("two"))
-    assert len(said) == 3 + 4 * chunks
+    assert said == whole("SELECT", "UPDATE", "INSERT", "INSERT")
     with sent(pg) as said:
         pg.record_batch({"id": i, "outcome": "success"} for i in ids)
-    assert len(said) == 3 + 2 * chunks
+    assert said == whole("SELECT", "UPDATE")
 
 
 def test_sqlite_counts_its_statements_too(sqlite_database: str) -> None:

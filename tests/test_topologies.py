@@ -23,7 +23,7 @@ from modelctl.errors import (
     ModelctlError,
     StaleCacheError,
 )
-from modelctl.store import _RECOVER_LOCK
+from modelctl.tables import RECOVER_LOCK
 from tests import servers
 from tests.fleets import opened, seed, sql, trip
 from tests.servers import PgBouncer, Postgres, Redis, RedisGroup, Standby
@@ -668,7 +668,7 @@ class TestPgBouncer:
             psycopg.connect(pooler.url(name)) as other,
         ):
             trip(fleet, "m1", "m2")
-            other.execute(f"SELECT pg_advisory_xact_lock({_RECOVER_LOCK})".encode())
+            other.execute(f"SELECT pg_advisory_xact_lock({RECOVER_LOCK})".encode())
             assert fleet.recover(cooldown=0).busy
             other.rollback()
             assert fleet.recover(cooldown=0).recovered == ("m1", "m2")

@@ -9,32 +9,9 @@ from typing import TYPE_CHECKING
 from modelctl.errors import InvalidConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Connection
-
-# The columns of the first schema, and what each must be where it exists already.
-NEEDED = {
-    "id": "text",
-    "display_name": "text",
-    "provider": "text",
-    "active": "boolean",
-    "auto_disabled": "boolean",
-    "consecutive_failures": "integer",
-    "ejections": "integer",
-    "success_count": "integer",
-    "failure_count": "integer",
-    "last_success_at": "timestamp",
-    "last_failure_at": "timestamp",
-    "failure_type": "text",
-    "failure_reason": "text",
-    "disabled_at": "timestamp",
-    "disabled_by": "text",
-    "disabled_reason": "text",
-    "created_at": "timestamp",
-    "updated_at": "timestamp",
-}
-
-# What modelctl empties: a NOT NULL here would fail every success or every enable.
-EMPTIED = ("failure_reason", "disabled_at", "disabled_by", "disabled_reason")
 
 # Declared types that will do. SQLite goes by parts of the word, INT before all others.
 SUITABLE = {
@@ -74,8 +51,13 @@ class Relation:
     id_unique: bool
 
 
-def columns_to_keep(connection: Connection) -> set[str] | None:
-    """Return which columns of ours ``models`` has already; None: there is no such table.
+def columns_to_keep(
+    connection: Connection, needed: dict[str, str], emptied: Collection[str]
+) -> set[str] | None:
+    """Return which of the *needed* columns ``models`` has already; None: there is no such table.
+
+    *needed*: the columns that a revision brings, and what each must be where it exists already.
+    *emptied*: what modelctl sets to NULL. A NOT NULL there would fail every success or enable.
 
     Raises:
         InvalidConfigError: it cannot be used; says everything that is in the way.
@@ -89,30 +71,32 @@ def columns_to_keep(connection: Connection) -> set[str] | None:
             f"models is a {relation.kind}, and modelctl needs a table of that name",
             hint=f"rename it, {ELSEWHERE}",
         )
-    problems = _problems(relation, SUITABLE[database])
+    problems = _problems(relation, SUITABLE[database], needed, emptied)
     if problems:
         raise InvalidConfigError(
             "the table models cannot be used as it is: " + "; ".join(problems),
             hint=f"change the table, {ELSEWHERE}; nothing was changed",
         )
-    return NEEDED.keys() & relation.columns.keys()
+    return needed.keys() & relation.columns.keys()
 
 
-def _problems(relation: Relation, suitable: dict[str, str]) -> list[str]:
+def _problems(
+    relation: Relation, suitable: dict[str, str], needed: dict[str, str], emptied: Collection[str]
+) -> list[str]:
     problems = []
     if "id" not in relation.columns:
         problems.append("it has no column id, a text that names each model")
     elif not relation.id_unique:
         problems.append("id has no primary key or unique index of its own")
     for name, column in relation.columns.items():
-        needed = NEEDED.get(name)
-        if needed is None:
+        kind = needed.get(name)
+        if kind is None:
             continue
-        if not re.fullmatch(suitable[needed], column.base, re.IGNORECASE):
-            problems.append(f"{name} is {column.declared or 'of no type'}, not {needed}")
+        if not re.fullmatch(suitable[kind], column.base, re.IGNORECASE):
+            problems.append(f"{name} is {column.declared or 'of no type'}, not {kind}")
         if column.generated:
             problems.append(f"{name} is a generated column, so modelctl could not write it")
-        if column.required and name in EMPTIED:
+        if column.required and name in emptied:
             problems.append(f"{name} is NOT NULL, so modelctl could not empty it")
     return problems
 

@@ -83,6 +83,8 @@ POSTGRESQL = (
         NEW.disabled_at := NULL;
         NEW.disabled_by := NULL;
         NEW.disabled_reason := NULL;
+        NEW.disabled_until := NULL;
+        NEW.would_disable := NULL;
         RETURN NEW;
     END
     $modelctl$
@@ -92,6 +94,35 @@ POSTGRESQL = (
     CREATE TRIGGER modelctl_enabled BEFORE UPDATE ON models
     FOR EACH ROW WHEN (NEW.active AND OLD.active IS NOT TRUE)
     EXECUTE FUNCTION modelctl_trust()
+    """,
+    # Whoever switches a model off. What would bring it back must come from the statement itself:
+    # an active row may carry such a thing from before modelctl, or from an odd INSERT. modelctl
+    # writes disabled_at whenever it switches off; where that stays, the rest is left over.
+    # Not in WHEN: a column named there cannot change its type any more.
+    """
+    CREATE OR REPLACE FUNCTION modelctl_forget() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $modelctl$
+    BEGIN
+        NEW.would_disable := NULL;
+        IF NEW.disabled_at IS NOT DISTINCT FROM OLD.disabled_at THEN
+            IF OLD.auto_disabled THEN
+                NEW.auto_disabled := false;
+            END IF;
+            IF NEW.disabled_until = OLD.disabled_until THEN
+                NEW.disabled_until := NULL;
+            END IF;
+        END IF;
+        RETURN NEW;
+    END
+    $modelctl$
+    """,
+    "REVOKE ALL ON FUNCTION modelctl_forget() FROM PUBLIC",
+    """
+    CREATE TRIGGER modelctl_disabled BEFORE UPDATE ON models
+    FOR EACH ROW WHEN (OLD.active AND NEW.active IS NOT TRUE)
+    EXECUTE FUNCTION modelctl_forget()
     """,
 )
 
@@ -117,7 +148,22 @@ SQLITE = (
     WHEN NEW.active AND NOT coalesce(OLD.active, 0)
     BEGIN
         UPDATE models
-        SET auto_disabled = 0, disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL
+        SET auto_disabled = 0, disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL,
+            disabled_until = NULL, would_disable = NULL
+        WHERE id = NEW.id;
+    END
+    """,
+    """
+    CREATE TRIGGER modelctl_disabled AFTER UPDATE OF active ON models
+    WHEN OLD.active AND NOT coalesce(NEW.active, 0)
+        AND (OLD.auto_disabled OR OLD.disabled_until IS NOT NULL OR NEW.would_disable IS NOT NULL)
+    BEGIN
+        UPDATE models
+        SET would_disable = NULL,
+            auto_disabled = CASE WHEN NEW.disabled_at IS OLD.disabled_at AND OLD.auto_disabled
+                THEN 0 ELSE auto_disabled END,
+            disabled_until = CASE WHEN NEW.disabled_at IS OLD.disabled_at
+                AND NEW.disabled_until = OLD.disabled_until THEN NULL ELSE disabled_until END
         WHERE id = NEW.id;
     END
     """,
@@ -130,8 +176,15 @@ NAMES = {
         "modelctl_delete",
         "modelctl_truncate",
         "modelctl_enabled",
+        "modelctl_disabled",
     ),
-    "sqlite": ("modelctl_insert", "modelctl_update", "modelctl_delete", "modelctl_enabled"),
+    "sqlite": (
+        "modelctl_insert",
+        "modelctl_update",
+        "modelctl_delete",
+        "modelctl_enabled",
+        "modelctl_disabled",
+    ),
 }
 
 

@@ -12,6 +12,29 @@ if TYPE_CHECKING:
 revision = "0001"
 down_revision = None
 
+# Its columns of models, and what each must be in a table that is there already.
+NEEDED = {
+    "id": "text",
+    "display_name": "text",
+    "provider": "text",
+    "active": "boolean",
+    "auto_disabled": "boolean",
+    "consecutive_failures": "integer",
+    "ejections": "integer",
+    "success_count": "integer",
+    "failure_count": "integer",
+    "last_success_at": "timestamp",
+    "last_failure_at": "timestamp",
+    "failure_type": "text",
+    "failure_reason": "text",
+    "disabled_at": "timestamp",
+    "disabled_by": "text",
+    "disabled_reason": "text",
+    "created_at": "timestamp",
+    "updated_at": "timestamp",
+}
+EMPTIED = ("failure_reason", "disabled_at", "disabled_by", "disabled_reason")
+
 # Every NOT NULL column but the id has a default: programs that know nothing of the column go on
 # inserting. There is no CHECK: a plain UPDATE ... SET active by anybody must pass.
 # No default is volatile, so that a column is added without a rewrite of the table.
@@ -132,7 +155,7 @@ def upgrade(connection: Connection) -> None:
     """Create what is missing; a table ``models`` keeps its columns, its rows and their values."""
     postgresql = connection.dialect.name == "postgresql"
     columns = POSTGRESQL_MODELS if postgresql else SQLITE_MODELS
-    kept = columns_to_keep(connection)
+    kept = columns_to_keep(connection, NEEDED, EMPTIED)
     if kept is None:
         _create(connection, columns)
     else:

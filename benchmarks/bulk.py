@@ -1,0 +1,390 @@
+"""Changes of many rows on PostgreSQL with its default durability, against bare statements.
+
+The floors work on the same rows and indexes, without the triggers and tables of modelctl. What
+changes the rows for good gets a fresh copy of a database for each run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import count, islice
+from typing import Any
+
+import psycopg
+
+from benchmarks.harness import MissingError, Row, at_least, at_most, interleave, seconds
+from benchmarks.servers import Bench, model_id
+from modelctl import Fleet
+
+PARTS = ("recover", "single", "batch", "import", "session")
+_DUE_PERCENT = 30
+_SINGLES = 200
+_BULK_IDS = 10_000
+_FAILURE = {"outcome": "failure", "type": "timeout", "reason": "no answer in 30 s"}
+
+# What recover does to the rows, and nothing else.
+_RECOVER = """
+UPDATE models
+SET active = TRUE, auto_disabled = FALSE, consecutive_failures = 2, disabled_at = NULL,
+    disabled_by = NULL, disabled_reason = NULL, updated_at = clock_timestamp()
+WHERE active IS NOT TRUE AND auto_disabled IS TRUE
+    AND coalesce(last_failure_at, disabled_at, updated_at) <= now() - interval '1 hour'
+"""
+_BATCH = """
+UPDATE models
+SET failure_count = failure_count + 1, last_failure_at = clock_timestamp(),
+    failure_type = outcome.type, failure_reason = outcome.reason, updated_at = clock_timestamp()
+FROM unnest(%s::text[], %s::text[], %s::text[]) AS outcome(id, type, reason)
+WHERE models.id = outcome.id
+"""
+
+
+def measure(bench: Bench, parts: Iterable[str]) -> None:
+    """Measure these parts."""
+    for part in parts:
+        {
+            "recover": _recover,
+            "single": _single,
+            "batch": _batch,
+            "import": _import,
+            "session": _session,
+        }[part](bench)
+
+
+# ── Recover ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _recover(bench: Bench) -> None:
+    largest = bench.scale.sizes[-1]
+    for size in bench.scale.sizes:
+        template = bench.fleet(size, _DUE_PERCENT)
+        bare = bench.bare(template)
+        grown: list[float] = []
+        due = size * _DUE_PERCENT // 100
+        bench.say(f"recover of {due:,} among {size:,}")
+
+        def product(template: str = template, grown: list[float] = grown) -> float:
+            with _copied(bench, template) as database:
+                answer = _child(bench, "recover", database)
+                _nobody_left(bench, database)
+            grown.append(answer["grown"])
+            return answer["seconds"]
+
+        def floor(bare: str = bare, due: int = due) -> float:
+            with _copied(bench, bare) as database, bench.connect(database) as connection:
+                took = seconds(lambda: connection.execute(_RECOVER))
+                _nobody_left(bench, database)
+                return took
+
+        rounds = bench.scale.bulk_rounds
+        times = interleave({"product": product, "floor": floor}, rounds, warmups=0)
+        bench.report.add(
+            Row(
+                "bulk.recover",
+                f"recover of {due:,} among {size:,}",
+                times["product"],
+                "one bare UPDATE",
+                times["floor"],
+                at_most(1.6) if size == largest else None,
+                curve="recover",
+                size=size,
+            )
+        )
+        if size == largest:
+            bench.report.add(
+                Row(
+                    "bulk.recover",
+                    f"growth of the process in a recover of {due:,}",
+                    grown,
+                    target=at_most(10),
+                    unit="MiB",
+                )
+            )
+
+
+def _nobody_left(bench: Bench, database: str) -> None:
+    sql = "SELECT count(*) FROM models WHERE NOT active"
+    if bench.postgres.execute(sql, database) != [(0,)]:
+        raise RuntimeError("not everybody was recovered")
+
+
+@contextmanager
+def _copied(bench: Bench, template: str) -> Iterator[str]:
+    """A copy of a database, dropped in the end."""
+    database = bench.postgres.copy(template)
+    try:
+        yield database
+    finally:
+        bench.postgres.drop_database(database)
+
+
+def _child(bench: Bench, what: str, database: str) -> dict[str, float]:
+    """Do something in a process of its own and return what it measured."""
+    url = bench.postgres.url(database)
+    command = [sys.executable, "-m", "benchmarks.child", what, url, bench.redis.url()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{what} failed:\n{done.stderr[-2000:]}")
+    answer: dict[str, float] = json.loads(done.stdout)
+    return answer
+
+
+# ── One outcome at a time ───────────────────────────────────────────────────────────────────────
+
+
+def _single(bench: Bench) -> None:
+    with (
+        _copied(bench, bench.fleet(bench.scale.sizes[-1], 1)) as database,
+        ExitStack() as stack,
+    ):
+        fleet = stack.enter_context(Fleet(bench.config(database), pool_size=1))
+        unprepared = stack.enter_context(bench.connect(database, prepare_threshold=None))
+        prepared = stack.enter_context(bench.connect(database))
+        fleet.record_failure(model_id(500), "timeout", reason="once")
+        try:
+            sql, parameters = _statement(
+                lambda: fleet.record_failure(model_id(501), "timeout", reason="no answer in 30 s")
+            )
+        except MissingError as exc:
+            bench.report.skip("bulk.single", exc)
+            return
+        # All three go over the same models, so that these are equally often updated.
+        ours, theirs, others = (_healthy() for _ in range(3))
+
+        def product() -> float:
+            fleet.record_failure(next(ours), "timeout", reason="no answer in 30 s")
+            return 0.0
+
+        def raw(connection: psycopg.Connection[Any], ids: Iterator[str]) -> Callable[[], None]:
+            def one() -> None:
+                found = connection.execute(sql, _about(parameters, model_id(501), next(ids)))
+                if len(found.fetchall()) != 1:
+                    raise RuntimeError("the captured statement found no model")
+
+            return one
+
+        bench.say(f"single outcomes, {_SINGLES} in a row")
+        rates = interleave(
+            {
+                "product": lambda: 1 / seconds(product, _SINGLES),
+                "raw": lambda: 1 / seconds(raw(unprepared, theirs), _SINGLES),
+                "prepared": lambda: 1 / seconds(raw(prepared, others), _SINGLES),
+            },
+            bench.scale.block_rounds,
+        )
+    for name, against, target in (
+        ("raw", "psycopg, the same statement", at_least(0.70)),
+        ("prepared", "psycopg, the same, prepared", None),
+    ):
+        bench.report.add(
+            Row(
+                "bulk.single",
+                "record_failure on one connection",
+                rates["product"],
+                against,
+                rates[name],
+                target,
+                "per second",
+            )
+        )
+
+
+def _healthy() -> Iterator[str]:
+    """The ids of models that are active, again and again."""
+    while True:
+        yield from (model_id(number) for number in range(1000) if number % 100 >= _DUE_PERCENT)
+
+
+def _statement(work: Callable[[], object]) -> tuple[bytes, dict[str, Any]]:
+    """Return the statement on models that *work* sends, and its parameters.
+
+    Raises:
+        MissingError: there is none of the kind.
+    """
+    sent: list[tuple[object, Any]] = []
+    plain = psycopg.Cursor.execute
+
+    def execute(self: Any, query: Any, params: Any = None, **how: Any) -> Any:
+        sent.append((query, params))
+        return plain(self, query, params, **how)
+
+    psycopg.Cursor.execute = execute  # type: ignore[method-assign,assignment]
+    try:
+        work()
+    finally:
+        psycopg.Cursor.execute = plain  # type: ignore[method-assign]
+    for query, parameters in sent:
+        text = query.decode() if isinstance(query, bytes) else str(query)
+        # What begins and ends the transaction around it is not the statement.
+        found = re.search(r"\bWITH\b.*\bUPDATE models\b.*?(?=;|$)", text, re.DOTALL)
+        if found and isinstance(parameters, Mapping):
+            return found[0].encode(), dict(parameters)
+    raise MissingError("the statement of record_failure was not recognised")
+
+
+def _about(parameters: dict[str, Any], was: str, now: str) -> dict[str, Any]:
+    """The parameters for another model."""
+    swapped = {repr(was): now, repr([was]): [now]}
+    return {name: swapped.get(repr(value), value) for name, value in parameters.items()}
+
+
+# ── A batch ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _batch(bench: Bench) -> None:
+    size, number = bench.scale.sizes[-1], bench.scale.batch
+    template = bench.fleet(size, 1)
+    # Spread over the table, without those that are off.
+    healthy = [i for i in range(size) if i % 100]
+    ids = [model_id(i) for i in healthy[:: len(healthy) // number][:number]]
+    outcomes = [{"id": each, **_FAILURE} for each in ids]
+    arrays = ids, [_FAILURE["type"]] * len(ids), [_FAILURE["reason"]] * len(ids)
+    with (
+        _copied(bench, template) as database,
+        _copied(bench, bench.bare(template)) as bare,
+        Fleet(bench.config(database), pool_size=1) as fleet,
+        bench.connect(bare) as connection,
+    ):
+        singles = _healthy()
+
+        def product() -> float:
+            return len(ids) / seconds(lambda: fleet.record_batch(outcomes))
+
+        def floor() -> float:
+            return len(ids) / seconds(lambda: connection.execute(_BATCH, arrays))
+
+        def single() -> float:
+            one = islice(singles, _SINGLES)
+            return 1 / seconds(
+                lambda: fleet.record_failure(next(one), "timeout", reason=_FAILURE["reason"]),
+                _SINGLES,
+            )
+
+        def tidy() -> None:
+            for name in (database, bare):
+                bench.postgres.execute("VACUUM models", name)
+                bench.postgres.execute("CHECKPOINT", name)
+
+        bench.say(f"batches of {len(ids):,} outcomes")
+        rates = interleave(
+            {"product": product, "floor": floor, "single": single},
+            bench.scale.bulk_rounds + 2,
+            between=tidy,
+        )
+    what = f"record_batch of {len(ids):,} among {size:,}"
+    for name, against, limit in (
+        ("floor", "one bare UPDATE ... FROM unnest", 0.75),
+        ("single", "record_failure, one by one", 15),
+    ):
+        bench.report.add(
+            Row(
+                "bulk.batch",
+                what,
+                rates["product"],
+                against,
+                rates[name],
+                at_least(limit),
+                "per second",
+            )
+        )
+
+
+# ── Import ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _import(bench: Bench) -> None:
+    number = bench.scale.imported
+    empty = bench.fleet(0, 0)
+    bare = bench.bare(empty)
+    rows = [(model_id(i), f"Model {i}", f"provider-{i % 50:02}") for i in range(number)]
+    names = ("id", "name", "provider")
+    text = "".join("\t".join(row) + "\n" for row in rows)
+    catalog = "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows).encode()
+    bench.say(f"import of {number:,} models")
+
+    def product() -> float:
+        with (
+            _copied(bench, empty) as database,
+            Fleet(bench.config(database), pool_size=1) as fleet,
+        ):
+            fleet.count()
+            took = seconds(lambda: fleet.import_models(catalog))
+            if fleet.count(fresh=True).active != number:
+                raise RuntimeError("not everything was imported")
+            return took
+
+    def floor() -> float:
+        with _copied(bench, bare) as database, bench.connect(database) as connection:
+
+            def copy() -> None:
+                with (
+                    connection.cursor() as cursor,
+                    cursor.copy("COPY models (id, display_name, provider) FROM STDIN") as stream,
+                ):
+                    stream.write(text)
+
+            return seconds(copy)
+
+    times = interleave(
+        {"product": product, "floor": floor}, bench.scale.bulk_rounds, warmups=0
+    )
+    bench.report.add(
+        Row(
+            "bulk.import",
+            f"import of {number:,} models",
+            times["product"],
+            "COPY, the same indexes",
+            times["floor"],
+            at_most(3),
+        )
+    )
+
+
+# ── A session's past ────────────────────────────────────────────────────────────────────────────
+
+
+def _session(bench: Bench) -> None:
+    """A session that planned its statements for one row must not keep the plans for many."""
+    size = bench.scale.sizes[-1]
+    many = [model_id(i) for i in range(size) if i % 100][:_BULK_IDS]
+    some = islice((model_id(i) for i in count() if i % 100), _BULK_IDS, None)
+    with _copied(bench, bench.fleet(size, 1)) as database:
+
+        def disabled(before: int) -> float:
+            with Fleet(bench.config(database), pool_size=1) as fleet:
+                fleet.count(fresh=True)
+                for _ in range(before):
+                    fleet.disable(next(some), reason="one")
+                return seconds(lambda: fleet.disable(*many, reason="many"))
+
+        def tidy() -> None:
+            with bench.connect(database) as connection:
+                connection.execute("UPDATE models SET active = TRUE WHERE NOT active")
+                connection.execute("VACUUM models")
+                connection.execute("CHECKPOINT")
+
+        def used() -> float:
+            tidy()
+            return disabled(12)
+
+        def fresh() -> float:
+            tidy()
+            return disabled(0)
+
+        bench.say(f"{len(many):,} ids in one change, in used and in fresh sessions")
+        times = interleave({"used": used, "fresh": fresh}, bench.scale.bulk_rounds)
+    bench.report.add(
+        Row(
+            "bulk.session",
+            f"disable of {len(many):,}, after 12 changes of one row",
+            times["used"],
+            "the same in a fresh session",
+            times["fresh"],
+            at_most(1.3),
+        )
+    )

@@ -1,0 +1,68 @@
+"""What is measured in a process of its own: ``python -m benchmarks.child WHAT URL REDIS-URL``.
+
+Memory, because a process that did other things before has room to reuse; and processes that meet
+on one expired key. Prints JSON, one line for each answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.servers import configured
+from modelctl import Fleet
+
+
+def recover(fleet: Fleet) -> None:
+    """Recover everything; say how long it took and how far memory grew."""
+    fleet.count()
+    fleet.recover(limit=1)  # what is imported and connected on the way is no growth
+    _measured(fleet.recover)
+
+
+def sweep(fleet: Fleet) -> None:
+    """Clear the caches; say how long it took and how far memory grew."""
+    fleet.clear_cache()
+    print("{}", flush=True)
+    sys.stdin.readline()  # meanwhile the keys are put there again
+    _measured(fleet.clear_cache)
+
+
+def herd(fleet: Fleet) -> None:
+    """Count whenever a line comes in."""
+    fleet.count(fresh=True)
+    print("{}", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"active": fleet.count().active}), flush=True)
+
+
+def _measured(work: Callable[[], object]) -> None:
+    _forget_peak()
+    before = _status("VmRSS")
+    start = time.perf_counter()
+    result = work()
+    took = time.perf_counter() - start
+    print(json.dumps({"seconds": took, "grown": max(0.0, _status("VmHWM") - before)}), flush=True)
+    del result  # what the caller is given counts
+
+
+def _forget_peak() -> None:
+    """Let the peak of memory begin again at what is used now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> float:
+    """Memory of this process in MiB. Not ru_maxrss: that begins with what the parent had."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no {name} in /proc/self/status")
+
+
+if __name__ == "__main__":
+    work = {"recover": recover, "sweep": sweep, "herd": herd}[sys.argv[1]]
+    with Fleet.open(configured(*sys.argv[2:4])) as opened:
+        work(opened)

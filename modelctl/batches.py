@@ -1,0 +1,352 @@
+"""Many models in one transaction: batches of outcomes, and catalogues."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from modelctl import health, tables
+from modelctl.changes import TRUSTED, Changes
+from modelctl.errors import RefusedError
+from modelctl.model import ModelStatus, StatusChange
+from modelctl.tables import (
+    AUTO_OFF,
+    ON,
+    STATUS,
+    all_found,
+    findable,
+    named,
+    rows,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import sqlalchemy as sa
+
+    from modelctl.health import Outcome
+
+_FOLDED = {
+    "id": "text",
+    "active": "boolean",
+    "auto_disabled": "boolean",
+    "consecutive_failures": "integer",
+    "ejections": "integer",
+    "successes": "bigint",
+    "failures": "bigint",
+    "failure_type": "text",
+    "failure_reason": "text",
+    "would_disable": "text",
+    "switched": "text",
+    "why": "text",
+}
+_HOLD = {"scope": "text", "provider": "text", "failure_type": "text", "reason": "text"}
+_ENTRY = {"id": "text", "display_name": "text", "provider": "text"}
+# What a catalogue leaves empty it does not know: it is no reason to forget what the row says.
+_DIFFERS = (
+    "(incoming.display_name <> '' AND incoming.display_name <> coalesce(models.display_name, ''))"
+    " OR (incoming.provider <> '' AND incoming.provider <> coalesce(models.provider, ''))"
+)
+
+
+class Batches(Changes):
+    """Changes many models at once, in chunks; every method is one transaction."""
+
+    def record_batch(
+        self,
+        outcomes: Callable[[], Iterator[Outcome]],
+        *,
+        actor: str,
+        progress: Callable[[int], None],
+    ) -> tuple[int, tuple[StatusChange, ...]]:
+        """Record outcomes in their order, all in one transaction, a chunk at a time.
+
+        *outcomes* starts again from the first on every call: a deadlock runs the batch again.
+        Return how many, and the models whose status differs in the end.
+        """
+
+        def work(connection: sa.Connection) -> tuple[int, tuple[StatusChange, ...]]:
+            if self.config.recovery.guarded:
+                self.wait_for_turn(connection)
+            recorded = 0
+            first: dict[str, ModelStatus] = {}
+            last: dict[str, ModelStatus] = {}
+            source = outcomes()
+            while chunk := list(islice(source, tables.CHUNK)):
+                before, after = self._record_chunk(connection, chunk, actor)
+                for model_id, now in after.items():
+                    first.setdefault(model_id, before[model_id].status)
+                    last[model_id] = now.status
+                recorded += len(chunk)
+                progress(recorded)
+            return recorded, tuple(
+                StatusChange(model_id, first[model_id], last[model_id], True)
+                for model_id in sorted(first)
+                if first[model_id] is not last[model_id]
+            )
+
+        return self.database.write(work)
+
+    def record_one(self, outcome: Outcome, *, actor: str) -> StatusChange:
+        """Record one failure beside the guards, which look at other models too."""
+
+        def work(connection: sa.Connection) -> StatusChange:
+            self.wait_for_turn(connection)
+            before, after = self._record_chunk(connection, [outcome], actor)
+            was, now = before[outcome.id].status, after[outcome.id].status
+            return StatusChange(outcome.id, was, now, was is not now)
+
+        return self.database.write(work)
+
+    def _lock_health(
+        self, connection: sa.Connection, chunk: Sequence[Outcome]
+    ) -> dict[str, health.Health]:
+        """Lock the models of *chunk*, in the order of their ids, and return their health."""
+        wanted = list({outcome.id for outcome in chunk})
+        findable(wanted)
+        sql = (
+            "SELECT id, active, auto_disabled, consecutive_failures, ejections, provider,"
+            f" {self.filled(TRUSTED)} AS trusted, would_disable"
+            f" FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
+        )
+        parameters = {"ids": self.ids(wanted), **self.ladder()}
+        found = {
+            row[0]: health.Health(
+                active=bool(row[1]),
+                auto_disabled=bool(row[2]),
+                consecutive_failures=row[3] or 0,
+                ejections=row[4] or 0,
+                provider=row[5] or "",
+                trusted=bool(row[6]),
+                would_disable=row[7],
+            )
+            for row in connection.execute(text(sql), parameters)
+        }
+        all_found(wanted, found)
+        return found
+
+    def _guards(self, connection: sa.Connection, providers: set[str]) -> health.Guards:
+        """Return what the rule has to know beside the models themselves."""
+        rule = self.config.recovery
+        guards = health.Guards(rule)
+        sql = f"SELECT provider, failure_type FROM modelctl_holds WHERE until > {self.sql.now}"
+        for provider, kind in connection.execute(text(sql)):
+            if kind is None:
+                guards.pauses.add(provider)
+            else:
+                guards.incidents.add((provider, kind))
+        if not rule.guarded:
+            return guards
+        if rule.min_active:
+            sql = f"SELECT count(*) FROM models WHERE {ON}"
+            guards.active = connection.scalar(text(sql)) or 0
+        these = self.sql.among.format(column="coalesce(models.provider, '')")
+        parameters = {"ids": self.ids(sorted(providers))}
+        sql = (
+            f"SELECT coalesce(provider, ''), count(*), count(*) FILTER (WHERE {ON}),"
+            f" count(*) FILTER (WHERE {AUTO_OFF}) FROM models WHERE {these} GROUP BY 1"
+        )
+        for provider, *numbers in connection.execute(text(sql), parameters):
+            guards.shares[provider] = health.Share(*numbers)
+        if rule.incident_models:
+            sql = (
+                "SELECT DISTINCT coalesce(models.provider, ''), e.failure_type, models.id,"
+                f" {ON} FROM modelctl_events e JOIN models ON models.id = e.model_id"
+                " WHERE e.event IN ('auto-disabled', 'would-disable')"
+                f" AND e.at > {self.sql.shifted.format(seconds='-:window')} AND {these}"
+            )
+            for provider, kind, model_id, on in connection.execute(
+                text(sql), parameters | {"window": rule.incident_window}
+            ):
+                guards.failing.setdefault((provider, kind), {})[model_id] = not on
+        return guards
+
+    def _record_chunk(
+        self, connection: sa.Connection, chunk: Sequence[Outcome], actor: str
+    ) -> tuple[dict[str, health.Health], dict[str, health.Health]]:
+        """Apply the rule to each outcome, then write each row and all events once.
+
+        Return the health of the models before and after.
+        """
+        before = self._lock_health(connection, chunk)
+        guards = self._guards(connection, {was.provider for was in before.values()})
+        after = dict(before)
+        switched: dict[str, tuple[str, str | None]] = {}
+        events: list[tuple[str | None, ...]] = []
+        for outcome in chunk:
+            was = after[outcome.id]
+            now, event = health.record(was, outcome, self.config, guards)
+            after[outcome.id] = now
+            if event:
+                reason = outcome.reason if outcome.type else None
+                happened = (event, was.status, now.status, reason, outcome.type, None)
+                events.append((outcome.id, *happened))
+                if was.status is not now.status:
+                    switched[outcome.id] = (event, reason if reason is not None else outcome.type)
+        folded = [
+            (
+                model_id,
+                now.active,
+                now.auto_disabled,
+                now.consecutive_failures,
+                now.ejections,
+                now.successes,
+                now.failures,
+                now.failure_type,
+                now.failure_reason,
+                now.would_disable,
+                *switched.get(model_id, (None, None)),
+            )
+            for model_id, now in after.items()
+        ]
+        connection.execute(text(self._batch_update()), rows(_FOLDED, folded))
+        self.log(connection, events, actor)
+        self._hold(connection, guards)
+        return before, after
+
+    def _hold(self, connection: sa.Connection, guards: health.Guards) -> None:
+        """Write the incidents that began or went on; they end one window after the last failure."""
+        going = [
+            (
+                f"incident:{kind}:{provider}",
+                provider,
+                kind,
+                f"{guards.began[provider, kind]} models",
+            )
+            if (provider, kind) in guards.began
+            else (f"incident:{kind}:{provider}", provider, kind, None)
+            for provider, kind in guards.went_on | guards.began.keys()
+        ]
+        if not going:
+            return
+        now = self.sql.now
+        connection.execute(text(f"DELETE FROM modelctl_holds WHERE until <= {now}"))
+        sql = (
+            "INSERT INTO modelctl_holds (scope, provider, failure_type, since, until, reason, actor)"
+            f" SELECT scope, provider, failure_type, {now},"
+            f" {self.sql.shifted.format(seconds=':window')}, reason, '{health.HEALTH_RULE}'"
+            f" FROM {self.sql.rows('going', _HOLD)} WHERE TRUE"
+            " ON CONFLICT (scope) DO UPDATE SET until = excluded.until"
+        )
+        window = {"window": self.config.recovery.incident_window}
+        connection.execute(text(sql), rows(_HOLD, going) | window)
+        began = [
+            ("", "incident", None, None, f"{number} models", kind, provider)
+            for (provider, kind), number in guards.began.items()
+        ]
+        self.log(connection, began, health.HEALTH_RULE)
+
+    def _batch_update(self) -> str:
+        at = self.sql.now
+
+        def switched(column: str, value: str) -> str:
+            """*value* where the status changed."""
+            return f"{column} = CASE WHEN switched IS NULL THEN models.{column} ELSE {value} END"
+
+        def off(column: str, value: str) -> str:
+            """*value* where the model was switched off, nothing where it was switched on."""
+            return switched(column, f"CASE switched WHEN 'auto-disabled' THEN {value} END")
+
+        return (
+            f"UPDATE models SET {switched('active', 'folded.active')},"
+            f" {switched('auto_disabled', 'folded.auto_disabled')},"
+            " consecutive_failures = folded.consecutive_failures, ejections = folded.ejections,"
+            " success_count = coalesce(success_count, 0) + successes,"
+            " failure_count = coalesce(failure_count, 0) + failures,"
+            f" last_success_at = CASE WHEN successes > 0 THEN {at} ELSE last_success_at END,"
+            f" last_failure_at = CASE WHEN failures > 0 THEN {at} ELSE last_failure_at END,"
+            " failure_type = coalesce(folded.failure_type, models.failure_type),"
+            " failure_reason = folded.failure_reason, would_disable = folded.would_disable,"
+            f" recovered_at = CASE switched WHEN 'recovered' THEN {at} ELSE recovered_at END,"
+            f" {off('disabled_at', at)}, {off('disabled_by', repr(health.HEALTH_RULE))},"
+            f" {off('disabled_reason', 'why')}, updated_at = {at}"
+            f" FROM {self.sql.rows('folded', _FOLDED)} WHERE models.id = folded.id"
+        )
+
+    def import_models(
+        self,
+        entries: Iterable[tuple[str, str, str]],
+        *,
+        on_conflict: str,
+        actor: str,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> tuple[int, int]:
+        """Add or update models from (id, display name, provider), ids unique, in one transaction.
+
+        *on_conflict*: ``update``, ``skip`` or ``fail`` for a model that differs.
+        Return how many were added and how many differ.
+
+        Raises:
+            RefusedError: ``fail``, and a model differs; nothing is written.
+        """
+        ordered = sorted(entries)  # two imports of the same models lock them in the same order
+        return self.database.write(
+            lambda connection: self._import(connection, ordered, on_conflict, actor, progress),
+            dry_run=dry_run,
+        )
+
+    def add(self, entry: tuple[str, str, str], *, actor: str) -> StatusChange:
+        """Add one model as (id, display name, provider), or leave the one that is there."""
+        sql = f"SELECT {STATUS} FROM models WHERE id = :id"
+
+        def work(connection: sa.Connection) -> StatusChange:
+            added, _ = self._import(connection, [entry], "skip", actor, lambda _: None)
+            status = connection.scalar(text(sql), {"id": entry[0]})
+            if status is None:  # removed in between, so it can be added now
+                return work(connection)
+            after = ModelStatus(status)
+            return StatusChange(entry[0], None if added else after, after, bool(added))
+
+        return self.database.write(work)
+
+    def _import(
+        self,
+        connection: sa.Connection,
+        entries: Sequence[tuple[str, str, str]],
+        on_conflict: str,
+        actor: str,
+        progress: Callable[[int], None],
+    ) -> tuple[int, int]:
+        incoming = self.sql.rows("incoming", _ENTRY)
+        differing = (
+            f"SELECT models.id, {STATUS} AS status FROM models, {incoming}"
+            f" WHERE models.id = incoming.id AND ({_DIFFERS}) ORDER BY models.id{self.sql.lock}"
+        )
+        update = (
+            "UPDATE models SET"
+            " display_name = coalesce(nullif(incoming.display_name, ''), models.display_name),"
+            " provider = coalesce(nullif(incoming.provider, ''), models.provider),"
+            f" updated_at = {self.sql.now} FROM {incoming} WHERE models.id = incoming.id"
+        )
+        # Not ON CONFLICT alone: an application's NOT NULL column would refuse even what is there.
+        insert = (
+            "INSERT INTO models (id, display_name, provider) SELECT id, display_name, provider"
+            f" FROM {incoming} WHERE NOT EXISTS (SELECT 1 FROM models WHERE id = incoming.id)"
+            f" ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id, {STATUS} AS status"
+        )
+
+        added = differs = 0
+        for start in range(0, len(entries), tables.CHUNK):
+            chunk = entries[start : start + tables.CHUNK]
+            values = rows(_ENTRY, chunk)
+            changed = {row[0]: row[1] for row in connection.execute(text(differing), values)}
+            if changed and on_conflict == "fail":
+                raise RefusedError(
+                    f"{named(list(changed))} differ from the catalogue",
+                    hint="nothing was written; see --on-conflict",
+                )
+            events: list[tuple[str | None, ...]] = []
+            if changed and on_conflict == "update":
+                # Only what is locked: others may have written since the SELECT.
+                ours = [entry for entry in chunk if entry[0] in changed]
+                connection.execute(text(update), rows(_ENTRY, ours))
+                events += [(i, "updated", s, s, None, None, None) for i, s in changed.items()]
+            new = connection.execute(text(insert), values).all()
+            events += [(i, "added", None, s, None, None, None) for i, s in new]
+            self.log(connection, events, actor)
+            added += len(new)
+            differs += len(changed)
+            progress(start + len(chunk))
+        return added, differs

@@ -1,0 +1,544 @@
+"""Ask models whether they work: one small request, or one command, each. Knows no database."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from modelctl.errors import InvalidConfigError, UsageError
+from modelctl.health import failure_type_of_status
+from modelctl.model import FailureType, storable
+
+if TYPE_CHECKING:
+    import ssl
+    from typing import IO
+
+_LIMIT = 65536  # bytes of an answer that are read, and of a command's stderr that are kept
+_REASON_LENGTH = 500
+_POLL_SECONDS = 0.02
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<place>(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?)"
+    r"(?P<path>(?:/[\w.~!$&'()*+,;=:@%-]*)*)",
+    re.ASCII,
+)
+_PLACE = r"\{(?:id|name)\}"
+_SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash"}
+# Anything else beside a placeholder looks like code for an interpreter that is not known here.
+_PLAIN_WORD = re.compile(rf"(?:[\w@%+=:,./-]|{_PLACE})*")
+# The scripts in which every placeholder certainly stands unquoted: nothing that would need a real
+# parser (backslashes, backquotes, comments, here-documents, arithmetic, $'...', nested quotes).
+_VARIABLE = rf"\$(?!{_PLACE})(?:\w+|\{{\w+\}}|[?@*!])"
+_SCRIPT = re.compile(
+    rf"(?:(?<!\$){_PLACE}|(?!{_PLACE})[^'\"`\\#$<(\[]|<(?!<)|\[(?!\[)|\$?\((?!\()|{_VARIABLE}"
+    rf"|'(?:(?!{_PLACE})[^'])*'|\"(?:(?!{_PLACE})[^\"`\\$]|{_VARIABLE})*\")*"
+)
+
+_Failure = tuple[FailureType, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeConfig:
+    """How the models of one provider are asked: with *url* or *command*.
+
+    *command* is run without a shell. ``{id}`` and ``{name}`` in its words are replaced, and its
+    environment has MODELCTL_ID, MODELCTL_NAME and MODELCTL_PROVIDER; exit 0 is healthy. An id may
+    be anything that another program wrote into the database, so a placeholder stands
+
+    - not in the first word, and elsewhere beside letters, digits and ``_@%+=:,./-`` alone; the
+      word is then one argument, exactly the id (which may begin with "-": write ``--model={id}``);
+    - or in the script of ``sh -c`` (any shell of `_SHELLS`, also behind env, busybox...), where it
+      becomes one word in single quotes. That holds only outside of quotes, so a script is refused
+      that has a placeholder inside quotes, or that has a placeholder and also a backslash, a
+      backquote, ``#``, ``<<``, ``((``, ``[[``, or a ``$`` that begins no variable and no ``$(``.
+
+    ``"$MODELCTL_ID"`` in a script, or ``"$1"`` with ``{id}`` as a word behind it, needs no such
+    rules. Nothing can help a program that makes code of its arguments: eval, ssh, su -c.
+    """
+
+    provider: str
+    url: str = ""
+    key_env: str = ""
+    key_file: str = ""
+    command: tuple[str, ...] = ()
+    model: str = "{name}"
+    max_tokens_field: str = "max_tokens"
+    timeout: float = 10.0
+    allow_http: bool = False
+    allow_private: bool = False
+
+
+def check_probe(config: ProbeConfig) -> None:
+    """Check what can be checked without asking anybody; never shows the URL.
+
+    Raises:
+        UsageError: says what is wrong, not in which probe.
+    """
+    if bool(config.url) == bool(config.command):
+        raise UsageError("a probe has either a url or a command")
+    if config.key_env and config.key_file:
+        raise UsageError("a probe has either key_env or key_file, not both")
+    if not 0.1 <= config.timeout <= 600:
+        raise UsageError("timeout must be 0.1s to 10m")
+    name = config.max_tokens_field
+    if not (name.isascii() and name.isidentifier()) or name in ("model", "messages"):
+        raise UsageError("max_tokens_field must be a name such as max_completion_tokens")
+    if config.url:
+        _check_url(config.url, config.allow_http)
+    else:
+        _check_command(config.command)
+
+
+def _check_url(url: str, allow_http: bool) -> None:
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https"):
+        raise UsageError("url must begin with https://")
+    if "@" in re.split(r"[/?#\\]", rest)[0]:
+        raise UsageError("url must have no user or password", hint="use key_env or key_file")
+    if "?" in url or "#" in url:
+        raise UsageError("url must have no query and no fragment")
+    match = _URL.fullmatch(url)
+    if match is None or not 0 < int(match["port"] or 443) < 65536:
+        raise UsageError("url is malformed", hint="write it like https://api.openai.com/v1")
+    if scheme == "http" and not allow_http:
+        raise UsageError("url is plain http, which shows the key", hint="allow_http permits it")
+
+
+def _check_command(command: tuple[str, ...]) -> None:
+    if not command[0].strip() or "\0" in "".join(command):
+        raise UsageError("command must begin with a program, and have no NUL")
+    if re.search(_PLACE, command[0]):
+        raise UsageError("the program of a command must not depend on the model")
+    if not re.search(_PLACE, " ".join(command)):
+        return
+    script = _script_of(command)
+    for number, word in enumerate(command):
+        allowed = _SCRIPT if number == script else _PLAIN_WORD
+        if re.search(_PLACE, word) and not allowed.fullmatch(word):
+            raise UsageError(
+                "command has {id} or {name} where quoting it is not safe",
+                hint="in the script of sh -c, write it outside of all quotes; anywhere else as a"
+                ' word of its own, or read the variables "$MODELCTL_ID" and "$MODELCTL_NAME"',
+            )
+
+
+def _script_of(command: tuple[str, ...]) -> int:
+    """Return which word of *command* a shell runs as a script (0: none); when in doubt, refuse."""
+    names = [os.path.basename(word) for word in command]
+    shell = next((number for number, name in enumerate(names) if name in _SHELLS), len(command))
+    for number in range(shell + 1, len(command) - 1):
+        if re.fullmatch("-[A-Za-z]*c[A-Za-z]*", command[number]):
+            options = command[shell + 1][:1] in ("-", "+") and command[number][-1] == "c"
+            if not options or command[number + 1][:1] in ("-", "+"):
+                raise UsageError("a shell in a command is written: sh [OPTIONS] -c SCRIPT")
+            return number + 1
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model to ask."""
+
+    id: str
+    provider: str
+
+    @property
+    def name(self) -> str:
+        """The id without a leading ``<provider>/``."""
+        return self.id.removeprefix(f"{self.provider}/")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of asking a model; *failure_type* and *reason* are None when it is healthy."""
+
+    id: str
+    healthy: bool
+    failure_type: FailureType | None
+    reason: str | None
+    seconds: float
+
+
+def _ignore(done: int) -> None:
+    pass
+
+
+def ask(
+    targets: Iterable[Target],
+    probes: Mapping[str, ProbeConfig],
+    *,
+    concurrency: int = 8,
+    deadline: float = 60.0,
+    progress: Callable[[int], None] = _ignore,
+) -> Iterator[Answer]:
+    """Ask each model once, also if it is given twice, and yield the answers as they come.
+
+    *probes*: by provider. *concurrency*: how many are asked at the same time. What is not answered
+    *deadline* seconds after the first answer was waited for has failed as a timeout. *progress* is
+    told how many have answered. Closing the iterator ends all connections and commands.
+
+    Raises:
+        UsageError: a probe, or *concurrency*, makes no sense.
+        InvalidConfigError: a provider has no probe, a key cannot be read, or httpx is not there;
+            at once, before any model is asked.
+    """
+    asked = {target.id: target for target in targets}
+    if concurrency < 1:
+        raise UsageError("concurrency must be at least 1")
+    keys: dict[str, str] = {}
+    for provider in dict.fromkeys(target.provider for target in asked.values()):
+        if provider not in probes:
+            raise InvalidConfigError(f"provider '{provider}' has no probe")
+        check_probe(probes[provider])
+        keys[provider] = _key(probes[provider])
+    web = _Web(_tls() if any(probes[provider].url for provider in keys) else None)
+    jobs = [_Job(t, probes[t.provider], keys[t.provider], web) for t in asked.values()]
+    return _answers(jobs, concurrency, deadline, progress)
+
+
+def _key(config: ProbeConfig) -> str:
+    """Return the key, empty if none is configured. No message and no exception has it."""
+    if config.key_env:
+        place, key = f"environment variable {config.key_env}", os.environ.get(config.key_env, "")
+    elif config.key_file:
+        place = f"file {config.key_file}"
+        try:
+            with open(config.key_file, "rb") as file:
+                key = file.readline(_LIMIT).decode("latin-1").strip()
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "strerror", None) or "not a file name"
+            raise InvalidConfigError(f"cannot read the key from {place}: {why}") from None
+    else:
+        return ""
+    provider = f"the key of provider '{config.provider}'"
+    if not key:
+        raise InvalidConfigError(f"{provider} is missing: {place} is not set or empty")
+    if not re.fullmatch("[!-~]+", key):
+        raise InvalidConfigError(f"{provider}, in {place}, has characters that no key has")
+    return key
+
+
+def _tls() -> ssl.SSLContext:
+    """Return whom to trust: SSL_CERT_FILE or SSL_CERT_DIR if set, else the CAs of certifi."""
+    try:
+        import httpx
+    except ImportError:
+        raise InvalidConfigError(
+            "asking a model over HTTP needs httpx", hint="pip install 'modelctl[probe]'"
+        ) from None
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:
+        why = exc.strerror or "no certificates in it"
+        raise InvalidConfigError(f"cannot read SSL_CERT_FILE or SSL_CERT_DIR: {why}") from exc
+
+
+def _answers(
+    jobs: list[_Job], concurrency: int, deadline: float, progress: Callable[[int], None]
+) -> Iterator[Answer]:
+    """Run an event loop in a thread of its own, so that time limits hold while the caller works."""
+    done: SimpleQueue[Answer | BaseException] = SimpleQueue()
+    waiting = iter(jobs)
+    loop = asyncio.new_event_loop()
+
+    async def work(end: float) -> None:
+        for job in waiting:
+            done.put(await job.answer(end))
+
+    async def work_together() -> None:
+        end = loop.time() + deadline
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(jobs))):
+                group.create_task(work(end))
+
+    def run() -> None:
+        end: BaseException = RuntimeError("an answer is missing")
+        try:
+            loop.run_until_complete(task)
+        except BaseException as exc:
+            end = exc
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            done.put(end)  # seen only by a caller who would wait for ever
+
+    task = loop.create_task(work_together())
+    thread = threading.Thread(target=run, name="modelctl-probe", daemon=True)
+    thread.start()
+    try:
+        for number in range(1, len(jobs) + 1):
+            answer = done.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            progress(number)
+            yield answer
+    finally:
+        with suppress(RuntimeError):  # all is answered, the loop is closed
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    target: Target
+    config: ProbeConfig
+    key: str = field(repr=False)
+    web: _Web
+
+    async def answer(self, end: float) -> Answer:
+        """Ask, until the model's timeout or *end*, the deadline of all."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        limit = min(self.config.timeout, end - started)
+        failure: _Failure | None = FailureType.TIMEOUT, "not asked before the deadline of all"
+        if limit > 0:
+            try:
+                async with asyncio.timeout(limit):
+                    failure = await (self.request() if self.config.url else self.run())
+            except TimeoutError:
+                failure = FailureType.TIMEOUT, f"no answer in {limit:.1f}s"
+        seconds = loop.time() - started
+        if failure is None:
+            return Answer(self.target.id, True, None, None, seconds)
+        reason = failure[1]
+        if self.key:
+            reason = reason.replace(self.key, "***")
+        reason = storable(" ".join(reason.split()), _REASON_LENGTH)
+        return Answer(self.target.id, False, failure[0], reason, seconds)
+
+    def fill(self, template: str, *, quoted: bool = False) -> str:
+        """Put id and name into *template*; *quoted*: as words of a shell.
+
+        Not shlex.quote: it leaves some words bare, and they would merge with what is beside them.
+        """
+        values = {"{id}": self.target.id, "{name}": self.target.name}
+        if quoted:
+            values = {
+                place: "'" + value.replace("'", "'\"'\"'") + "'" for place, value in values.items()
+            }
+        return re.sub(_PLACE, lambda match: values[match[0]], template)
+
+    async def request(self) -> _Failure | None:
+        """Send the request to a checked address; another one is tried only if connecting failed."""
+        import httpx
+
+        parts = urlsplit(self.config.url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            addresses = await self.web.addresses(host, port)
+            refused = [address for address in addresses if not _is_public(address)]
+            if refused and not self.config.allow_private:
+                return FailureType.NETWORK_ERROR, (
+                    f"{host} is {refused[0]}, not a public address; allow_private permits it"
+                )
+            while True:
+                # The address itself stands in the URL, so that nobody resolves the name again.
+                address = addresses.pop(0)
+                place = f"[{address}]" if ":" in address else address
+                url = f"{parts.scheme}://{place}:{port}{parts.path.rstrip('/')}/chat/completions"
+                try:
+                    return await self.post(url, parts.netloc, host, share=1 + len(addresses))
+                except (httpx.ConnectError, httpx.ConnectTimeout):
+                    if not addresses:
+                        raise
+        except httpx.TimeoutException:
+            return FailureType.TIMEOUT, "no connection in time"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as exc:
+            return FailureType.NETWORK_ERROR, _why(exc)
+
+    async def post(self, url: str, place: str, host: str, share: int) -> _Failure | None:
+        """Send the request to *url*, as *host*, which TLS verifies."""
+        import httpx
+
+        headers = {
+            "Host": place,
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "modelctl",
+        }
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        ping = {
+            "model": self.fill(self.config.model),
+            "messages": [{"role": "user", "content": "ping"}],
+            self.config.max_tokens_field: 1,
+        }
+        connections: list[Any] = []
+
+        async def trace(event: str, info: Mapping[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                connections.append(info["return_value"])
+
+        request = httpx.Request(
+            "POST",
+            url,
+            headers=headers,
+            content=json.dumps(ping).encode(),  # ASCII, so that it holds lone surrogates too
+            extensions={
+                "sni_hostname": host,
+                "timeout": {"connect": self.config.timeout / share},
+                "trace": trace,
+            },
+        )
+        try:
+            # No client around it: nothing follows redirects, keeps cookies or logs.
+            async with (
+                httpx.AsyncHTTPTransport(verify=self.web.tls or True, trust_env=False) as transport,
+                aclosing(await transport.handle_async_request(request)) as response,
+            ):
+                body = b""
+                async for part in response.aiter_raw():  # raw: nothing that grows by unpacking
+                    body += part
+                    if len(body) > _LIMIT:
+                        break
+                return _judge(response.status_code, body)
+        finally:
+            for connection in connections:  # httpcore forgets it if a TLS handshake is cancelled
+                await connection.aclose()
+
+    async def run(self) -> _Failure | None:
+        """Run the command; what it leaves behind in its process group ends with it."""
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # every exit would look like 0
+            return FailureType.UNKNOWN, "SIGCHLD is ignored, so exit codes are lost"
+        script = _script_of(self.config.command)
+        words = [self.fill(w, quoted=n == script > 0) for n, w in enumerate(self.config.command)]
+        target = {
+            "MODELCTL_ID": self.target.id,
+            "MODELCTL_NAME": self.target.name,
+            "MODELCTL_PROVIDER": self.target.provider,
+        }
+        try:
+            "".join(target.values()).encode()  # a lone surrogate would become some other byte
+            child = subprocess.Popen(  # noqa: S603 - what the operator configured
+                words,
+                bufsize=0,
+                env=os.environ | target,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except ValueError:
+            return FailureType.CLIENT_ERROR, "the id cannot be an argument: NUL, or not Unicode"
+        except OSError as exc:
+            return FailureType.UNKNOWN, f"cannot run {words[0]}: {exc.strerror}"
+        return await _watch(child)
+
+
+async def _watch(child: subprocess.Popen[bytes]) -> _Failure | None:
+    """Wait until *child* ends, and kill its group then or when cancelled.
+
+    Not asyncio's own processes: they wait for everybody who inherited stderr.
+    """
+    tail = b""
+    with cast("IO[bytes]", child.stderr) as pipe:
+        os.set_blocking(pipe.fileno(), False)
+        try:
+            while child.poll() is None:
+                await asyncio.sleep(_POLL_SECONDS)
+                tail = (tail + (pipe.read(_LIMIT) or b""))[-_LIMIT:]
+        finally:
+            with suppress(OSError):
+                os.killpg(child.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):  # not ours to kill: it changed its user
+                child.wait(1)
+        tail += pipe.read(_LIMIT) or b""
+    if child.returncode == 0:
+        return None
+    if len(tail) >= _LIMIT:  # its first line is cut, and could show half of a key
+        tail = tail[-_LIMIT:].partition(b"\n")[2]
+    lines = tail.decode(errors="replace").strip().splitlines()
+    how = f"exit {child.returncode}" if child.returncode > 0 else f"signal {-child.returncode}"
+    return FailureType.UNKNOWN, ": ".join([how, *lines[-1:]])
+
+
+class _Web:
+    """What the requests of one `ask` share: whom to trust, and the addresses of each host."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self.tls = tls
+        self._found: dict[tuple[str, int], asyncio.Future[list[str] | Exception]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Resolve *host*, once, in a thread that nobody needs to wait for."""
+        loop = asyncio.get_running_loop()
+
+        def resolve() -> None:
+            result: list[str] | Exception
+            try:
+                infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                result = list(dict.fromkeys(str(info[4][0]) for info in infos))
+            except (OSError, UnicodeError) as exc:
+                result = exc
+            with suppress(RuntimeError):  # too late, the loop is closed
+                loop.call_soon_threadsafe(found.set_result, result)
+
+        if (host, port) not in self._found:
+            found = self._found[host, port] = loop.create_future()
+            threading.Thread(target=resolve, name="modelctl-resolve", daemon=True).start()
+        result = await asyncio.shield(self._found[host, port])
+        if isinstance(result, Exception):
+            raise result
+        return list(result)
+
+
+def _is_public(address: str) -> bool:
+    """Tell whether *address* is an ordinary one of the Internet."""
+    ip = ipaddress.ip_address(address)
+    if ip in _NAT64:  # an IPv4 address, as a network without IPv4 writes it
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip in _GLOBAL_UNICAST and ip.is_global and ip.sixtofour is None
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def _judge(status: int, body: bytes) -> _Failure | None:
+    """Return what is wrong with an answer."""
+    try:
+        document = json.loads(body) if len(body) <= _LIMIT else None
+    except (ValueError, RecursionError):
+        document = None
+    said = document if isinstance(document, dict) else {}
+    if status == 200 and isinstance(choices := said.get("choices"), list) and choices:
+        return None
+    error = said.get("error", said)
+    message = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(message, str) or not message:
+        message = "larger than 64 KiB" if len(body) > _LIMIT else ""
+    kind = FailureType.PARSE_ERROR
+    if 300 <= status <= 399:
+        kind, message = FailureType.CLIENT_ERROR, "a redirect, refused"
+    elif 400 <= status <= 599:
+        kind = failure_type_of_status(status)
+    else:
+        message = message or "not a JSON object with choices"
+    return kind, f"HTTP {status}: {message}" if message else f"HTTP {status}"
+
+
+def _why(error: BaseException) -> str:
+    """Say why a connection failed in the system's words; those of HTTP may quote the server."""
+    import ssl
+
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return f"certificate refused: {inner.verify_message}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return "the connection broke, or does not speak HTTP"

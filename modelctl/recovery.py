@@ -1,0 +1,361 @@
+"""What `recover` does, and what stops it: the models that wait, pauses and incidents, probes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from modelctl import tables
+from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
+from modelctl.model import Hold, ModelStatus, Waiting
+from modelctl.tables import (
+    AUTO_OFF,
+    ON,
+    STATUS,
+    TIMED_OFF,
+    UtcTime,
+    all_found,
+    findable,
+    rows,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
+_NEVER = "1e18"
+
+
+class Candidate(NamedTuple):
+    """A model that is off and may come back by itself; *waiting*: why not yet, None: it is due."""
+
+    id: str
+    provider: str
+    timed: bool
+    due: datetime
+    waiting: Waiting | None
+
+
+class Recovery(Changes):
+    """The statements of `recover`, of pauses and of probes."""
+
+    # ── Who comes back, and when ──
+
+    @property
+    def _candidates(self) -> str:
+        """Those that may come back by themselves, ever."""
+        either = f"(({AUTO_OFF}) OR ({TIMED_OFF}))"
+        if not self.on_sqlite:
+            return either
+        # Its planner takes no two indexes for an OR.
+        off = "SELECT id FROM models WHERE"
+        return f"{either} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
+
+    @property
+    def _due(self) -> str:
+        """When a candidate may come back, as seconds since 1970; NULL: nobody knows, so now."""
+        until = self.sql.epoch.format(time="disabled_until")
+        return (
+            f"CASE WHEN auto_disabled IS TRUE THEN {self.sql.off_since()} + {self.sql.cooldown}"
+            f" ELSE coalesce({until}, {_NEVER}) END"
+        )
+
+    @property
+    def _why(self) -> str:
+        """Why a candidate does not come back at :now; NULL: it does. The one place that says so."""
+        return (
+            f"CASE WHEN auto_disabled IS TRUE AND {FOR_A_PERSON} THEN 'person'"
+            f" WHEN {self.filled(PAUSED)} THEN 'paused' WHEN {self._due} > :now"
+            " THEN CASE WHEN auto_disabled IS TRUE THEN 'cooldown' ELSE 'timed' END END"
+        )
+
+    def _parameters(self, cooldowns: Sequence[float] | None, now: float) -> dict[str, Any]:
+        most = self.config.recovery.max_ejections
+        return {"max_ejections": most, "now": now, **self.ladder(cooldowns)}
+
+    def clock(self) -> float:
+        """Return the database's clock (seconds since 1970)."""
+        with self.database.reading() as connection:
+            sql = f"SELECT {self.sql.epoch.format(time=self.sql.now)}"
+            return float(connection.scalar(text(sql)) or 0)
+
+    def plan(
+        self, *, cooldowns: Sequence[float] | None = None, ids: Sequence[str] | None = None
+    ) -> Iterator[Candidate]:
+        """Stream every candidate and why it waits, the first to come back first.
+
+        *cooldowns*: seconds, instead of the configured ones. *ids*: only these.
+        """
+        now = self.clock()
+        only = f" AND {self.sql.ids}" if ids is not None else ""
+        sql = (
+            "SELECT id, provider, timed, due, why FROM (SELECT id, coalesce(provider, '') AS provider,"
+            f" auto_disabled IS NOT TRUE AS timed, {self._due} AS due, {self._why} AS why"
+            f" FROM models WHERE {self._candidates}{only}) AS candidates"
+            " ORDER BY CASE why WHEN 'person' THEN 1 ELSE 0 END, due NULLS FIRST, id"
+        )
+        parameters = self._parameters(cooldowns, now)
+        if ids is not None:
+            parameters["ids"] = self.ids(ids)
+        with self.streaming(text(sql), parameters) as found:
+            for row in found:
+                model_id, provider, timed, due, why = row
+                at = self._time(now if due is None else due)
+                waiting = None
+                if why == "person":
+                    waiting = Waiting(model_id, None, None, why)
+                elif why is not None:
+                    waiting = Waiting(model_id, at, max(0.0, (due or now) - now), why)
+                yield Candidate(model_id, provider, bool(timed), at, waiting)
+
+    def _time(self, epoch: float) -> datetime:
+        # As exact as the databases store it: the arithmetic of a double is not.
+        try:
+            return datetime.fromtimestamp(round(epoch, 3 if self.on_sqlite else 6), UTC)
+        except (OverflowError, ValueError, OSError):
+            return datetime.max.replace(tzinfo=UTC)
+
+    def ahead(self, model_id: str) -> int:
+        """Return how many models are due and come back before this one."""
+        sql = (
+            f"WITH due AS (SELECT id, coalesce({self._due}, -{_NEVER}) AS due FROM models"
+            f" WHERE {self._candidates} AND ({self._why}) IS NULL)"
+            " SELECT count(*) FROM due, (SELECT * FROM due WHERE id = :id) AS this"
+            " WHERE due.due < this.due OR (due.due = this.due AND due.id < this.id)"
+        )
+        parameters = self._parameters(None, self.clock()) | {"id": model_id}
+        with self.database.reading() as connection:
+            return connection.scalar(text(sql), parameters) or 0
+
+    def for_a_person(self) -> list[str]:
+        """Return some models (at most 4) that were ejected too often to come back by themselves."""
+        sql = f"SELECT id FROM models WHERE {AUTO_OFF} AND {FOR_A_PERSON} ORDER BY id LIMIT 4"
+        parameters = {"max_ejections": self.config.recovery.max_ejections}
+        with self.database.reading() as connection:
+            return [*connection.execute(text(sql), parameters).scalars()]
+
+    def spared(self) -> list[tuple[str, str]]:
+        """Return some models (at most 4) that the rule would have switched off, and why not."""
+        sql = (
+            f"SELECT id, would_disable FROM models WHERE {ON} AND would_disable IS NOT NULL"
+            " ORDER BY id LIMIT 4"
+        )
+        with self.database.reading() as connection:
+            return [(row[0], row[1]) for row in connection.execute(text(sql))]
+
+    # ── recover ──
+
+    def recover(
+        self,
+        *,
+        cooldowns: Sequence[float] | None,
+        limit: int | None,
+        actor: str,
+        ids: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+    ) -> Iterator[list[str] | None]:
+        """Bring back what is due, longest waiting first; yield the ids of each chunk.
+
+        Works in chunks with short locks; each takes the run's lock again, and where another run
+        has it None comes, and the end. *ids*: only of these. *without*: no auto-disabled model of
+        these providers.
+        """
+        # What fails again after this run began waits for the next one.
+        parameters = self._parameters(cooldowns, self.clock())
+        parameters |= {"actor": actor, "reason": None, "failure_type": None}
+        parameters["restart"] = self.config.recovery.restart_failures
+        only = ""
+        if ids is not None:
+            only, parameters["ids"] = f" AND {self.sql.ids}", self.ids(ids)
+        elif without:
+            probed = self.sql.among.format(column="coalesce(provider, '')")
+            only, parameters["ids"] = (
+                f" AND NOT (auto_disabled IS TRUE AND {probed})",
+                self.ids(without),
+            )
+        due = (
+            f"{self._candidates}{only} AND ({self._why}) IS NULL"
+            f" ORDER BY {self._due} NULLS FIRST, id LIMIT :size{self.sql.skip_locked}"
+        )
+        alone = text(f"SELECT pg_try_advisory_xact_lock({tables.RECOVER_LOCK})")
+
+        def chunk(connection: sa.Connection) -> list[str] | None:
+            if not self.on_sqlite and not connection.scalar(alone):
+                return None
+            return [c.id for c in self.apply(connection, RECOVER, due, parameters)]
+
+        recovered = 0
+        while size := tables.CHUNK if limit is None else min(tables.CHUNK, limit - recovered):
+            parameters["size"] = size
+            done = self.database.write(chunk)
+            yield done
+            if done is None or len(done) < size:
+                return
+            recovered += len(done)
+
+    def finished(self) -> None:
+        """Remember that a run of recover is through."""
+        sql = (
+            f"INSERT INTO modelctl_state (name, at) VALUES ('recover', {self.sql.now})"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
+        )
+        self.database.write(lambda connection: connection.execute(text(sql)))
+
+    def last_finished(self) -> tuple[datetime, float] | None:
+        """When a run of recover last finished (UTC), and how long ago (seconds)."""
+        sql = f"SELECT at, {self.sql.now} AS now FROM modelctl_state WHERE name = 'recover'"
+        query = sa.text(sql).columns(at=UtcTime, now=UtcTime)
+        with self.database.reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (row.at, (row.now - row.at).total_seconds())
+
+    # ── Pauses and incidents ──
+
+    def holds(self) -> tuple[Hold, ...]:
+        """Return the pauses and incidents that last."""
+        sql = (
+            f"SELECT provider, failure_type, since, until, reason, actor, {self.sql.now} AS now"
+            f" FROM modelctl_holds WHERE until > {self.sql.now} ORDER BY scope"
+        )
+        query = sa.text(sql).columns(since=UtcTime, until=UtcTime, now=UtcTime)
+        with self.database.reading() as connection:
+            found = connection.execute(query).all()
+        return tuple(
+            Hold(
+                provider=row.provider,
+                failure_type=row.failure_type,
+                since=row.since,
+                until=row.until,
+                seconds_left=max(0.0, (row.until - row.now).total_seconds()),
+                reason=row.reason,
+                actor=row.actor,
+            )
+            for row in found
+        )
+
+    def pause(
+        self, provider: str | None, seconds: float, *, reason: str | None, actor: str
+    ) -> datetime:
+        """Stop automatic switching for so long, and return until when (UTC)."""
+        now = self.sql.now
+        sql = (
+            "INSERT INTO modelctl_holds (scope, provider, since, until, reason, actor)"
+            f" VALUES (:scope, :provider, {now}, {self.sql.shifted.format(seconds=':seconds')},"
+            " :reason, :actor) ON CONFLICT (scope) DO UPDATE SET since = excluded.since,"
+            " until = excluded.until, reason = excluded.reason, actor = excluded.actor"
+            " RETURNING until"
+        )
+        query = sa.text(sql).columns(until=UtcTime)
+        parameters = {"scope": _scope(provider), "provider": provider, "seconds": seconds}
+        parameters |= {"reason": reason, "actor": actor}
+
+        def work(connection: sa.Connection) -> datetime:
+            connection.execute(text(f"DELETE FROM modelctl_holds WHERE until <= {now}"))
+            until: datetime = connection.execute(query, parameters).scalar_one()
+            self.log(connection, [("", "paused", None, None, reason, None, provider)], actor)
+            return until
+
+        return self.database.write(work)
+
+    def resume(self, provider: str | None, *, reason: str | None, actor: str) -> bool:
+        """End a pause; return whether there was one."""
+        sql = (
+            f"DELETE FROM modelctl_holds WHERE scope = :scope AND until > {self.sql.now}"
+            " RETURNING scope"
+        )
+
+        def work(connection: sa.Connection) -> bool:
+            found = connection.execute(text(sql), {"scope": _scope(provider)}).all()
+            if found:
+                self.log(connection, [("", "resumed", None, None, reason, None, provider)], actor)
+            return bool(found)
+
+        return self.database.write(work)
+
+    # ── Probes ──
+
+    def to_probe(
+        self,
+        *,
+        cooldowns: Sequence[float] | None,
+        providers: Sequence[str],
+        without: Sequence[str],
+        most: int,
+    ) -> list[tuple[str, str]]:
+        """Return (id, provider) of the auto-disabled models of *providers* that are due.
+
+        The first *most*; *without*: none of these ids.
+        """
+        theirs = self.sql.among.format(column="coalesce(provider, '')")
+        asked = self.sql.among.replace(":ids", ":asked").format(column="id")
+        sql = (
+            f"SELECT id, coalesce(provider, '') FROM models WHERE {AUTO_OFF}"
+            f" AND {theirs} AND NOT {asked}"
+            f" AND ({self._why}) IS NULL ORDER BY {self._due} NULLS FIRST, id LIMIT :size"
+        )
+        parameters = self._parameters(cooldowns, self.clock())
+        parameters |= {"ids": self.ids(providers), "asked": self.ids(without), "size": most}
+        with self.database.reading() as connection:
+            return [(row[0], row[1]) for row in connection.execute(text(sql), parameters)]
+
+    def standing(self, ids: Sequence[str]) -> list[tuple[str, str, ModelStatus]]:
+        """Return id, provider and status of each; `ModelNotFoundError` names the missing ones."""
+        findable(ids)
+        sql = f"SELECT id, coalesce(provider, ''), {STATUS} FROM models WHERE {self.sql.ids}"
+        with self.database.reading() as connection:
+            found = {row[0]: row for row in connection.execute(text(sql), {"ids": self.ids(ids)})}
+        all_found(ids, found)
+        return [(i, found[i][1], ModelStatus(found[i][2])) for i in ids]
+
+    def probe_failed(self, failed: Iterable[tuple[str, str, str | None]], *, actor: str) -> None:
+        """Start the cooldown of (id, failure type, reason) again, of those that are still off."""
+        answers = {model_id: (kind, reason) for model_id, kind, reason in failed}
+        lock = f"SELECT id, {STATUS} FROM models WHERE {self.sql.ids} AND active IS NOT TRUE"
+        lock += f" ORDER BY id{self.sql.lock}"
+        sql = (
+            "UPDATE models SET failure_count = coalesce(failure_count, 0) + 1,"
+            f" last_failure_at = {self.sql.now}, failure_type = failed.failure_type,"
+            f" failure_reason = failed.reason, updated_at = {self.sql.now}"
+            f" FROM {self.sql.rows('failed', _FAILED)} WHERE models.id = failed.id"
+        )
+
+        def work(connection: sa.Connection) -> None:
+            off = connection.execute(text(lock), {"ids": self.ids(answers)}).all()
+            these = [(model_id, *answers[model_id]) for model_id, _ in off]
+            connection.execute(text(sql), rows(_FAILED, these))
+            events = [
+                (
+                    model_id,
+                    "probe-failed",
+                    status,
+                    status,
+                    answers[model_id][1],
+                    answers[model_id][0],
+                    None,
+                )
+                for model_id, status in off
+            ]
+            self.log(connection, events, actor)
+
+        self.database.write(work)
+
+    def claim(self, seconds: float, owner: str) -> bool:
+        """Be the only one who probes for so long; *owner* may prolong it. Return whether we are."""
+        sql = (
+            "INSERT INTO modelctl_state (name, at, value)"
+            f" VALUES ('probe', {self.sql.shifted.format(seconds=':seconds')}, :owner)"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value"
+            f" WHERE modelctl_state.at <= {self.sql.now} OR modelctl_state.value = excluded.value"
+            " RETURNING name"
+        )
+        parameters = {"seconds": seconds, "owner": owner}
+        return self.database.write(
+            lambda connection: connection.execute(text(sql), parameters).first() is not None
+        )
+
+
+def _scope(provider: str | None) -> str:
+    return "fleet" if provider is None else f"provider:{provider}"

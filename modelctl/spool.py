@@ -1,0 +1,89 @@
+"""A sequence on disk: what may be longer than the memory and is read more than once."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar, overload
+
+from modelctl.errors import ModelctlError
+
+T = TypeVar("T")
+
+_IN_MEMORY = 1 << 20
+_BATCH = 1000
+
+
+class Spool(Sequence[T]):
+    """In memory up to a mebibyte, then in a file without a name.
+
+    Raises:
+        ModelctlError: the folder for temporary files takes no more.
+    """
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        """*items* are read to the end; what they raise passes through."""
+        self._file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - lives as long as we
+        weakref.finalize(self, self._file.close)
+        self._written = 0
+        self._latest: list[T] = []
+        for item in items:
+            self.append(item)
+
+    def append(self, item: T) -> None:
+        """Add one at the end."""
+        self._latest.append(item)
+        if len(self._latest) == _BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            self._file.seek(0, 2)
+            pickle.dump(self._latest, self._file, protocol=5)
+            self._file.flush()  # here, not where it is read: then it would look like a fault there
+        except OSError as exc:
+            raise ModelctlError(
+                f"cannot write to {tempfile.gettempdir()}: {exc.strerror}",
+                hint="TMPDIR names another folder for temporary files",
+            ) from exc
+        self._written += len(self._latest)
+        self._latest = []
+
+    def __len__(self) -> int:
+        return self._written + len(self._latest)
+
+    def __iter__(self) -> Iterator[T]:
+        position = 0
+        for _ in range(0, self._written, _BATCH):
+            self._file.seek(position)
+            batch = pickle.load(self._file)  # noqa: S301 - our own file, which has no name
+            position = self._file.tell()
+            yield from batch
+        yield from self._latest
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            if places.step > 0:
+                return tuple(islice(self, places.start, places.stop, places.step))
+            return tuple(self)[index]
+        return next(islice(self, places, None))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, islice(self, 3)))
+        return f"Spool([{shown}{', ...' if len(self) > 3 else ''}], length={len(self)})"

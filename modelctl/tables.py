@@ -1,0 +1,269 @@
+"""The tables, what both databases' SQL shares and where it differs, and what all statements need."""
+
+from __future__ import annotations
+
+import functools
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from modelctl import health
+from modelctl.errors import ModelNotFoundError, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Sequence
+
+    from modelctl.config import Config
+    from modelctl.database import Database
+
+# Rows or outcomes that one statement takes: bounds memory and how long locks are held.
+CHUNK = 5000
+# Advisory locks; any constants that nobody else uses.
+RECOVER_LOCK = 7091_2026_0001  # one run of recover at a time
+GUARD_LOCK = 7091_2026_0002  # what depends on other models: one transaction after the other
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A UTC time: timestamptz on PostgreSQL, ISO 8601 text on SQLite."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        """Text on SQLite, where the driver knows no times."""
+        kind = sa.Text() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        return dialect.type_descriptor(kind)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        """Return an aware time; what another program left unreadable is no time."""
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                return None
+        if not isinstance(value, datetime):
+            return None
+        try:
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        except OverflowError:
+            return None
+
+
+_metadata = sa.MetaData()
+MODELS = sa.Table(
+    "models",
+    _metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("display_name", sa.Text),
+    sa.Column("provider", sa.Text),
+    sa.Column("active", sa.Boolean),
+    sa.Column("auto_disabled", sa.Boolean),
+    sa.Column("consecutive_failures", sa.Integer),
+    sa.Column("ejections", sa.Integer),
+    sa.Column("success_count", sa.BigInteger),
+    sa.Column("failure_count", sa.BigInteger),
+    sa.Column("last_success_at", UtcTime),
+    sa.Column("last_failure_at", UtcTime),
+    sa.Column("failure_type", sa.Text),
+    sa.Column("failure_reason", sa.Text),
+    sa.Column("disabled_at", UtcTime),
+    sa.Column("disabled_by", sa.Text),
+    sa.Column("disabled_reason", sa.Text),
+    sa.Column("disabled_until", UtcTime),
+    sa.Column("recovered_at", UtcTime),
+    sa.Column("would_disable", sa.Text),
+    sa.Column("created_at", UtcTime),
+    sa.Column("updated_at", UtcTime),
+)
+EVENTS = sa.Table(
+    "modelctl_events",
+    _metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True),
+    sa.Column("at", UtcTime),
+    sa.Column("model_id", sa.Text),
+    sa.Column("event", sa.Text),
+    sa.Column("before", sa.Text),
+    sa.Column("after", sa.Text),
+    sa.Column("actor", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("failure_type", sa.Text),
+    sa.Column("provider", sa.Text),
+)
+
+# An adopted table may hold NULLs where ours would not: IS TRUE and coalesce see to them.
+ON = "active IS TRUE"
+AUTO_OFF = "active IS NOT TRUE AND auto_disabled IS TRUE"
+TIMED_OFF = "active IS NOT TRUE AND auto_disabled IS NOT TRUE AND disabled_until IS NOT NULL"
+STATUS = (
+    f"CASE WHEN {ON} THEN 'active' WHEN auto_disabled IS TRUE THEN 'auto-disabled'"
+    " ELSE 'disabled' END"
+)
+_COOLDOWN_FROM = ("last_failure_at", "disabled_at", "updated_at")  # the first that is there
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where the SQL of the two databases differs."""
+
+    now: str
+    shifted: str  # now, so many seconds later
+    epoch: str  # seconds; of a column that another program may have written
+    time: str  # of an epoch
+    differs: str
+    cooldown: str  # seconds: the step of the ladder :cooldowns, which has :steps of them
+    among: str  # the values in :ids
+    lock: str  # until the transaction ends, in the order of the rows
+    skip_locked: str
+    relation: str  # made of the JSON in :rows
+    field: str
+
+    @property
+    def ids(self) -> str:
+        """The models named by :ids."""
+        return self.among.format(column="id")
+
+    def off_since(self) -> str:
+        """When the cooldown of an auto-disabled model began, as seconds; NULL where nobody knows."""
+        times = (self.epoch.format(time=column) for column in _COOLDOWN_FROM)
+        return f"coalesce({', '.join(times)})"
+
+    def rows(self, name: str, columns: dict[str, str]) -> str:
+        """The parameter :rows as a relation called *name*."""
+        fields = (self.field.format(column=c, kind=kind) for c, kind in columns.items())
+        return self.relation.format(name=name, fields=", ".join(fields))
+
+
+POSTGRES = Dialect(
+    now="clock_timestamp()",
+    # Not clock_timestamp(): no index can be used beside it.
+    shifted="(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))",
+    epoch="CAST(extract(epoch FROM {time}) AS double precision)",
+    time="to_timestamp({epoch})",
+    differs="{one} IS DISTINCT FROM {other}",
+    cooldown="(CAST(:cooldowns AS double precision[]))"
+    "[least(greatest(coalesce(ejections, 0), 1), :steps)]",
+    among="{column} = ANY(CAST(:ids AS text[]))",
+    lock=" FOR UPDATE OF models",
+    skip_locked=" FOR UPDATE SKIP LOCKED",
+    relation="json_to_recordset(CAST(:rows AS json)) AS {name}({fields})",
+    field="{column} {kind}",
+)
+# Times are text, and BEGIN IMMEDIATE has locked everything.
+SQLITE = Dialect(
+    now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    shifted="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ({seconds}) || ' seconds')",
+    epoch="((julianday({time}) - 2440587.5) * 86400.0)",
+    time="strftime('%Y-%m-%dT%H:%M:%fZ', {epoch}, 'unixepoch')",
+    differs="{one} IS NOT {other}",
+    cooldown="json_extract(:cooldowns,"
+    " '$[' || (min(max(coalesce(ejections, 0), 1), :steps) - 1) || ']')",
+    among="{column} IN (SELECT value FROM json_each(:ids))",
+    lock="",
+    skip_locked="",
+    relation="(SELECT {fields} FROM json_each(:rows)) AS {name}",
+    field="json_extract(value, '$.{column}') AS {column}",
+)
+
+EVENT = {
+    "model_id": "text",
+    "event": "text",
+    "before": "text",
+    "after": "text",
+    "reason": "text",
+    "failure_type": "text",
+    "provider": "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """What a group of statements works with: the configuration and the database."""
+
+    config: Config
+    database: Database
+
+    @property
+    def on_sqlite(self) -> bool:
+        """Whether the models are in a file."""
+        return self.config.sqlite_path is not None
+
+    @property
+    def sql(self) -> Dialect:
+        """The SQL of this database."""
+        return SQLITE if self.on_sqlite else POSTGRES
+
+    def ids(self, ids: Iterable[str]) -> Any:
+        """The parameter :ids."""
+        return json.dumps(list(ids)) if self.on_sqlite else list(ids)
+
+    def ladder(self, cooldowns: Sequence[float] | None = None) -> dict[str, Any]:
+        """The parameters of the cooldown; *cooldowns* (seconds) instead of the configured ones."""
+        steps = cooldowns or health.cooldowns(self.config.recovery)
+        values = json.dumps(steps) if self.on_sqlite else list(steps)
+        return {"cooldowns": values, "steps": len(steps)}
+
+    @contextmanager
+    def streaming(self, query: Any, parameters: Any = None) -> Iterator[sa.Result[Any]]:
+        """Run a query whose rows need not fit in memory; it holds a connection meanwhile."""
+        with self.database.connect() as connection:
+            if self.on_sqlite:
+                connection = connection.execution_options(begin=None)
+            else:  # a person may page through it slowly
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            how = {"yield_per": 1000}
+            with connection.execute(query, parameters, execution_options=how) as found:
+                yield found
+
+    def log(self, connection: sa.Connection, events: Sequence[tuple[Any, ...]], actor: str) -> None:
+        """Write events, each with the fields of `EVENT`."""
+        if events:
+            names = ", ".join(EVENT)
+            sql = (
+                f"INSERT INTO modelctl_events ({names}, actor)"
+                f" SELECT {names}, CAST(:actor AS text) FROM {self.sql.rows('happened', EVENT)}"
+            )
+            connection.execute(text(sql), rows(EVENT, events) | {"actor": actor})
+
+    def wait_for_turn(self, connection: sa.Connection) -> None:
+        """Let nobody else switch models off beside the guards until this transaction ends.
+
+        Before any row is locked, or two transactions could wait for each other.
+        """
+        if not self.on_sqlite:  # BEGIN IMMEDIATE has seen to it
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({GUARD_LOCK})"))
+
+
+# One object per statement, so that SQLAlchemy looks at its text once.
+text = functools.cache(sa.text)
+
+
+def rows(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """The parameter :rows."""
+    return {"rows": json.dumps([dict(zip(columns, row, strict=True)) for row in rows])}
+
+
+def findable(ids: Sequence[str]) -> None:
+    """An id that PostgreSQL cannot hold names no model; raises `ModelNotFoundError`."""
+    odd = {i for i in ids if "\0" in i or any("\ud800" <= c <= "\udfff" for c in i)}
+    if odd:
+        all_found(ids, set(ids) - odd)
+
+
+def all_found(wanted: Sequence[str], found: Container[str]) -> None:
+    """Raise `ModelNotFoundError` unless every id that was *wanted* was *found*."""
+    missing = [model_id for model_id in wanted if model_id not in found]
+    if missing:
+        raise ModelNotFoundError(
+            f"no model {named(missing)}" + ("; nothing was changed" if len(wanted) > 1 else ""),
+            hint="see: modelctl list",
+        )
+
+
+def named(ids: Sequence[str]) -> str:
+    """Name some models in a message."""
+    shown = ", ".join(f"'{clean(model_id, longest=200)}'" for model_id in ids[:3])
+    return shown if len(ids) <= 3 else f"{shown} and {len(ids) - 3} more"
