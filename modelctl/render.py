@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import singledispatch
+from itertools import islice
 from typing import Any, Literal
 
 from modelctl.config import Setting
@@ -42,6 +43,7 @@ from modelctl.model import (
     StatusChange,
     VerifiedCount,
 )
+from modelctl.spool import Spool
 
 
 class Output(StrEnum):
@@ -68,6 +70,8 @@ _STYLES = {
 # they are folded at the most.
 _FOLD_WIDE = 50
 _FOLD_NARROW = 16
+# What nobody reads to the end, and what would not fit in memory.
+_MOST_ROWS = 1000
 _CACHE_NOTES = {
     CacheState.INVALIDATED: "cache: invalidated",
     CacheState.UNCHANGED: "cache: unchanged",
@@ -82,7 +86,8 @@ class View:
     """A result as rows.
 
     *names*: the column that ``-o name`` prints. *spare*: what a narrow terminal leaves out, the
-    least important first. *note* and what became of the *cache*: lines for people only.
+    least important first. *note* and what became of the *cache*: lines for people only. *most*: how
+    many rows a table has.
     """
 
     columns: tuple[str, ...]
@@ -91,6 +96,7 @@ class View:
     spare: tuple[str, ...] = ()
     note: str | None = None
     cache: CacheState | None = None
+    most: int | None = None
 
 
 # ── What each result looks like ─────────────────────────────────────────────────────────────────
@@ -225,6 +231,7 @@ def _(result: Recovery) -> View:
         rows(),
         note="; ".join(notes),
         cache=result.cache,
+        most=_MOST_ROWS,
     )
 
 
@@ -471,7 +478,7 @@ def _table(shown: View) -> str:
         return Text(cell, _STYLES.get(cell, style)) if cell else Text("-", "dim")
 
     titles = [name.replace("_", " ") for name in shown.columns]
-    rows = [[_cell(value) for value in row] for row in shown.rows]
+    rows = [[_cell(value) for value in row] for row in islice(shown.rows, shown.most)]
     terminal = Console()
     room = terminal.width if sys.stdout.isatty() else None
     widths, left_out = _widths(shown, titles, rows, room)
@@ -482,6 +489,8 @@ def _table(shown: View) -> str:
         color_system=terminal.color_system if room and not terminal.no_color else None,  # type: ignore[arg-type]
     )
     notes = [(shown.note, "dim")]
+    if shown.most and len(rows) == shown.most:
+        notes.insert(0, (f"(the first {shown.most}; -o csv has all)", "dim"))
     if left_out:
         notes.insert(0, (f"(no room for {', '.join(left_out)}; -o csv has all)", "dim"))
     if shown.cache:
@@ -559,15 +568,28 @@ def to_json(value: Any) -> str:
 
 
 def _json_pieces(result: object) -> Iterator[str]:
-    """An array streams its items: a large fleet is not held in memory."""
-    if not isinstance(result, Iterator):
-        yield f"{to_json(result)}\n"
-        return
+    """What is longer than the memory is written item by item."""
+    if isinstance(result, Iterator):
+        yield from _array(result)
+    elif is_dataclass(result) and not isinstance(result, type):
+        before = "{"
+        for of in fields(result):
+            value = getattr(result, of.name)
+            yield f"{before}{to_json(of.name)}: "
+            yield from _array(value) if isinstance(value, Spool) else [to_json(value)]
+            before = ", "
+        yield "}"
+    else:
+        yield to_json(result)
+    yield "\n"
+
+
+def _array(items: Iterable[Any]) -> Iterator[str]:
     before = "["
-    for item in result:
+    for item in items:
         yield f"{before}{to_json(item)}"
         before = ",\n "
-    yield "[]\n" if before == "[" else "]\n"
+    yield "[]" if before == "[" else "]"
 
 
 def _plain(value: Any) -> Any:

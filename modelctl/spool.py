@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +39,8 @@ class Spool(Sequence[T]):
             self._write()
 
     def _write(self) -> None:
+        import pickle
+
         try:
             self._file.seek(0, 2)
             pickle.dump(self._latest, self._file, protocol=5)
@@ -56,6 +57,8 @@ class Spool(Sequence[T]):
         return self._written + len(self._latest)
 
     def __iter__(self) -> Iterator[T]:
+        import pickle
+
         position = 0
         for _ in range(0, self._written, _BATCH):
             self._file.seek(position)

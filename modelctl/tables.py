@@ -207,7 +207,7 @@ class Statements:
         return {"cooldowns": values, "steps": len(steps)}
 
     @contextmanager
-    def streaming(self, query: Any, parameters: Any = None) -> Iterator[sa.Result[Any]]:
+    def streaming(self, query: Any, parameters: Any = None) -> Iterator[Iterable[Any]]:
         """Run a query whose rows need not fit in memory; it holds a connection meanwhile."""
         with self.database.connect() as connection:
             if self.on_sqlite:

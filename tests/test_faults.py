@@ -618,6 +618,8 @@ WAYS = [
 def dry(world: World, call: Callable[[Fleet], Any]) -> tuple[Any, list[Any], list[bytes]]:
     """Make a change without a fault: its result, all states on the way, what was asked."""
     world.renew(*ROWS)
+    world.fleet.stats()  # the first connection of all asks the server more
+    world.to_postgres.heal()
     world.to_postgres.disconnect()
     states = [world.state()]
 
@@ -633,6 +635,7 @@ def dry(world: World, call: Callable[[Fleet], Any]) -> tuple[Any, list[Any], lis
 
 
 @pytest.mark.parametrize(("kind", "how"), WAYS)
+@pytest.mark.filterwarnings("ignore:.*ServerCursor.*deleted while still open:ResourceWarning")
 def test_a_change_whose_connection_ends_at_any_step(
     world: World,
     kind: str,
@@ -668,12 +671,14 @@ def test_a_change_whose_connection_ends_at_any_step(
             assert (error is None) == (how in ("lose", "cut"))
         world.to_postgres.heal()
         assert not world.warnings
-        assert not caplog.messages
+        # What recover lists is read by a cursor that cannot be closed any more.
+        assert set(caplog.messages) <= {"Error closing cursor"}
         assert world.fleet.drain().queued == 0
         world.sql("DELETE FROM modelctl_outbox WHERE settle")
         world.assert_right()
         if state != states[0]:
             world.assert_delivered()
+    gc.collect()  # a cursor that could not be closed warns now, not in another test
 
 
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
