@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
 from modelctl.model import Hold, ModelStatus, Waiting
+from modelctl.spool import Spool
 from modelctl.tables import (
     AUTO_OFF,
     ON,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
+_CANDIDATE = f"(({AUTO_OFF}) OR ({TIMED_OFF}))"
 _NEVER = "1e18"
 
 
@@ -47,12 +50,11 @@ class Recovery(Changes):
     @property
     def _candidates(self) -> str:
         """Those that may come back by themselves, ever."""
-        either = f"(({AUTO_OFF}) OR ({TIMED_OFF}))"
         if not self.on_sqlite:
-            return either
+            return _CANDIDATE
         # Its planner takes no two indexes for an OR.
         off = "SELECT id FROM models WHERE"
-        return f"{either} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
+        return f"{_CANDIDATE} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
 
     @property
     def _due(self) -> str:
@@ -159,42 +161,54 @@ class Recovery(Changes):
     ) -> Iterator[list[str] | None]:
         """Bring back what is due, longest waiting first; yield the ids of each chunk.
 
-        Works in chunks with short locks; each takes the run's lock again, and where another run
-        has it None comes, and the end. *ids*: only of these. *without*: no auto-disabled model of
-        these providers.
+        Works in chunks with short locks; each takes the run's lock again and looks again whether
+        its models are still due. Where another run has the lock None comes, and the end.
+        *ids*: only of these. *without*: no auto-disabled model of these providers.
         """
         # What fails again after this run began waits for the next one.
         parameters = self._parameters(cooldowns, self.clock())
         parameters |= {"actor": actor, "reason": None, "failure_type": None}
         parameters["restart"] = self.config.recovery.restart_failures
-        only = ""
-        if ids is not None:
-            only, parameters["ids"] = f" AND {self.sql.ids}", self.ids(ids)
-        elif without:
-            probed = self.sql.among.format(column="coalesce(provider, '')")
-            only, parameters["ids"] = (
-                f" AND NOT (auto_disabled IS TRUE AND {probed})",
-                self.ids(without),
-            )
-        due = (
-            f"{self._candidates}{only} AND ({self._why}) IS NULL"
-            f" ORDER BY {self._due} NULLS FIRST, id LIMIT :size{self.sql.skip_locked}"
+        if ids is None:
+            ids = self._due_ids(parameters, limit, without)
+        still = (
+            f"{self.sql.ids} AND {_CANDIDATE} AND ({self._why}) IS NULL"
+            f" ORDER BY id{self.sql.skip_locked}"
         )
         alone = text(f"SELECT pg_try_advisory_xact_lock({tables.RECOVER_LOCK})")
 
         def chunk(connection: sa.Connection) -> list[str] | None:
             if not self.on_sqlite and not connection.scalar(alone):
                 return None
-            return [c.id for c in self.apply(connection, RECOVER, due, parameters)]
+            done = {c.id for c in self.apply(connection, RECOVER, still, parameters)}
+            return [model_id for model_id in these if model_id in done]
 
-        recovered = 0
-        while size := tables.CHUNK if limit is None else min(tables.CHUNK, limit - recovered):
-            parameters["size"] = size
+        source = iter(ids)
+        done: list[str] | None = []
+        these = list(islice(source, tables.CHUNK))
+        while done is not None:  # once at least: who has the lock is told also if nothing is due
+            parameters["ids"] = self.ids(these)
             done = self.database.write(chunk)
             yield done
-            if done is None or len(done) < size:
+            these = list(islice(source, tables.CHUNK))
+            if not these:
                 return
-            recovered += len(done)
+
+    def _due_ids(
+        self, parameters: dict[str, Any], limit: int | None, without: Sequence[str]
+    ) -> Sequence[str]:
+        """Return what is due, longest waiting first: once, because sorting it costs the most."""
+        theirs = self.sql.among.format(column="coalesce(provider, '')")
+        only = f" AND NOT (auto_disabled IS TRUE AND {theirs})" if without else ""
+        sql = (
+            f"SELECT id FROM models WHERE {self._candidates}{only} AND ({self._why}) IS NULL"
+            f" ORDER BY {self._due} NULLS FIRST, id"
+        )
+        if limit is not None:
+            sql += " LIMIT :size"
+        values = parameters | {"ids": self.ids(without), "size": limit}
+        with self.streaming(text(sql), values) as found:
+            return Spool(row[0] for row in found)
 
     def finished(self) -> None:
         """Remember that a run of recover is through."""
