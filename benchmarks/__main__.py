@@ -137,7 +137,10 @@ def _environment(
                 f"Python {platform.python_version()}",
                 f"PostgreSQL {bench.postgres.version}",
                 bench.redis.version,
-                *(f"{name} {version(name)}" for name in ("typer", "redis", "psycopg", "SQLAlchemy")),
+                *(
+                    f"{name} {version(name)}"
+                    for name in ("typer", "redis", "psycopg", "SQLAlchemy")
+                ),
             ]
         ),
     }

@@ -31,7 +31,8 @@ _FAILURE = {"outcome": "failure", "type": "timeout", "reason": "no answer in 30 
 _RECOVER = """
 UPDATE models
 SET active = TRUE, auto_disabled = FALSE, consecutive_failures = 2, disabled_at = NULL,
-    disabled_by = NULL, disabled_reason = NULL, updated_at = clock_timestamp()
+    disabled_by = NULL, disabled_reason = NULL, disabled_until = NULL, would_disable = NULL,
+    recovered_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE active IS NOT TRUE AND auto_disabled IS TRUE
     AND coalesce(last_failure_at, disabled_at, updated_at) <= now() - interval '1 hour'
 """
@@ -213,7 +214,7 @@ def _statement(work: Callable[[], object]) -> tuple[bytes, dict[str, Any]]:
         sent.append((query, params))
         return plain(self, query, params, **how)
 
-    psycopg.Cursor.execute = execute  # type: ignore[method-assign,assignment]
+    psycopg.Cursor.execute = execute  # type: ignore[method-assign]
     try:
         work()
     finally:
@@ -330,9 +331,7 @@ def _import(bench: Bench) -> None:
 
             return seconds(copy)
 
-    times = interleave(
-        {"product": product, "floor": floor}, bench.scale.bulk_rounds, warmups=0
-    )
+    times = interleave({"product": product, "floor": floor}, bench.scale.bulk_rounds, warmups=0)
     bench.report.add(
         Row(
             "bulk.import",

@@ -26,7 +26,7 @@ def recover(fleet: Fleet) -> None:
 def sweep(fleet: Fleet) -> None:
     """Clear the caches; say how long it took and how far memory grew."""
     fleet.clear_cache()
-    print("{}", flush=True)
+    _answer({})
     sys.stdin.readline()  # meanwhile the keys are put there again
     _measured(fleet.clear_cache)
 
@@ -34,9 +34,14 @@ def sweep(fleet: Fleet) -> None:
 def herd(fleet: Fleet) -> None:
     """Count whenever a line comes in."""
     fleet.count(fresh=True)
-    print("{}", flush=True)
+    _answer({})
     for _ in sys.stdin:
-        print(json.dumps({"active": fleet.count().active}), flush=True)
+        _answer({"active": fleet.count().active})
+
+
+def _answer(figures: dict[str, float]) -> None:
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
 
 
 def _measured(work: Callable[[], object]) -> None:
@@ -45,7 +50,7 @@ def _measured(work: Callable[[], object]) -> None:
     start = time.perf_counter()
     result = work()
     took = time.perf_counter() - start
-    print(json.dumps({"seconds": took, "grown": max(0.0, _status("VmHWM") - before)}), flush=True)
+    _answer({"seconds": took, "grown": max(0.0, _status("VmHWM") - before)})
     del result  # what the caller is given counts
 
 

@@ -88,9 +88,7 @@ _READS = {
             lambda on: on.rows(_LIST),
         ),
     ),
-    "stats": (
-        _Read("stats", lambda on: on.plain.stats(), "SELECT", lambda on: on.rows(_STATS)),
-    ),
+    "stats": (_Read("stats", lambda on: on.plain.stats(), "SELECT", lambda on: on.rows(_STATS)),),
     "leaderboard": (
         _Read(
             "leaderboard",

@@ -14,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,31 +130,27 @@ def at_least(limit: float) -> Target:
     return Target(limit, at_least=True)
 
 
-# Units: how a figure in it is printed.
-def _time(figure: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if abs(figure) >= size:
-            return f"{figure / size:.3g} {unit}"
-    return f"{figure * 1e6:.3g} µs"
+def _shown(figures: list[float], unit: str) -> str:
+    """The median of figures and their quartiles, as a person reads them."""
+    spread = Spread.of(figures)
+    size, name = next(
+        (each for each in _UNITS[unit] if abs(spread.median) >= each[0]), _UNITS[unit][-1]
+    )
+    low, median, high = (f"{n / size:,.{_digits(n / size)}f}" for n in astuple(spread))
+    return f"{median} {name}" if low == high else f"{median} ({low} to {high}) {name}"
 
 
-def _rate(figure: float) -> str:
-    return f"{figure:,.0f} /s"
+def _digits(figure: float) -> int:
+    """So many digits after the point that three count."""
+    return 0 if abs(figure) >= 100 or figure == int(figure) else 1 if abs(figure) >= 10 else 2
 
 
-def _memory(figure: float) -> str:
-    return f"{figure:.1f} MiB"
-
-
-def _number(figure: float) -> str:
-    return f"{figure:g}"
-
-
-_UNITS: dict[str, Callable[[float], str]] = {
-    "seconds": _time,
-    "per second": _rate,
-    "MiB": _memory,
-    "number": _number,
+# The sizes of each unit, the largest first.
+_UNITS = {
+    "seconds": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
+    "per second": ((1.0, "/s"),),
+    "MiB": ((1.0, "MiB"),),
+    "number": ((1.0, ""),),
 }
 
 
@@ -263,7 +259,7 @@ def show(report: Report, console: Console) -> None:
     short = report.short
     console.print(f"{len(judged) - len(short)} of {len(judged)} targets met.", style="bold")
     for row in short:
-        figure = f"{row.judged.median:.3g}" if row.ratio else _spread(row.product, row.unit)
+        figure = f"{row.judged.median:.3g}" if row.ratio else _shown(row.product, row.unit)
         note = f"; {row.note}" if row.note else ""
         console.print(
             f"falls short: {row.group}: {row.what}: {figure}, wanted {row.target}{note}",
@@ -274,11 +270,11 @@ def show(report: Report, console: Console) -> None:
 
 def _table(section: str, rows: list[Row]) -> Table:
     table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("what")
-    table.add_column("median [quartiles]", justify="right")
+    table.add_column("what", min_width=34)
+    table.add_column("median (quartiles)", justify="right")
     table.add_column("against")
-    table.add_column("median [quartiles]", justify="right")
-    table.add_column("ratio [quartiles]", justify="right")
+    table.add_column("median (quartiles)", justify="right")
+    table.add_column("ratio (quartiles)", justify="right")
     table.add_column("target")
     table.add_column("")
     for row in rows:
@@ -287,22 +283,14 @@ def _table(section: str, rows: list[Row]) -> Table:
         style = "red" if row.short else "green" if verdict.startswith("ok") else "yellow"
         table.add_row(
             row.what + (f"\n  {row.note}" if row.note else ""),
-            _spread(row.product, row.unit),
+            _shown(row.product, row.unit),
             row.against,
-            _spread(row.floor, row.unit) if row.floor else "",
-            f"{ratio.median:.2f} [{ratio.low:.2f}-{ratio.high:.2f}]" if ratio else "",
+            _shown(row.floor, row.unit) if row.floor else "",
+            f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "",
             str(row.target or ""),
             f"[{style}]{verdict}[/]" if verdict else "",
         )
     return table
-
-
-def _spread(figures: list[float], unit: str) -> str:
-    spread = Spread.of(figures)
-    shown = _UNITS[unit]
-    if spread.low == spread.high:
-        return shown(spread.median)
-    return f"{shown(spread.median)} [{shown(spread.low)}-{shown(spread.high)}]"
 
 
 def chart(report: Report, path: Path) -> None:

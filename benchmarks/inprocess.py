@@ -143,13 +143,11 @@ def _herd(bench: Bench) -> None:
     url = bench.postgres.url(database)
     bench.say(f"{_THREADS} threads and {_PROCESSES} processes at one expired key")
     # The server's own log says how many counts reached it: whoever connects now is logged.
-    bench.postgres.execute(f'ALTER DATABASE "{database}" SET log_statement = \'all\'')
+    bench.postgres.execute(f"ALTER DATABASE \"{database}\" SET log_statement = 'all'")
     rounds = bench.scale.block_rounds
     try:
         with ExitStack() as stack:
-            fleet = stack.enter_context(
-                Fleet(bench.config(database), pool_size=_THREADS)
-            )
+            fleet = stack.enter_context(Fleet(bench.config(database), pool_size=_THREADS))
             fleet.count()
             threads = stack.enter_context(ThreadPoolExecutor(_THREADS))
             naive = [_naive(bench, stack.enter_context(bench.connect(database))) for _ in range(8)]

@@ -192,20 +192,26 @@ class _Programs:
         return script
 
     def _rq_info(self) -> _Program:
-        command = [sys.executable, self._script("rq"), "info", "--url", self._bench.redis.url(3)]
+        rq: list[str | Path] = [sys.executable, self._script("rq")]
+        command = [*rq, "info", "--url", self._bench.redis.url(3)]
         return _Program(lambda: command, self._environ, "queues")
 
     def _alembic_current(self) -> _Program:
         folder = self._folder / "alembic"
-        command = [sys.executable, self._script("alembic")]
+        command: list[str | Path] = [sys.executable, self._script("alembic")]
         file = self._folder / "alembic.ini"
         subprocess.run(
-            [*command, "-c", file, "init", folder], cwd=self._folder, capture_output=True, check=True
+            [*command, "-c", file, "init", folder],
+            cwd=self._folder,
+            capture_output=True,
+            check=True,
         )
         url = self._counted_in_redis().replace("postgresql:", "postgresql+psycopg:")
         lines = file.read_text().splitlines()
         named = "sqlalchemy.url = "
-        file.write_text("\n".join(named + url if line.startswith(named) else line for line in lines))
+        file.write_text(
+            "\n".join(named + url if line.startswith(named) else line for line in lines)
+        )
         return _Program(lambda: [*command, "-c", file, "current"], self._environ, "")
 
     def _psql(self) -> _Program:
@@ -306,9 +312,7 @@ def measure(bench: Bench, parts: Iterable[str]) -> None:
         _in_turn(bench, claims, ready, rounds)
 
 
-def _in_turn(
-    bench: Bench, claims: list[_Claim], ready: dict[str, _Program], rounds: int
-) -> None:
+def _in_turn(bench: Bench, claims: list[_Claim], ready: dict[str, _Program], rounds: int) -> None:
     claims = [claim for claim in claims if {claim.product, claim.floor} <= ready.keys()]
     names = dict.fromkeys(name for claim in claims for name in (claim.product, claim.floor))
     bench.say(f"{len(names)} programs, {rounds} rounds: {', '.join(names)}")

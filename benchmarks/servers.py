@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import redis
+from redis import BlockingConnectionPool
+from redis import Redis as RedisClient
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rich.console import Console
 
 from benchmarks.harness import Report, Spread, seconds
@@ -40,7 +43,7 @@ class Scale:
 
 QUICK = Scale(
     process_rounds=15,
-    block_rounds=11,
+    block_rounds=9,
     bulk_rounds=3,
     sizes=(1_000, 10_000, 100_000),
     read_sizes=(1_000, 100_000),
@@ -110,7 +113,9 @@ class Bench:
     @functools.cached_property
     def folder(self) -> Path:
         """A folder for this run."""
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="modelctl-bench-")))
+        return Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="modelctl-bench-"))
+        )
 
     @functools.cached_property
     def postgres(self) -> DurablePostgres:
@@ -126,11 +131,8 @@ class Bench:
         """The Valkey or Redis server."""
         return self._stack.enter_context(Redis())
 
-    def redis_client(self) -> redis.Redis:
+    def redis_client(self) -> RedisClient:
         """A client of redis-py with the settings that modelctl uses."""
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
         how: dict[str, Any] = {
             "max_connections": 10,
             "timeout": 0.5,
@@ -141,7 +143,7 @@ class Bench:
             "legacy_responses": False,
             "driver_info": None,
         }
-        return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(self.redis.url(), **how))
+        return RedisClient.from_pool(BlockingConnectionPool.from_url(self.redis.url(), **how))
 
     def connect(self, database: str, **how: Any) -> psycopg.Connection[Any]:
         """A bare connection; every statement is its own transaction."""

@@ -110,6 +110,8 @@ if TYPE_CHECKING:
         Waiting as Waiting,
     )
 
+__version__ = "0.1.0"
+
 _MODULE_OF = {
     "Config": "config",
     "DatabaseUnavailableError": "errors",
@@ -151,10 +153,6 @@ __all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("modelctl")
     if name in _MODULE_OF:
         from importlib import import_module
 

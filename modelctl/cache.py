@@ -10,7 +10,7 @@ kept true?". The names of the steps there are the names of the methods here.
 from __future__ import annotations
 
 import re
-import secrets
+import os
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -191,7 +191,7 @@ class SqliteCache:
 
     def lease(self) -> str | None:
         """Put a row with a new nonce where nothing lives; the triggers will take it away."""
-        nonce = secrets.token_hex(16)
+        nonce = os.urandom(16).hex()
         sql = (
             "INSERT INTO modelctl_cache (key, value, nonce, expires_at)"
             f" VALUES (?, NULL, ?, {self._NOW} + ?) ON CONFLICT (key) DO UPDATE"
@@ -336,7 +336,7 @@ class RedisCache:
 
     def lease(self) -> str | None:
         """Take the lease with a random nonce; a counter would start again after a wipe."""
-        nonce = secrets.token_hex(16)
+        nonce = os.urandom(16).hex()
         with self._redis() as client:
             px = round(LEASE_SECONDS * 1000)
             got = self._home(client).set(self._lease, nonce, nx=True, px=px)

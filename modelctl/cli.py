@@ -6,13 +6,16 @@ import io
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+import typer.core
+import typer.main
 
-from modelctl import render
+from modelctl import __version__, render
 from modelctl.config import Config, parse_duration
 from modelctl.errors import (
     DatabaseUnavailableError,
@@ -29,7 +32,7 @@ from modelctl.model import CacheState, Changes, ModelStatus
 from modelctl.render import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from typing import BinaryIO
 
@@ -40,20 +43,92 @@ _EXIT_CODES = (
     "unavailable, 6 committed but the cache is stale, 7 schema missing, 8 refused, 130 interrupted."
 )
 _HELP = {"help_option_names": ["-h", "--help"]}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
+class _Commands(Mapping[str, typer.core.TyperCommand | typer.core.TyperGroup]):
+    """The commands of a group by name; each is built when it is asked for.
+
+    Building all of them, as Typer does, takes longer than `count` from the cache.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.groups: dict[str, typer.core.TyperGroup] = {}
+        self._built: dict[str, Any] = {}
+
+    def __call__(self, name: str) -> Callable[[_Function], _Function]:
+        def register(function: _Function) -> _Function:
+            self.functions[name] = function
+            return function
+
+        return register
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.groups:
+            return self.groups[name]
+        if name not in self._built:
+            from typer.main import get_command_from_info
+            from typer.models import CommandInfo
+
+            info = CommandInfo(name, callback=self.functions[name], context_settings=_HELP)
+            self._built[name] = get_command_from_info(
+                info, pretty_exceptions_short=False, rich_markup_mode=None
+            )
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.functions, *self.groups])
+
+    def __len__(self) -> int:
+        return len(self.functions) + len(self.groups)
+
+    def summaries(self) -> list[tuple[str, str]]:
+        """Each name and the first line of its help."""
+        helps = {name: function.__doc__ or "" for name, function in self.functions.items()}
+        helps |= {name: group.help or "" for name, group in self.groups.items()}
+        return [(name, text.strip().partition("\n")[0]) for name, text in helps.items()]
+
+
+class _Group(typer.core.TyperGroup):
+    """A group whose help builds no command."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(self.commands.summaries())  # type: ignore[attr-defined]  # ours
+
+
+def _group(name: str, text: str, commands: _Commands) -> _Group:
+    group = _Group(
+        name=name, help=text, no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP
+    )
+    group.commands = commands  # type: ignore[assignment]  # nothing is ever added
+    return group
+
+
+command, cache_command, db_command, config_command = (_Commands() for _ in range(4))
 app = typer.Typer(
+    cls=_Group,
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings=_HELP,
     pretty_exceptions_enable=False,
     epilog=_EXIT_CODES,
 )
-cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP)
-db_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP)
-config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP)
-app.add_typer(cache_app, name="cache", help="Look at the cache, clear it, deliver what is queued.")
-app.add_typer(db_app, name="db", help="Create or migrate the schema, and say where it stands.")
-app.add_typer(config_app, name="config", help="Look at the configuration.")
+
+
+def program() -> typer.core.TyperGroup:
+    """Return the whole command line."""
+    cache = "Look at the cache, clear it, deliver what is queued."
+    command.groups = {
+        "cache": _group("cache", cache, cache_command),
+        "db": _group("db", "Create or migrate the schema, and say where it stands.", db_command),
+        "config": _group("config", "Look at the configuration.", config_command),
+    }
+    group = typer.main.get_command(app)
+    assert isinstance(group, _Group)  # noqa: S101 - for the type checker
+    group.commands = command  # type: ignore[assignment]  # nothing is ever added
+    return group
+
 
 # Declared once, so that no two commands drift apart.
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a model.")]
@@ -96,9 +171,7 @@ class _Run:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        render.write_line(f"modelctl {version('modelctl')}")
+        render.write_line(f"modelctl {__version__}")
         raise typer.Exit
 
 
@@ -128,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     run = _Run()
     try:
-        code = app(arguments, prog_name="modelctl", standalone_mode=False, obj=run)
+        code = program()(arguments, prog_name="modelctl", standalone_mode=False, obj=run)
         if code == ExitCode.INTERRUPTED:
             raise InterruptedError
         return int(code or ExitCode.OK)
@@ -247,7 +320,7 @@ def _open(source: str) -> Iterator[BinaryIO]:
 # ── The count ───────────────────────────────────────────────────────────────────────────────────
 
 
-@app.command()
+@command("count")
 def count(
     ctx: typer.Context,
     fresh: Annotated[
@@ -284,7 +357,7 @@ def count(
 # ── Reads ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@app.command("list")
+@command("list")
 def list_models(
     ctx: typer.Context,
     status: Annotated[ModelStatus | None, typer.Option(help="Only models of this status.")] = None,
@@ -304,7 +377,7 @@ def list_models(
         _write(models, render.models_view(models, notes), output, items=models)
 
 
-@app.command()
+@command("show")
 def show(ctx: typer.Context, model_id: Id, output: AnOutput = None) -> None:
     """Print one model: its status, since when, by whom and why.
 
@@ -319,7 +392,7 @@ def show(ctx: typer.Context, model_id: Id, output: AnOutput = None) -> None:
         _write(model, shown, output)
 
 
-@app.command()
+@command("stats")
 def stats(ctx: typer.Context, output: AnOutput = None) -> None:
     """Print totals by status and provider, from the database."""
     with _fleet(ctx) as fleet:
@@ -327,7 +400,7 @@ def stats(ctx: typer.Context, output: AnOutput = None) -> None:
     _write(result, render.view(result), output)
 
 
-@app.command()
+@command("leaderboard")
 def leaderboard(
     ctx: typer.Context,
     top: Annotated[int, typer.Option(metavar="N", help="How many models.")] = 10,
@@ -340,7 +413,7 @@ def leaderboard(
     _write(entries, render.leaderboard_view(entries), output, items=entries)
 
 
-@app.command()
+@command("events")
 def events(
     ctx: typer.Context,
     model_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Of one model.")] = None,
@@ -374,7 +447,7 @@ def _moment(text: str | None) -> datetime | None:
 # ── Changes ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@app.command()
+@command("add")
 def add(
     ctx: typer.Context,
     model_id: Id,
@@ -388,7 +461,7 @@ def add(
         return _changed(fleet.add(model_id, name=name, provider=provider), output)
 
 
-@app.command()
+@command("remove")
 def remove(
     ctx: typer.Context,
     model_ids: Ids,
@@ -415,7 +488,7 @@ def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
         raise RefusedError("not confirmed; nothing was removed")
 
 
-@app.command()
+@command("disable")
 def disable(
     ctx: typer.Context,
     model_ids: Ids,
@@ -451,7 +524,7 @@ def disable(
         return _changed(result, output)
 
 
-@app.command()
+@command("enable")
 def enable(
     ctx: typer.Context,
     model_ids: Ids,
@@ -465,7 +538,7 @@ def enable(
         return _changed(fleet.enable(*model_ids, reason=reason, dry_run=dry_run), output)
 
 
-@app.command()
+@command("record-success")
 def record_success(
     ctx: typer.Context, model_id: Id, actor: Actor = None, output: AnOutput = None
 ) -> ExitCode:
@@ -474,7 +547,7 @@ def record_success(
         return _changed(fleet.record_success(model_id), output, same="still")
 
 
-@app.command()
+@command("record-failure")
 def record_failure(
     ctx: typer.Context,
     model_id: Id,
@@ -511,7 +584,7 @@ def record_failure(
         return _changed(result, output, same="still")
 
 
-@app.command()
+@command("record-batch")
 def record_batch(
     ctx: typer.Context, source: Source, actor: Actor = None, output: AnOutput = None
 ) -> ExitCode:
@@ -529,7 +602,7 @@ def record_batch(
     return _exit_code(result.cache)
 
 
-@app.command()
+@command("recover")
 def recover(
     ctx: typer.Context,
     dry_run: DryRun = False,
@@ -593,7 +666,7 @@ def _check_recover(fleet: Fleet, output: Output | None) -> ExitCode:
     return ExitCode.UNEXPECTED
 
 
-@app.command()
+@command("probe")
 def probe(
     ctx: typer.Context,
     model_ids: Ids,
@@ -613,7 +686,7 @@ def probe(
     return ExitCode.OK if well else ExitCode.UNEXPECTED
 
 
-@app.command()
+@command("pause")
 def pause(
     ctx: typer.Context,
     duration: Annotated[
@@ -633,7 +706,7 @@ def pause(
     _write(result, render.view(result), output)
 
 
-@app.command()
+@command("resume")
 def resume(
     ctx: typer.Context,
     provider: Provider = None,
@@ -649,7 +722,7 @@ def resume(
     render.note(*map(describe, others))
 
 
-@app.command("import")
+@command("import")
 def import_models(
     ctx: typer.Context,
     source: Source,
@@ -693,7 +766,7 @@ def import_models(
 # ── The cache ───────────────────────────────────────────────────────────────────────────────────
 
 
-@cache_app.command("show")
+@cache_command("show")
 def cache_show(ctx: typer.Context, output: AnOutput = None) -> None:
     """Print the cache's keys and what is queued for delivery."""
     with _fleet(ctx) as fleet:
@@ -701,7 +774,7 @@ def cache_show(ctx: typer.Context, output: AnOutput = None) -> None:
     _write(result, render.view(result), output, items=result.keys)
 
 
-@cache_app.command("clear")
+@cache_command("clear")
 def cache_clear(ctx: typer.Context, output: AnOutput = None) -> None:
     """Invalidate now, whether or not something is queued."""
     with _fleet(ctx) as fleet:
@@ -709,7 +782,7 @@ def cache_clear(ctx: typer.Context, output: AnOutput = None) -> None:
     _write(result, render.view(result), output)
 
 
-@cache_app.command("drain")
+@cache_command("drain")
 def cache_drain(
     ctx: typer.Context,
     follow: Annotated[
@@ -742,7 +815,7 @@ def cache_drain(
 # ── Schema, configuration, doctor ───────────────────────────────────────────────────────────────
 
 
-@db_app.command("upgrade")
+@db_command("upgrade")
 def db_upgrade(ctx: typer.Context, output: AnOutput = None) -> None:
     """Create or migrate the schema; adopt a table "models"."""
     with _fleet(ctx) as fleet:
@@ -750,7 +823,7 @@ def db_upgrade(ctx: typer.Context, output: AnOutput = None) -> None:
     _write(result, render.view(result), output)
 
 
-@db_app.command("status")
+@db_command("status")
 def db_status(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
     """Print where the schema stands; exit 7 if it needs an upgrade."""
     with _fleet(ctx) as fleet:
@@ -763,7 +836,7 @@ def db_status(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
     return ExitCode.MISSING_SCHEMA
 
 
-@config_app.command("show")
+@config_command("show")
 def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
     """Print every value and where it came from; no passwords."""
     from modelctl.config import settings
@@ -774,7 +847,7 @@ def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
     _write(result, render.settings_view(rows, config.file), output, items=rows)
 
 
-@app.command()
+@command("doctor")
 def doctor(
     ctx: typer.Context,
     audit: Annotated[

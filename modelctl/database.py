@@ -291,7 +291,8 @@ def _bound(sql: str) -> str:
     """*sql* with its :names as psycopg writes them."""
     from sqlalchemy.dialects.postgresql import psycopg
 
-    return str(sa.text(sql).compile(dialect=psycopg.dialect()))
+    dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
+    return str(sa.text(sql).compile(dialect=dialect))
 
 
 def _connect(how: dict[str, Any]) -> Any:

@@ -94,7 +94,7 @@ def record(
             auto_disabled=health.auto_disabled and not back,
             consecutive_failures=0,
             ejections=0 if health.active and health.trusted else health.ejections,
-            trusted=health.trusted and not back,
+            trusted=not cooldown(health.ejections, config.recovery) if back else health.trusted,
             would_disable=None,
             successes=health.successes + 1,
             failure_reason=None,
@@ -103,10 +103,10 @@ def record(
     failures = health.consecutive_failures + counted
     reached = counted and health.active and failures >= config.health.threshold
     why = guards.against(health.provider, outcome.type) if reached else None
-    if reached:
-        guards.reached(outcome.id, health.provider, outcome.type, off=why is None)
     off = reached and why is None
-    event = "auto-disabled" if off else "would-disable" if why != health.would_disable else None
+    news = reached and guards.reached(outcome.id, health.provider, outcome.type, off=off)
+    said = "would-disable" if news or why != health.would_disable else None
+    event = "auto-disabled" if off else said
     return replace(
         health,
         active=health.active and not off,
@@ -164,17 +164,18 @@ class Guards:
             return "incident"
         if self.rule.min_active and self.active - 1 < self.rule.min_active:
             return "floor"
-        share = self.shares.get(provider, Share())
-        most = self.rule.max_auto_disabled_percent * share.models
-        if share.auto_disabled and (share.auto_disabled + 1) * 100 > most:
+        percent, share = self.rule.max_auto_disabled_percent, self.shares.get(provider, Share())
+        too_many = (share.auto_disabled + 1) * 100 > percent * share.models
+        if percent < 100 and share.auto_disabled and too_many:  # at 100 nobody counts them
             return "share"
         return None
 
-    def reached(self, model_id: str, provider: str, kind: FailureType, *, off: bool) -> None:
+    def reached(self, model_id: str, provider: str, kind: FailureType, *, off: bool) -> bool:
         """Learn that a model reached the threshold, and whether it was switched *off* for it.
 
         At least *incident_models* of a provider, and at least half of those that were active, are
-        an incident of the provider; it spares the ones to come.
+        an incident of the provider; it spares the ones to come. Return whether it has to be
+        written down, for others to learn it.
         """
         share = self.shares.setdefault(provider, Share())
         if off:
@@ -182,16 +183,18 @@ class Guards:
             share.active -= 1
             share.auto_disabled += 1
         if not self.rule.incident_models:
-            return
+            return False
         failing = self.failing.setdefault((provider, kind), {})
+        news = model_id not in failing
         failing[model_id] = off
         if (provider, kind) in self.incidents:
             self.went_on.add((provider, kind))
-            return
+            return news
         were_active = share.active + sum(failing.values())
         if len(failing) >= self.rule.incident_models and 2 * len(failing) >= were_active:
             self.incidents.add((provider, kind))
             self.began[provider, kind] = len(failing)
+        return news
 
     def switched_on(self, model_id: str, provider: str) -> None:
         """Learn that a model came back."""

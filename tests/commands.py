@@ -170,7 +170,7 @@ def commands() -> Mapping[tuple[str, ...], Any]:
             else:
                 yield (*words, name), command
 
-    return dict(walk(typer.main.get_command(cli.app), ()))
+    return dict(walk(cli.program(), ()))
 
 
 # A fleet to work on

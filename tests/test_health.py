@@ -1,7 +1,10 @@
+"""The rules as functions: one outcome, the guards over any sequence of them, the cooldowns."""
+
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -11,9 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelctl import Config, FailureType, ModelStatus, Outcome, UsageError
-from modelctl.config import HealthConfig
+from modelctl.config import HealthConfig, RecoveryConfig
 from modelctl.health import (
+    Guards,
     Health,
+    Share,
+    cooldown,
+    cooldowns,
     failure_type,
     failure_type_of_status,
     parse_outcome,
@@ -21,27 +28,30 @@ from modelctl.health import (
     record,
     retry_at,
     status_of,
+    waits_for_person,
 )
 from tests.fleets import configured
 
-RULE = HealthConfig()
+CONFIG = Config()
 COUNTED = FailureType.PARSE_ERROR
+OTHER = FailureType.CLIENT_ERROR
 STORED = FailureType.TIMEOUT
 ACTIVE = Health(True, False, 0, 0)
 OFF = Health(False, False, 0, 0)
 AUTO_OFF = Health(False, True, 5, 1)
 
 
-def after(health: Health, *types: FailureType | None, rule: HealthConfig = RULE) -> Health:
-    """Apply outcomes of these types."""
+def after(health: Health, *types: FailureType | None, config: Config = CONFIG) -> Health:
+    """Apply outcomes of these types; nothing is known of other models."""
+    guards = Guards(config.recovery)
     for type_ in types:
-        health, _ = record(health, Outcome("m", type_), rule)
+        health, _ = record(health, Outcome("m", type_), config, guards)
     return health
 
 
-def event(health: Health, type_: FailureType | None, rule: HealthConfig = RULE) -> str | None:
+def event(health: Health, type_: FailureType | None, config: Config = CONFIG) -> str | None:
     """Return the event of one outcome."""
-    return record(health, Outcome("m", type_), rule)[1]
+    return record(health, Outcome("m", type_), config, Guards(config.recovery))[1]
 
 
 # The rule
@@ -77,7 +87,7 @@ def test_the_fifth_counted_failure_switches_off() -> None:
     """Four leave it on; the fifth in a row switches it off, with one event and one ejection."""
     health = after(ACTIVE, *[COUNTED] * 4)
     assert (health.status, health.ejections) == (ModelStatus.ACTIVE, 0)
-    health, said = record(health, Outcome("m", COUNTED, "no JSON"), RULE)
+    health, said = record(health, Outcome("m", COUNTED, "no JSON"), CONFIG, Guards(CONFIG.recovery))
     assert (health.status, health.ejections) == (ModelStatus.AUTO_DISABLED, 1)
     assert (said, health.failure_reason) == ("auto-disabled", "no JSON")
 
@@ -118,9 +128,9 @@ def test_a_success_forgets_the_reason_and_keeps_the_ejections() -> None:
 
 def test_threshold_and_counted_types_are_configuration() -> None:
     """Other numbers and types give another rule."""
-    rule = configured("", health_threshold=3, health_counted="timeout").health
-    assert after(ACTIVE, *[COUNTED] * 9, *[STORED] * 2, rule=rule).active
-    assert not after(ACTIVE, *[STORED] * 3, rule=rule).active
+    config = configured("", health_threshold=3, health_counted="timeout")
+    assert after(ACTIVE, *[COUNTED] * 9, *[STORED] * 2, config=config).active
+    assert not after(ACTIVE, *[STORED] * 3, config=config).active
 
 
 @given(st.lists(st.sampled_from([None, *FailureType]), max_size=40))
@@ -138,9 +148,353 @@ def test_off_exactly_while_a_row_is_long_enough(types: list[FailureType | None])
     health = after(ACTIVE, *types)
     row = 0
     for type_ in types:
-        row = 0 if type_ is None else row + (type_ in RULE.counted)
+        row = 0 if type_ is None else row + (type_ in CONFIG.health.counted)
     assert health.consecutive_failures == row
     assert health.active == (row < 5)
+
+
+# The guards, over any outcomes of several models
+
+PROVIDERS = {"a": "p", "b": "p", "c": "p", "d": "p", "e": "q", "f": "q", "g": ""}
+Key = tuple[str, FailureType]
+
+
+@dataclass
+class World:
+    """A few models, and what stands beside them in the database.
+
+    *reached*: who has reached the threshold within the window; *written*: the same, as the history
+    has it.
+    """
+
+    config: Config
+    models: dict[str, Health]
+    pauses: set[str | None] = field(default_factory=set)
+    incidents: set[Key] = field(default_factory=set)
+    reached: set[tuple[Key, str]] = field(default_factory=set)
+    written: set[tuple[Key, str]] = field(default_factory=set)
+
+    def copy(self) -> World:
+        """Return the same, to look at later."""
+        sets = (set(self.pauses), set(self.incidents), set(self.reached), set(self.written))
+        return World(self.config, dict(self.models), *sets)  # type: ignore[arg-type]
+
+    def load(self) -> Guards:
+        """Return what a transaction knows that begins now."""
+        guards = Guards(self.config.recovery, set(self.pauses), set(self.incidents))
+        for health in self.models.values():
+            share = guards.shares.setdefault(health.provider, Share())
+            share.models += 1
+            share.active += health.active
+            share.auto_disabled += health.status is ModelStatus.AUTO_DISABLED
+            guards.active += health.active
+        for key, model_id in self.written:
+            guards.failing.setdefault(key, {})[model_id] = not self.models[model_id].active
+        return guards
+
+    def of(self, provider: str) -> list[Health]:
+        """Return a provider's models."""
+        return [health for health in self.models.values() if health.provider == provider]
+
+    def auto_disabled(self, provider: str) -> int:
+        """Return how many of a provider's models the rule has switched off."""
+        return sum(health.status is ModelStatus.AUTO_DISABLED for health in self.of(provider))
+
+    def active(self) -> int:
+        """Return how many models are on."""
+        return sum(health.active for health in self.models.values())
+
+    def paused(self, provider: str) -> bool:
+        """Whether a person paused switching, of all or of this provider."""
+        return None in self.pauses or provider in self.pauses
+
+    def against(self, provider: str, kind: FailureType) -> str | None:
+        """Say what is against switching one more off."""
+        rule, off = self.config.recovery, self.auto_disabled(provider)
+        if self.paused(provider):
+            return "paused"
+        if (provider, kind) in self.incidents:
+            return "incident"
+        if rule.min_active and self.active() <= rule.min_active:
+            return "floor"
+        if off and 100 * (off + 1) > rule.max_auto_disabled_percent * len(self.of(provider)):
+            return "share"
+        return None
+
+    def breaks_out(self, key: Key) -> bool:
+        """Whether enough of a provider's models have failed alike."""
+        failed = {model_id for what, model_id in self.reached if what == key}
+        mine = {i for i, health in self.models.items() if health.provider == key[0]}
+        were_on = failed | {i for i in mine if self.models[i].active}
+        least = self.config.recovery.incident_models
+        return 0 < least <= len(failed) and 2 * len(failed) >= len(were_on)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One outcome: the model and the world before and after it."""
+
+    outcome: Outcome
+    before: Health
+    after: Health
+    event: str | None
+    old: World
+    new: World
+    guards: Guards
+
+    @property
+    def kind(self) -> FailureType | None:
+        """The type of the failure with which an active model has reached the threshold."""
+        rule, kind = self.old.config.health, self.outcome.type
+        if kind is None or kind not in rule.counted or not self.before.active:
+            return None
+        return kind if self.before.consecutive_failures + 1 >= rule.threshold else None
+
+    @property
+    def went(self) -> bool:
+        """Whether it was switched off."""
+        return self.before.active and not self.after.active
+
+    @property
+    def came(self) -> bool:
+        """Whether it was switched on."""
+        return self.after.active and not self.before.active
+
+
+@dataclass(frozen=True)
+class Play:
+    """A world, and what happens in it."""
+
+    config: Config
+    models: dict[str, Health]
+    happenings: list[tuple[str, Any]]
+
+    def steps(self, *, keep: bool) -> Iterator[Step]:
+        """Do it all; *keep*: a transaction goes on with the guards it has."""
+        world = World(self.config, dict(self.models))
+        guards: Guards | None = None
+        for what, value in self.happenings:
+            if what == "outcome":
+                if guards is None or not keep:
+                    guards = world.load()
+                yield _recorded(world, value, guards)
+                continue
+            guards = None  # the transaction is over
+            if what == "pause":  # or resume
+                world.pauses ^= {value}
+            elif what == "calm":  # the window of an incident has passed
+                for gone in (world.incidents, world.reached, world.written):
+                    gone.clear()
+            elif world.models[value].active:  # a cooldown has passed
+                world.models[value] = replace(world.models[value], trusted=True)
+
+
+def _recorded(world: World, outcome: Outcome, guards: Guards) -> Step:
+    old, before = world.copy(), world.models[outcome.id]
+    after, said = record(before, outcome, world.config, guards)
+    step = Step(outcome, before, after, said, old, world, guards)
+    world.models[outcome.id] = after
+    world.incidents = set(guards.incidents)
+    if step.kind:
+        reached = (before.provider, step.kind), outcome.id
+        world.reached.add(reached)
+        if said:
+            world.written.add(reached)
+    return replace(step, new=world.copy())
+
+
+CONFIGS = st.builds(
+    lambda threshold, counted, recovery: Config(
+        health=HealthConfig(threshold=threshold, counted=counted), recovery=recovery
+    ),
+    st.integers(1, 3),
+    st.sampled_from([(COUNTED, OTHER), (COUNTED,)]),
+    st.builds(
+        RecoveryConfig,
+        cooldown=st.sampled_from([0.0, 3600.0]),
+        min_active=st.integers(0, 4),
+        max_auto_disabled_percent=st.sampled_from([0, 25, 33, 50, 75, 99, 100, 100]),
+        incident_models=st.integers(0, 3),
+        max_ejections=st.integers(0, 2),
+    ),
+)
+HEALTHS = st.builds(
+    lambda status, row, ejections, trusted, noted: Health(
+        active=status is ModelStatus.ACTIVE,
+        auto_disabled=status is ModelStatus.AUTO_DISABLED,
+        consecutive_failures=row,
+        ejections=ejections + (status is ModelStatus.AUTO_DISABLED),
+        trusted=trusted and status is ModelStatus.ACTIVE,
+        would_disable=noted if status is ModelStatus.ACTIVE else None,
+    ),
+    st.sampled_from([ModelStatus.ACTIVE] * 3 + list(ModelStatus)),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from([None, None, "floor", "share", "incident", "paused"]),
+)
+HAPPENINGS = st.lists(
+    st.one_of(
+        *3
+        * [
+            st.builds(
+                lambda model_id, type_, times: [("outcome", Outcome(model_id, type_))] * times,
+                st.sampled_from([*PROVIDERS]),
+                st.sampled_from([None, STORED, OTHER, *[COUNTED] * 4]),
+                st.sampled_from([1, 1, 2, 3]),
+            )
+        ],
+        st.one_of(
+            st.just(("commit", "a")).map(lambda _: ("pause", "nobody")),
+            st.tuples(st.just("pause"), st.sampled_from([None, "p", ""])),
+            st.tuples(st.just("calm"), st.none()),
+            st.tuples(st.just("rest"), st.sampled_from([*PROVIDERS])),
+        ).map(lambda happening: [happening]),
+    ),
+    max_size=30,
+).map(lambda runs: [happening for run in runs for happening in run])
+PLAYS = st.builds(
+    lambda config, healths, happenings: Play(
+        config,
+        {i: replace(h, provider=p) for (i, p), h in zip(PROVIDERS.items(), healths, strict=True)},
+        happenings,
+    ),
+    CONFIGS,
+    st.lists(HEALTHS, min_size=len(PROVIDERS), max_size=len(PROVIDERS)),
+    HAPPENINGS,
+)
+
+
+@given(PLAYS, st.booleans())
+def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, keep: bool) -> None:
+    """An active model goes at its last allowed counted failure; a guard notes instead, once."""
+    for step in play.steps(keep=keep):
+        if step.kind is None:
+            assert not step.went
+            assert step.event is None or step.came
+            continue
+        why = step.old.against(step.before.provider, step.kind)
+        assert step.went is (why is None)
+        assert step.after.would_disable == why
+        assert step.after.ejections == step.before.ejections + step.went
+        if step.went:
+            assert (step.event, step.after.status) == ("auto-disabled", "auto-disabled")
+        elif why != step.before.would_disable:
+            assert step.event == "would-disable"
+        elif step.event:  # said before, but nobody would know that it failed in this window
+            assert ((step.before.provider, step.kind), step.outcome.id) not in step.old.written
+
+
+@given(PLAYS, st.booleans())
+def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
+    """The rule never leaves fewer than `min_active` on, nor, but for one, too many of a provider off."""
+    rule = play.config.recovery
+    for step in play.steps(keep=keep):
+        if step.went:
+            assert step.new.active() >= rule.min_active
+            provider = step.before.provider
+            off, all_of_them = step.new.auto_disabled(provider), len(step.new.of(provider))
+            assert off == 1 or 100 * off <= rule.max_auto_disabled_percent * all_of_them
+
+
+@given(PLAYS, st.booleans())
+def test_when_an_incident_begins(play: Play, keep: bool) -> None:
+    """With the model that makes enough of a provider's, and half of those that were on; not before."""
+    for step in play.steps(keep=keep):
+        key = step.kind and (step.before.provider, step.kind)
+        new = step.new.incidents - step.old.incidents
+        assert step.new.incidents >= step.old.incidents
+        if key and key not in step.old.incidents and step.new.breaks_out(key):
+            assert new == {key}
+            assert step.guards.began[key] == sum(what == key for what, _ in step.new.reached)
+        else:
+            assert not new
+        if key and key in step.old.incidents:
+            assert key in step.guards.went_on  # it lasts for one window more
+
+
+@given(PLAYS, st.booleans())
+def test_an_incident_spares_its_provider_and_type_alone(play: Play, keep: bool) -> None:
+    """While it lasts nothing more of both goes off; without it the same failure may switch off."""
+    for step in play.steps(keep=keep):
+        key = step.kind and (step.before.provider, step.kind)
+        if key in step.old.incidents:
+            assert not step.went
+        elif step.kind:
+            calm = replace(step.old, incidents=set())
+            assert step.went is (calm.against(step.before.provider, step.kind) is None)
+
+
+@given(PLAYS, st.booleans())
+def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
+    """While a provider or the fleet is paused its outcomes are recorded and no status changes."""
+    for step in play.steps(keep=keep):
+        if step.old.paused(step.before.provider):
+            assert step.after.status is step.before.status
+            assert step.after.successes + step.after.failures == (
+                step.before.successes + step.before.failures + 1
+            )
+
+
+@given(PLAYS, st.booleans())
+def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
+    """The auto-disabled ones, unless paused or ejected too often; nothing brings back the others."""
+    most = play.config.recovery.max_ejections
+    for step in play.steps(keep=keep):
+        may = (
+            step.outcome.type is None
+            and step.before.status is ModelStatus.AUTO_DISABLED
+            and not step.old.paused(step.before.provider)
+            and not (most and step.before.ejections >= most)
+        )
+        assert step.came is may
+        assert (step.event == "recovered") is may
+        assert waits_for_person(step.before.ejections, play.config.recovery) is (
+            most > 0 and step.before.ejections >= most
+        )
+
+
+@given(PLAYS, st.booleans())
+def test_trust_alone_forgets_ejections(play: Play, keep: bool) -> None:
+    """Only a success of an active, trusted model sets them to 0; coming back does not make trusted."""
+    for step in play.steps(keep=keep):
+        earned = step.outcome.type is None and step.before.active and step.before.trusted
+        if earned:
+            assert step.after.ejections == 0
+        else:
+            assert step.after.ejections == step.before.ejections + step.went
+        if step.came:  # unless there is no cooldown to wait for
+            assert step.after.trusted is (play.config.recovery.cooldown == 0)
+
+
+@given(PLAYS, st.booleans())
+def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
+    """Whatever happens around it: what a person switched off is off in the end, with no event."""
+    off = {i for i, health in play.models.items() if health.status is ModelStatus.DISABLED}
+    for step in play.steps(keep=keep):
+        if step.outcome.id in off:
+            assert (step.after.status, step.event) == (ModelStatus.DISABLED, None)
+        else:
+            assert step.after.status is not ModelStatus.DISABLED
+
+
+@given(PLAYS)
+def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
+    """Guards that are kept decide as guards that are loaded anew from rows and history."""
+    for kept, loaded in zip(play.steps(keep=True), play.steps(keep=False), strict=True):
+        assert (kept.after, kept.event) == (loaded.after, loaded.event)
+        assert kept.new == loaded.new
+
+
+@given(HAPPENINGS)
+def test_without_guards_other_models_do_not_matter(happenings: list[tuple[str, Any]]) -> None:
+    """As configured at first, every model goes at its fifth failure, however many others are off."""
+    models = {i: replace(ACTIVE, provider=p, consecutive_failures=4) for i, p in PROVIDERS.items()}
+    guards = Guards(CONFIG.recovery)  # nothing is loaded where nothing is guarded
+    for outcome in (value for what, value in happenings if what == "outcome"):
+        before = models[outcome.id]
+        models[outcome.id], _ = record(before, outcome, CONFIG, guards)
+        assert models[outcome.id] == after(before, outcome.type)
 
 
 # HTTP statuses and names
@@ -298,10 +652,54 @@ def test_lines_are_read_as_they_are_wanted() -> None:
 
 def test_retry_at_counts_from_the_last_failure() -> None:
     """The last failure, else the disabling, else the last change starts the cooldown."""
-    config = Config(recovery=configured("", recovery_cooldown="2h").recovery)
+    rule = configured("", recovery_cooldown="2h").recovery
     first, second, third = (datetime(2026, 1, day, tzinfo=UTC) for day in (3, 2, 1))
     two_hours = timedelta(hours=2)
-    assert retry_at(config, first, second, third) == first + two_hours
-    assert retry_at(config, None, second, third) == second + two_hours
-    assert retry_at(config, None, None, third) == third + two_hours
-    assert retry_at(config, None, None, None) is None
+    assert retry_at(rule, 1, first, second, third) == first + two_hours
+    assert retry_at(rule, 1, None, second, third) == second + two_hours
+    assert retry_at(rule, 1, None, None, third) == third + two_hours
+    assert retry_at(rule, 1, None, None, None) is None
+
+
+def test_retry_at_grows_with_the_ejections() -> None:
+    """Each ejection in a row doubles the wait, up to the cap; beyond the calendar is its end."""
+    rule = configured("", recovery_cooldown_factor=2, recovery_max_cooldown="5h").recovery
+    failed = datetime(2026, 1, 1, tzinfo=UTC)
+    hours = [retry_at(rule, number, failed, None, None) for number in range(6)]
+    assert hours == [failed + timedelta(hours=n) for n in (1, 1, 2, 4, 5, 5)]
+    last = datetime.max.replace(tzinfo=UTC)
+    assert retry_at(rule, 1, last - timedelta(minutes=1), None, None) == last
+
+
+LONGEST = 3650 * 86400.0
+LADDERS = st.builds(
+    RecoveryConfig,
+    # A duration is read to the microsecond.
+    cooldown=st.just(0.0) | st.floats(1e-6, LONGEST),
+    cooldown_factor=st.just(1.0) | st.floats(1.1, 10),
+    max_cooldown=st.just(0.0) | st.floats(1e-6, LONGEST),
+)
+
+
+@given(LADDERS)
+def test_the_ladder_of_cooldowns(rule: RecoveryConfig) -> None:
+    """It begins at the base, grows by the factor to the cap, never beyond, and is not long."""
+    ladder = cooldowns(rule)
+    cap = max(rule.max_cooldown, rule.cooldown)  # a cap below the base does not shorten it
+    assert ladder[0] == rule.cooldown
+    assert all(step <= cap for step in ladder)
+    for low, high in zip(ladder, ladder[1:], strict=False):
+        assert low < high == min(cap, low * rule.cooldown_factor)
+    if rule.cooldown_factor == 1 or rule.cooldown == 0:
+        assert len(ladder) == 1
+    else:
+        assert ladder[-1] == cap
+    assert len(ladder) <= 400
+
+
+@given(LADDERS, st.integers(-3, 1000))
+def test_each_ejection_takes_a_step(rule: RecoveryConfig, ejections: int) -> None:
+    """The n-th in a row waits the n-th step, and the last step stays; none waits the first."""
+    ladder = cooldowns(rule)
+    assert cooldown(ejections, rule) == ladder[max(0, min(ejections - 1, len(ladder) - 1))]
+    assert cooldown(ejections, rule) <= cooldown(ejections + 1, rule)

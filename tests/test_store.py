@@ -156,6 +156,22 @@ def test_statements_grow_with_chunks_alone(
     assert said == whole("SELECT", "SELECT", "UPDATE")  # the models, what holds the rule back
 
 
+@pytest.mark.parametrize("conforming", ["on", "off"])
+def test_values_arrive_as_they_are(pg_cleared: str, conforming: str) -> None:
+    """Nothing in an id or a reason is taken for SQL, however the server reads its strings."""
+    odd = "it's \\' 100%, %s %(ids)s :ids $1 \"x\" \\x41 ☃; DROP TABLE models; -- /*"
+    option = f"?options=-c%20standard_conforming_strings%3D{conforming}"
+    with opened(pg_cleared + option) as fleet:
+        seed(fleet, [odd, "other"])
+        fleet.record_failure(odd, "timeout", reason=f"{odd}\n{odd}")
+        model = fleet.show(odd)
+        assert (model.failure_reason, model.failure_count) == (f"{odd}\n{odd}", 1)
+        fleet.disable(odd, reason=odd)
+        assert fleet.events(odd)[0].reason == odd
+        assert fleet.remove(odd).changes[0].id == odd
+        assert [model.id for model in fleet.list_models()] == ["other"]
+
+
 def test_sqlite_counts_its_statements_too(sqlite_database: str) -> None:
     """On SQLite, which cannot do it in one, a change is three statements for any number of models."""
     with opened(sqlite_database) as fleet:

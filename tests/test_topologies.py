@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
-from modelctl import Fleet
+from modelctl import Fleet, points
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
@@ -548,6 +549,34 @@ def test_a_database_that_fails_over(redis_url: str) -> None:
         assert set(acknowledged) <= there
 
 
+def test_a_commit_that_a_failover_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for the transaction that got its number on the promoted server."""
+    with servers.postgres_pair(synchronous=True) as (primary, standby):
+        name = new_fleet(primary)
+        caught_up(primary, standby)
+        # From here on the standby hears nothing, so that no COMMIT is answered.
+        standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        standby.execute("SELECT pg_reload_conf()")
+        until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication") == [])
+
+        def fail_over(_: float) -> None:
+            if standby.execute("SELECT pg_is_in_recovery()") == [(True,)]:
+                standby.promote()
+                for _ in range(50):
+                    standby.execute("SELECT pg_current_xact_id()")
+
+        clock = SimpleNamespace(sleep=fail_over, monotonic=time.monotonic)
+        monkeypatch.setattr("modelctl.database.time", clock)
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        with fleet_on(both(primary, standby, name)) as fleet, ThreadPoolExecutor(1) as pool:
+            recorded = pool.submit(fleet.record_failure, "m1", "timeout")
+            until(lambda: primary.execute(waits) != [])
+            primary.kill()
+            with pytest.raises(DatabaseUnavailableError, match="it is not known whether"):
+                recorded.result()
+            assert fleet.show("m1").failure_count == 0
+
+
 def test_an_outbox_that_fails_over(redis_url: str) -> None:
     """What was queued on the old primary is delivered by the promoted one."""
     with servers.postgres_pair(synchronous=True) as (primary, standby):
@@ -688,6 +717,30 @@ class TestPgBouncer:
             other.execute("SET idle_in_transaction_session_timeout = '42s'")
             assert len(fleet.list_models()) == 8
             assert other.execute(show).fetchall() == [("42s",)]
+
+    @pytest.mark.parametrize("ids", [("m1",), ("m1", "m2")])
+    def test_a_server_connection_that_ends_before_commit(
+        self,
+        postgres: Postgres,
+        pooler: PgBouncer,
+        name: str,
+        ids: tuple[str, ...],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The pooler cannot say what became of the change; another connection can, and it is made anew."""
+        held = f"FROM pg_stat_activity WHERE datname = '{name}' AND state LIKE 'idle in%'"
+
+        def end(point: str) -> None:
+            monkeypatch.setattr(points, "hook", None)
+            postgres.execute(f"SELECT pg_terminate_backend(pid, 5000) {held}")
+
+        with fleet_on(pooler.url(name)) as fleet:
+            monkeypatch.setattr(points, "hook", end)
+            with pytest.raises(DatabaseUnavailableError, match="the change was not made"):
+                fleet.disable(*ids)
+            assert fleet.count().active == truth(postgres.url(name)) == 8
+            assert fleet.disable(*ids).changes[-1].changed
+            assert truth(postgres.url(name)) == 8 - len(ids)
 
     def test_time_limits_of_the_role_are_in_force(self, postgres: Postgres, name: str) -> None:
         """The pooler drops our time limits; those of the role act in their place."""

@@ -14,9 +14,9 @@ app = typer.Typer(rich_markup_mode=None)
 def count() -> None:
     """Print the cached count."""
     url = os.environ["FLOOR_REDIS_URL"]
-    how = {"protocol": 2, "legacy_responses": False, "driver_info": None}
-    with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=0.5, **how) as client:
-        print(int(client.get("db:models:count:active")))  # type: ignore[arg-type]
+    how = {"protocol": 2, "legacy_responses": False, "driver_info": None, "socket_timeout": 0.5}
+    with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **how) as client:
+        print(int(client.get("db:models:count:active")))
 
 
 def run() -> None:
