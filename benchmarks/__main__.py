@@ -43,7 +43,7 @@ sections and their parts, for --only (processes, or processes.help):
 def main() -> int:
     """Measure, print, and write the files that were asked for."""
     wanted = _arguments()
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     err = Console(stderr=True)
     start = time.monotonic()
     load = os.getloadavg()

@@ -23,7 +23,7 @@ from modelctl import Fleet
 
 PARTS = ("recover", "single", "batch", "import", "session")
 _DUE_PERCENT = 30
-_SINGLES = 200
+_SINGLES = 50
 _BULK_IDS = 10_000
 _FAILURE = {"outcome": "failure", "type": "timeout", "reason": "no answer in 30 s"}
 

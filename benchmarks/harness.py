@@ -77,7 +77,7 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
     return (time.perf_counter() - start) / times
 
 
-def enough(work: Callable[[], object], block: float = 0.03, most: int = 500) -> int:
+def enough(work: Callable[[], object], block: float = 0.015, most: int = 200) -> int:
     """Return how many calls fill a block of so many seconds: a clock is poor at less."""
     work()
     return max(1, min(most, round(block / max(seconds(work, 3), 1e-6))))
@@ -271,12 +271,12 @@ def show(report: Report, console: Console) -> None:
 def _table(section: str, rows: list[Row]) -> Table:
     table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("what", min_width=34)
-    table.add_column("median (quartiles)", justify="right")
+    table.add_column("median (quartiles)", justify="right", no_wrap=True)
     table.add_column("against")
-    table.add_column("median (quartiles)", justify="right")
-    table.add_column("ratio (quartiles)", justify="right")
-    table.add_column("target")
-    table.add_column("")
+    table.add_column("median (quartiles)", justify="right", no_wrap=True)
+    table.add_column("ratio (quartiles)", justify="right", no_wrap=True)
+    table.add_column("target", no_wrap=True)
+    table.add_column("", min_width=7, no_wrap=True)
     for row in rows:
         ratio = row.ratio
         verdict = row.verdict

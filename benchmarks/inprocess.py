@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import psycopg
 
 PARTS = ("hit", "herd")
-_CALLS = 300
+_CALLS = 100
 _THREADS = 8
 _PROCESSES = 4
 _SLOW = 0.4  # seconds
@@ -144,7 +144,7 @@ def _herd(bench: Bench) -> None:
     bench.say(f"{_THREADS} threads and {_PROCESSES} processes at one expired key")
     # The server's own log says how many counts reached it: whoever connects now is logged.
     bench.postgres.execute(f"ALTER DATABASE \"{database}\" SET log_statement = 'all'")
-    rounds = bench.scale.block_rounds
+    rounds = bench.scale.block_rounds // 2
     try:
         with ExitStack() as stack:
             fleet = stack.enter_context(Fleet(bench.config(database), pool_size=_THREADS))

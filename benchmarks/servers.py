@@ -43,7 +43,7 @@ class Scale:
 
 QUICK = Scale(
     process_rounds=15,
-    block_rounds=9,
+    block_rounds=19,
     bulk_rounds=3,
     sizes=(1_000, 10_000, 100_000),
     read_sizes=(1_000, 100_000),
@@ -54,7 +54,7 @@ QUICK = Scale(
 )
 FULL = Scale(
     process_rounds=31,
-    block_rounds=21,
+    block_rounds=41,
     bulk_rounds=5,
     sizes=(1_000, 10_000, 100_000, 1_000_000),
     read_sizes=(1_000, 100_000, 1_000_000),

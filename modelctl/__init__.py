@@ -44,69 +44,69 @@ if TYPE_CHECKING:
     from modelctl.fleet import Fleet as Fleet
     from modelctl.health import Outcome as Outcome
     from modelctl.model import (
-        BatchResult as BatchResult,
-    )
-    from modelctl.model import (
-        CacheReport as CacheReport,
-    )
-    from modelctl.model import (
         CacheState as CacheState,
-    )
-    from modelctl.model import (
-        Changes as Changes,
     )
     from modelctl.model import (
         Count as Count,
     )
     from modelctl.model import (
-        Diagnosis as Diagnosis,
-    )
-    from modelctl.model import (
-        DrainResult as DrainResult,
-    )
-    from modelctl.model import (
-        Event as Event,
-    )
-    from modelctl.model import (
-        ExplainedModel as ExplainedModel,
-    )
-    from modelctl.model import (
         FailureType as FailureType,
-    )
-    from modelctl.model import (
-        Hold as Hold,
-    )
-    from modelctl.model import (
-        ImportResult as ImportResult,
-    )
-    from modelctl.model import (
-        LeaderboardEntry as LeaderboardEntry,
-    )
-    from modelctl.model import (
-        Model as Model,
     )
     from modelctl.model import (
         ModelStatus as ModelStatus,
     )
     from modelctl.model import (
-        Pause as Pause,
-    )
-    from modelctl.model import (
-        Recovery as Recovery,
-    )
-    from modelctl.model import (
-        SchemaStatus as SchemaStatus,
-    )
-    from modelctl.model import (
-        Stats as Stats,
-    )
-    from modelctl.model import (
-        StatusChange as StatusChange,
-    )
-    from modelctl.model import (
         VerifiedCount as VerifiedCount,
     )
-    from modelctl.model import (
+    from modelctl.results import (
+        BatchResult as BatchResult,
+    )
+    from modelctl.results import (
+        CacheReport as CacheReport,
+    )
+    from modelctl.results import (
+        Changes as Changes,
+    )
+    from modelctl.results import (
+        Diagnosis as Diagnosis,
+    )
+    from modelctl.results import (
+        DrainResult as DrainResult,
+    )
+    from modelctl.results import (
+        Event as Event,
+    )
+    from modelctl.results import (
+        ExplainedModel as ExplainedModel,
+    )
+    from modelctl.results import (
+        Hold as Hold,
+    )
+    from modelctl.results import (
+        ImportResult as ImportResult,
+    )
+    from modelctl.results import (
+        LeaderboardEntry as LeaderboardEntry,
+    )
+    from modelctl.results import (
+        Model as Model,
+    )
+    from modelctl.results import (
+        Pause as Pause,
+    )
+    from modelctl.results import (
+        Recovery as Recovery,
+    )
+    from modelctl.results import (
+        SchemaStatus as SchemaStatus,
+    )
+    from modelctl.results import (
+        Stats as Stats,
+    )
+    from modelctl.results import (
+        StatusChange as StatusChange,
+    )
+    from modelctl.results import (
         Waiting as Waiting,
     )
 
@@ -125,28 +125,28 @@ _MODULE_OF = {
     "UsageError": "errors",
     "Fleet": "fleet",
     "Outcome": "health",
-    "BatchResult": "model",
-    "CacheReport": "model",
+    "BatchResult": "results",
+    "CacheReport": "results",
     "CacheState": "model",
-    "Changes": "model",
+    "Changes": "results",
     "Count": "model",
-    "Diagnosis": "model",
-    "DrainResult": "model",
-    "Event": "model",
-    "ExplainedModel": "model",
+    "Diagnosis": "results",
+    "DrainResult": "results",
+    "Event": "results",
+    "ExplainedModel": "results",
     "FailureType": "model",
-    "Hold": "model",
-    "ImportResult": "model",
-    "LeaderboardEntry": "model",
-    "Model": "model",
+    "Hold": "results",
+    "ImportResult": "results",
+    "LeaderboardEntry": "results",
+    "Model": "results",
     "ModelStatus": "model",
-    "Pause": "model",
-    "Recovery": "model",
-    "SchemaStatus": "model",
-    "Stats": "model",
-    "StatusChange": "model",
+    "Pause": "results",
+    "Recovery": "results",
+    "SchemaStatus": "results",
+    "Stats": "results",
+    "StatusChange": "results",
     "VerifiedCount": "model",
-    "Waiting": "model",
+    "Waiting": "results",
 }
 
 __all__ = list(_MODULE_OF)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from modelctl import health, tables
 from modelctl.changes import TRUSTED, Changes
 from modelctl.errors import RefusedError
-from modelctl.model import ModelStatus, StatusChange
+from modelctl.model import ModelStatus
+from modelctl.results import StatusChange
 from modelctl.tables import (
     AUTO_OFF,
     ON,

@@ -9,8 +9,8 @@ kept true?". The names of the steps there are the names of the methods here.
 
 from __future__ import annotations
 
-import re
 import os
+import re
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from modelctl.errors import (
     ModelctlError,
     StaleCacheError,
 )
-from modelctl.model import CacheKey
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
     from modelctl.config import Config
+    from modelctl.results import CacheKey
 
 LEASE_SECONDS = 10.0
 # A tombstone outlives every value that could have been written before it, by the settle time.
@@ -236,6 +236,8 @@ class SqliteCache:
         sql = f"SELECT key, value, expires_at - {self._NOW} FROM modelctl_cache ORDER BY key"
         with self._connection() as connection:
             rows = connection.execute(sql).fetchall()
+        from modelctl.results import CacheKey
+
         return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
 
     def close(self) -> None:
@@ -430,6 +432,8 @@ class RedisCache:
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return our three keys and the plain names that an invalidation clears."""
+        from modelctl.results import CacheKey
+
         patterns = self._config.cache.clear
         names = [self._key, self._lease, self._tomb]
         names += [name for name in patterns if not _PATTERN.search(name)]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelctl.errors import UsageError, clean
-from modelctl.model import ID_LENGTH, Rejection, check_id, storable
+from modelctl.model import ID_LENGTH, check_id, storable
+from modelctl.results import Rejection
 
 TEXT_LENGTH = 200
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl import health
-from modelctl.model import ModelStatus, StatusChange
+from modelctl.model import ModelStatus
+from modelctl.results import StatusChange
 from modelctl.tables import AUTO_OFF, ON, STATUS, Statements, rows, text
 
 if TYPE_CHECKING:

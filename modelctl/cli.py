@@ -28,7 +28,7 @@ from modelctl.errors import (
     UsageError,
 )
 from modelctl.explain import describe
-from modelctl.model import CacheState, Changes, ModelStatus
+from modelctl.model import CacheState, ModelStatus
 from modelctl.render import Output
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from modelctl.fleet import Fleet
+    from modelctl.results import Changes
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 no such model, 5 database "
@@ -44,6 +45,7 @@ _EXIT_CODES = (
 )
 _HELP = {"help_option_names": ["-h", "--help"]}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
 
 class _Commands(Mapping[str, typer.core.TyperCommand | typer.core.TyperGroup]):
     """The commands of a group by name; each is built when it is asked for.

@@ -141,11 +141,10 @@ class Database:
             with psycopg.ClientCursor(raw) as cursor:
                 cursor.execute(f"{_WRITE}; {_bound(sql)}", parameters)
                 cursor.nextset()
-                begun = cursor.fetchone()
+                known = cursor.fetchone()
                 cursor.nextset()
                 rows = cursor.fetchall() if cursor.description else []
             points.reach("before-commit")
-            known = begun
             raw.commit()
         except psycopg.Error as exc:
             if not raw.closed:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelctl.config import Config
-    from modelctl.model import Hold, Model, Waiting
+    from modelctl.results import Hold, Model, Waiting
 
 _SPARED = {
     "floor": "the fleet would have fewer active models than recovery.min_active",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from modelctl import cache as caches
-from modelctl import health, points
+from modelctl import points
 from modelctl.config import Config, default_actor, mask_url
 from modelctl.errors import (
     DatabaseUnavailableError,
@@ -21,31 +21,7 @@ from modelctl.errors import (
     StaleCacheError,
     UsageError,
 )
-from modelctl.explain import describe, explain
-from modelctl.model import (
-    Audit,
-    BatchResult,
-    CacheReport,
-    CacheState,
-    Changes,
-    Check,
-    Count,
-    Diagnosis,
-    DrainResult,
-    ExplainedModel,
-    ImportResult,
-    LastRecover,
-    ModelStatus,
-    Pause,
-    ProbeReport,
-    Recovery,
-    StatusChange,
-    VerifiedCount,
-    Waiting,
-    check_id,
-    storable,
-)
-from modelctl.spool import Spool
+from modelctl.model import CacheState, Count, ModelStatus, VerifiedCount, check_id, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,17 +31,33 @@ if TYPE_CHECKING:
     from modelctl.catalog import CatalogFormat
     from modelctl.config import ProbeConfig
     from modelctl.health import Outcome
-    from modelctl.model import (
+    from modelctl.model import FailureType
+    from modelctl.recovery import Candidate
+    from modelctl.results import (
+        Audit,
+        BatchResult,
+        CacheReport,
+        Changes,
+        Check,
+        Diagnosis,
+        DrainResult,
         Event,
-        FailureType,
+        ExplainedModel,
         Hold,
+        ImportResult,
+        LastRecover,
         LeaderboardEntry,
         Model,
+        Pause,
+        ProbeReport,
         ProbeResult,
+        Recovery,
         SchemaStatus,
         Stats,
+        StatusChange,
+        Waiting,
     )
-    from modelctl.recovery import Candidate
+    from modelctl.spool import Spool
     from modelctl.store import ModelStore
 
 # In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
@@ -308,6 +300,9 @@ class Fleet:
         """Return one model and why it is as it is; `ModelNotFoundError` where there is none."""
         from dataclasses import fields
 
+        from modelctl.explain import explain
+        from modelctl.results import ExplainedModel
+
         store = self._store
         model = store.get(id)
         holds = store.recovery.holds()
@@ -412,6 +407,8 @@ class Fleet:
         reason: str | None,
         dry_run: bool,
     ) -> Changes:
+        from modelctl.results import Changes
+
         if not ids:
             raise UsageError("no model is named")
         changes = change(ids, actor=self._actor, reason=self._reason(reason), dry_run=dry_run)
@@ -432,6 +429,8 @@ class Fleet:
             UsageError: the id is not one (1-200 characters, no control characters, no blanks at
                 its ends).
         """
+        from modelctl.results import Changes
+
         entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
         change = self._store.batches.add(entry, actor=self._actor)
         return Changes((change,), self._invalidate(owed=True, changed=change.changed))
@@ -442,6 +441,8 @@ class Fleet:
         Raises:
             ModelNotFoundError: the id is unknown.
         """
+        from modelctl import health
+
         return self._record(health.Outcome(id, None))
 
     def record_failure(
@@ -460,9 +461,13 @@ class Fleet:
             ModelNotFoundError: the id is unknown.
             UsageError: the type is unknown.
         """
+        from modelctl import health
+
         return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
 
     def _record(self, outcome: Outcome) -> Changes:
+        from modelctl.results import Changes
+
         self._expect_database()
         change = self._store.record(outcome, actor=self._actor)
         return Changes((change,), self._invalidate(owed=change.changed))
@@ -483,6 +488,10 @@ class Fleet:
             UsageError: an outcome is wrong; the message says which (from 1).
             ModelNotFoundError: an id is unknown.
         """
+        from modelctl import health
+        from modelctl.results import BatchResult
+        from modelctl.spool import Spool
+
         self._expect_database()
         length = self.config.health.reason_length
 
@@ -523,6 +532,9 @@ class Fleet:
         Raises:
             InvalidConfigError: *probe*, and no probe is configured.
         """
+        from modelctl.results import Recovery
+        from modelctl.spool import Spool
+
         rule = self.config.recovery
         if cooldown is not None and not 0 <= cooldown <= LONGEST_COOLDOWN:
             raise UsageError("a cooldown is from 0 s to ten years")
@@ -616,6 +628,9 @@ class Fleet:
         paused: Hold | None,
     ) -> Recovery:
         """What `recover` would do now, and why not more."""
+        from modelctl.results import Recovery
+        from modelctl.spool import Spool
+
         due: Spool[str] = Spool()
         waiting: Spool[Waiting] = Spool()
         requests = 0
@@ -641,6 +656,8 @@ class Fleet:
             ModelNotFoundError: an id is unknown; nobody is asked.
             RefusedError: a model is active; nobody is asked.
         """
+        from modelctl.results import ProbeReport
+
         if not ids:
             raise UsageError("no model is named")
         probes = self._probes()
@@ -663,6 +680,8 @@ class Fleet:
 
     def last_recover(self) -> LastRecover:
         """Say when a run of `recover` last finished, and whether that is too long ago."""
+        from modelctl.results import LastRecover
+
         last = self._store.recovery.last_finished()
         every = self.config.recovery.expect_every
         overdue = bool(every) and (last is None or last[1] > every)
@@ -676,6 +695,8 @@ class Fleet:
 
         *provider*: only its models. What people do goes on, and outcomes are recorded.
         """
+        from modelctl.results import Pause
+
         if not 0 < duration <= LONGEST_COOLDOWN:
             raise UsageError("a pause is more than 0 s and at most ten years")
         provider, reason = _provider(provider), self._reason(reason)
@@ -684,6 +705,8 @@ class Fleet:
 
     def resume(self, *, provider: str | None = None, reason: str | None = None) -> Pause:
         """End the pause of the fleet, or of *provider*, before its time."""
+        from modelctl.results import Pause
+
         provider = _provider(provider)
         found = self._store.recovery.resume(
             provider, reason=self._reason(reason), actor=self._actor
@@ -710,6 +733,7 @@ class Fleet:
             RefusedError: ``fail`` and a model differs.
         """
         from modelctl.catalog import parse
+        from modelctl.results import ImportResult
 
         if on_conflict not in ("update", "skip", "fail"):
             raise UsageError(f"no policy '{on_conflict}'", hint="one of: update, skip, fail")
@@ -807,6 +831,8 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached; what is queued stays queued.
         """
+        from modelctl.results import DrainResult
+
         store = self._store
         if self._cache.name != "redis":
             return DrainResult(0, store.queue()[0], self._untouched())
@@ -822,6 +848,8 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached.
         """
+        from modelctl.results import DrainResult
+
         store = self._store
         if self._cache.name == "off":
             return DrainResult(0, store.queue()[0], CacheState.OFF)
@@ -837,6 +865,8 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached.
         """
+        from modelctl.results import CacheReport
+
         queued, settling, age = self._store.queue()
         return CacheReport(self._cache.name, self._cache.keys(), queued, settling, age)
 
@@ -865,6 +895,8 @@ class Fleet:
         *audit*: also compare the cached count with the database, twice, 5 s apart. A difference
         that stays is wrong; one that went was a change on its way.
         """
+        from modelctl.results import Check, Diagnosis
+
         checks = [Check("configuration", True, str(self.config.file or "no file"))]
         found = None
         try:
@@ -884,6 +916,7 @@ class Fleet:
 
     def _doctor_database(self) -> Iterator[Check]:
         from modelctl import migrations
+        from modelctl.results import Check
 
         store = self._store
         where = mask_url(self.config.database.url) or str(self.config.sqlite_path)
@@ -908,6 +941,9 @@ class Fleet:
         yield from self._doctor_recovery()
 
     def _doctor_recovery(self) -> Iterator[Check]:
+        from modelctl.explain import describe
+        from modelctl.results import Check
+
         last, recovery, rule = self.last_recover(), self._store.recovery, self.config.recovery
         ago = last.seconds_ago
         ran = "never ran" if ago is None else f"last finished {ago:.0f} s ago"
@@ -933,6 +969,8 @@ class Fleet:
         yield Check("guards", True, detail)
 
     def _doctor_cache(self) -> Check:
+        from modelctl.results import Check
+
         if self._cache.name != "redis":
             kind = "in the database's file" if self._cache.name == "sqlite" else "off"
             return Check("cache", True, kind)
@@ -947,6 +985,7 @@ class Fleet:
 
     def _audit(self) -> Audit:
         from modelctl import migrations
+        from modelctl.results import Audit
 
         differed = 0
         for comparison in range(AUDIT_COMPARISONS):
@@ -984,6 +1023,8 @@ class _Run:
 
 def _beyond(candidate: Candidate) -> Waiting:
     """It is due, but not in this run."""
+    from modelctl.results import Waiting
+
     return Waiting(candidate.id, candidate.due, 0.0, "limit")
 
 

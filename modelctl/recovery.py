@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
-from modelctl.model import Hold, ModelStatus, Waiting
+from modelctl.model import ModelStatus
+from modelctl.results import Hold, Waiting
 from modelctl.spool import Spool
 from modelctl.tables import (
     AUTO_OFF,

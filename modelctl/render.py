@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import singledispatch
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from modelctl.config import Setting
 from modelctl.errors import UNSAFE, ModelctlError, clean
 from modelctl.explain import describe, left
-from modelctl.model import (
-    BatchResult,
-    CacheReport,
-    CacheState,
-    Changes,
-    Count,
-    Diagnosis,
-    DrainResult,
-    Event,
-    ExplainedModel,
-    ImportResult,
-    LastRecover,
-    LeaderboardEntry,
-    Model,
-    ModelStatus,
-    Pause,
-    ProbeReport,
-    Recovery,
-    SchemaStatus,
-    Stats,
-    StatusChange,
-    VerifiedCount,
-)
-from modelctl.spool import Spool
+from modelctl.model import CacheState, ModelStatus
+
+if TYPE_CHECKING:
+    from modelctl.config import Setting
+    from modelctl.model import Count, VerifiedCount
+    from modelctl.results import (
+        BatchResult,
+        CacheReport,
+        Changes,
+        Diagnosis,
+        DrainResult,
+        Event,
+        ExplainedModel,
+        ImportResult,
+        LastRecover,
+        LeaderboardEntry,
+        Model,
+        Pause,
+        ProbeReport,
+        Recovery,
+        SchemaStatus,
+        Stats,
+        StatusChange,
+    )
 
 
 class Output(StrEnum):
@@ -102,13 +98,21 @@ class View:
 # ── What each result looks like ─────────────────────────────────────────────────────────────────
 
 
-@singledispatch
+# By the name of the type: naming the type itself would load all of them.
+_VIEWS: dict[str, Callable[[Any], View]] = {}
+
+
 def view(result: object) -> View:
     """Return the rows of a result."""
-    raise TypeError(f"no view of {type(result).__name__}")
+    return _VIEWS[type(result).__name__](result)
 
 
-@view.register
+def _shows(make: Callable[[Any], View]) -> Callable[[Any], View]:
+    _VIEWS[make.__annotations__["result"]] = make
+    return make
+
+
+@_shows
 def _(result: Count) -> View:
     row = (result.active, result.source, result.age_seconds, result.expires_in_seconds)
     fresh = result.source == "database"
@@ -120,7 +124,7 @@ def _(result: Count) -> View:
     )
 
 
-@view.register
+@_shows
 def _(result: VerifiedCount) -> View:
     row = (result.database, result.cached, "yes" if result.match else "no")
     note = f"{_models(result.database)} active, "
@@ -189,7 +193,7 @@ def changes_view(result: Changes, *, same: str) -> View:
     return View(("id", "before", "after", "result"), rows, note=note, cache=result.cache)
 
 
-@view.register
+@_shows
 def _(result: BatchResult) -> View:
     rows = [(c.id, c.before, c.after) for c in result.changes]
     outcomes = "1 outcome" if result.recorded == 1 else f"{result.recorded} outcomes"
@@ -207,7 +211,7 @@ _WHY = {
 }
 
 
-@view.register
+@_shows
 def _(result: Recovery) -> View:
     word = "would recover" if result.dry_run else "recovered"
 
@@ -235,7 +239,7 @@ def _(result: Recovery) -> View:
     )
 
 
-@view.register
+@_shows
 def _(result: ProbeReport) -> View:
     rows = [
         (a.id, "healthy" if a.healthy else "unhealthy", a.failure_type, a.seconds, a.reason)
@@ -245,13 +249,13 @@ def _(result: ProbeReport) -> View:
     return View(("id", "result", "failure_type", "seconds", "reason"), rows, note=note)
 
 
-@view.register
+@_shows
 def _(result: LastRecover) -> View:
     row = (result.at, result.seconds_ago, result.expect_every, "yes" if result.overdue else "no")
     return View(("last_finished", "seconds_ago", "expect_every", "overdue"), [row])
 
 
-@view.register
+@_shows
 def _(result: Pause) -> View:
     whose = "the fleet" if result.provider is None else result.provider
     state = "paused" if result.paused else "resumed" if result.changed else "was not paused"
@@ -259,7 +263,7 @@ def _(result: Pause) -> View:
     return View(("what", "result", "until", "reason"), [row])
 
 
-@view.register
+@_shows
 def _(result: ImportResult) -> View:
     columns = ("added", "updated", "unchanged", "skipped", "rejected")
     row = (
@@ -270,7 +274,7 @@ def _(result: ImportResult) -> View:
     return View(columns, [row], note=note, cache=result.cache)
 
 
-@view.register
+@_shows
 def _(result: Stats) -> View:
     rows = [(p.provider, p.models, p.active) for p in result.providers]
     note = (
@@ -319,7 +323,7 @@ def events_view(events: Iterable[Event]) -> View:
     return View(columns, rows, names=1, spare=("before", "after", "failure_type", "actor"))
 
 
-@view.register
+@_shows
 def _(result: CacheReport) -> View:
     rows = [(k.key, k.value, k.expires_in_seconds) for k in result.keys]
     oldest = (
@@ -331,13 +335,13 @@ def _(result: CacheReport) -> View:
     return View(("key", "value", "expires_in_seconds"), rows, note=note)
 
 
-@view.register
+@_shows
 def _(result: DrainResult) -> View:
     row = (result.delivered, result.queued, result.cache)
     return View(("delivered", "queued", "cache"), [row])
 
 
-@view.register
+@_shows
 def _(result: SchemaStatus) -> View:
     row = (
         result.database,
@@ -355,7 +359,7 @@ def settings_view(settings: Iterable[Setting], file: object) -> View:
     return View(columns, rows, spare=("variable",), note=f"file: {file or 'none'}")
 
 
-@view.register
+@_shows
 def _(result: Diagnosis) -> View:
     rows = [(c.check, "ok" if c.ok else "wrong", c.detail) for c in result.checks]
     return View(("check", "result", "detail"), rows)
@@ -406,6 +410,8 @@ def write_lines(texts: Iterable[object]) -> None:
 
 def _complete(pieces: Iterable[str]) -> Iterator[str]:
     """Give the pieces when all are there: an error halfway must not follow half a value."""
+    import tempfile
+
     with tempfile.SpooledTemporaryFile(10_000_000, "w+", encoding="utf-8", newline="") as spool:
         spool.writelines(pieces)
         spool.seek(0)
@@ -563,6 +569,8 @@ def _widths(
 
 def to_json(value: Any) -> str:
     """Return JSON that is safe on a terminal: controls inside strings are escaped."""
+    import json
+
     text = json.dumps(_plain(value), ensure_ascii=False)
     return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -576,12 +584,16 @@ def _json_pieces(result: object) -> Iterator[str]:
         for of in fields(result):
             value = getattr(result, of.name)
             yield f"{before}{to_json(of.name)}: "
-            yield from _array(value) if isinstance(value, Spool) else [to_json(value)]
+            yield from _array(value) if _is_long(value) else [to_json(value)]
             before = ", "
         yield "}"
     else:
         yield to_json(result)
     yield "\n"
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | tuple | list)
 
 
 def _array(items: Iterable[Any]) -> Iterator[str]:

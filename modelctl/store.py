@@ -26,17 +26,9 @@ from modelctl.changes import (
 )
 from modelctl.database import Database
 from modelctl.errors import InvalidConfigError, RefusedError
-from modelctl.model import (
-    Event,
-    LeaderboardEntry,
-    Model,
-    ModelStatus,
-    ProviderStats,
-    Stats,
-    StatusChange,
-    storable,
-)
+from modelctl.model import ModelStatus, storable
 from modelctl.recovery import Recovery
+from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
 from modelctl.tables import EVENTS, MODELS, ON, UtcTime, all_found, findable, text
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from modelctl.catalog import Catalog, CatalogFormat, CatalogModel, parse
 from modelctl.errors import UsageError
-from modelctl.model import Rejection, check_id
+from modelctl.model import check_id
+from modelctl.results import Rejection
 
 FLEET = Path(__file__).parent.parent / "examples" / "fleet.jsonl"
 

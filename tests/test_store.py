@@ -99,6 +99,15 @@ def test_what_one_call_sends(pg: Fleet, call: Any, messages: list[str]) -> None:
     assert said == messages
 
 
+def test_a_migration_leaves_its_connection_as_it_was(pg: Fleet) -> None:
+    """After it the same connection makes a change in the same two round trips."""
+    seed(pg, "a")
+    pg.upgrade()
+    with sent(pg) as said:
+        pg.record_failure("a")
+    assert said == ALONE
+
+
 @pytest.mark.parametrize(
     ("verb", "statements"),
     [

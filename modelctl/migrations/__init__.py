@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations.triggers import install_triggers, installed_triggers
-from modelctl.model import SchemaStatus
+from modelctl.results import SchemaStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
