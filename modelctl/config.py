@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl.errors import UNSAFE, InvalidConfigError, UsageError, clean
 from modelctl.model import FailureType, storable
 
 if TYPE_CHECKING:
     from modelctl.probe import ProbeConfig
+    from modelctl.results import Setting
 
 SYSTEM_FILE = Path("/etc/modelctl/config.toml")
 _LARGEST_FILE = 1_000_000
@@ -363,8 +364,7 @@ class RecoveryConfig:
         return bool(self.min_active or self.incident_models or self.max_auto_disabled_percent < 100)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One setting: ``ttl`` of the section ``cache``."""
 
     section: str
@@ -639,19 +639,11 @@ def _is_near(name: str, choices: Iterable[str]) -> bool:
     return bool(difflib.get_close_matches(name, choices, cutoff=0.8))
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line of ``config show``."""
-
-    key: str
-    value: str
-    origin: str
-    variable: str
-
-
 def settings(config: Config) -> list[Setting]:
     """Return every setting as the file would write it, with passwords hidden."""
     import json
+
+    from modelctl.results import Setting
 
     rows = []
     for key in KEYS:

@@ -19,7 +19,6 @@ from modelctl.explain import describe, left
 from modelctl.model import CacheState, ModelStatus
 
 if TYPE_CHECKING:
-    from modelctl.config import Setting
     from modelctl.model import Count, VerifiedCount
     from modelctl.results import (
         BatchResult,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         ProbeReport,
         Recovery,
         SchemaStatus,
+        Setting,
         Stats,
         StatusChange,
     )

@@ -313,3 +313,13 @@ class SchemaStatus:
     current: str | None
     head: str
     up_to_date: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of ``config show``."""
+
+    key: str
+    value: str
+    origin: str
+    variable: str

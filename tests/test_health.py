@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelctl import Config, FailureType, ModelStatus, Outcome, UsageError
@@ -156,7 +156,7 @@ def test_off_exactly_while_a_row_is_long_enough(types: list[FailureType | None])
 
 # The guards, over any outcomes of several models
 
-PROVIDERS = {"a": "p", "b": "p", "c": "p", "d": "p", "e": "q", "f": "q", "g": ""}
+PROVIDERS = {"a": "p", "b": "p", "c": "p", "d": "p", "e": "q"}
 Key = tuple[str, FailureType]
 
 
@@ -304,56 +304,61 @@ def _recorded(world: World, outcome: Outcome, guards: Guards) -> Step:
     return replace(step, new=world.copy())
 
 
+def _guarded(**how: Any) -> st.SearchStrategy[RecoveryConfig]:
+    """One guard, or some, so that each has its chance beside the others."""
+    trust = {"cooldown": st.sampled_from([0.0, 3600.0]), "max_ejections": st.integers(0, 2)}
+    return st.builds(RecoveryConfig, **trust, **how)
+
+
+FLOORS = st.integers(1, 4)
+SHARES = st.sampled_from([0, 25, 33, 50, 75, 99])
+INCIDENTS = st.integers(1, 3)
 CONFIGS = st.builds(
     lambda threshold, counted, recovery: Config(
         health=HealthConfig(threshold=threshold, counted=counted), recovery=recovery
     ),
-    st.integers(1, 3),
+    st.sampled_from([1, 1, 2, 3]),
     st.sampled_from([(COUNTED, OTHER), (COUNTED,)]),
-    st.builds(
-        RecoveryConfig,
-        cooldown=st.sampled_from([0.0, 3600.0]),
-        min_active=st.integers(0, 4),
-        max_auto_disabled_percent=st.sampled_from([0, 25, 33, 50, 75, 99, 100, 100]),
-        incident_models=st.integers(0, 3),
-        max_ejections=st.integers(0, 2),
+    st.one_of(
+        _guarded(),
+        _guarded(min_active=FLOORS),
+        _guarded(max_auto_disabled_percent=SHARES),
+        _guarded(incident_models=INCIDENTS),
+        _guarded(incident_models=INCIDENTS, min_active=FLOORS),
+        _guarded(incident_models=INCIDENTS, min_active=FLOORS, max_auto_disabled_percent=SHARES),
     ),
 )
+STATUSES = st.sampled_from([ModelStatus.ACTIVE] * 5 + list(ModelStatus))
 HEALTHS = st.builds(
     lambda status, row, ejections, trusted, noted: Health(
         active=status is ModelStatus.ACTIVE,
         auto_disabled=status is ModelStatus.AUTO_DISABLED,
         consecutive_failures=row,
         ejections=ejections + (status is ModelStatus.AUTO_DISABLED),
-        trusted=trusted and status is ModelStatus.ACTIVE,
+        trusted=trusted,
         would_disable=noted if status is ModelStatus.ACTIVE else None,
     ),
-    st.sampled_from([ModelStatus.ACTIVE] * 3 + list(ModelStatus)),
-    st.integers(0, 3),
+    STATUSES,
+    st.integers(0, 2),
     st.integers(0, 2),
     st.booleans(),
-    st.sampled_from([None, None, "floor", "share", "incident", "paused"]),
+    st.sampled_from([None, None, None, "floor", "share", "incident", "paused"]),
 )
-HAPPENINGS = st.lists(
-    st.one_of(
-        *3
-        * [
-            st.builds(
-                lambda model_id, type_, times: [("outcome", Outcome(model_id, type_))] * times,
-                st.sampled_from([*PROVIDERS]),
-                st.sampled_from([None, STORED, OTHER, *[COUNTED] * 4]),
-                st.sampled_from([1, 1, 2, 3]),
-            )
-        ],
-        st.one_of(
-            st.tuples(st.just("commit"), st.none()),
-            st.tuples(st.just("pause"), st.sampled_from([None, "p", ""])),
-            st.tuples(st.just("calm"), st.none()),
-            st.tuples(st.just("rest"), st.sampled_from([*PROVIDERS])),
-        ).map(lambda happening: [happening]),
-    ),
-    max_size=30,
-).map(lambda runs: [happening for run in runs for happening in run])
+OUTCOMES = st.builds(
+    lambda model_id, type_, times: [("outcome", Outcome(model_id, type_))] * times,
+    st.sampled_from([*PROVIDERS]),
+    st.sampled_from([None, STORED, OTHER, *[COUNTED] * 5]),
+    st.sampled_from([1, 1, 2, 3]),
+)
+BETWEEN = st.one_of(
+    st.tuples(st.just("commit"), st.none()),
+    st.tuples(st.just("pause"), st.sampled_from([None, "p", "q"])),
+    st.tuples(st.just("calm"), st.none()),
+    st.tuples(st.just("rest"), st.sampled_from([*PROVIDERS])),
+).map(lambda happening: [happening])
+HAPPENINGS = st.lists(st.one_of(*[OUTCOMES] * 5, BETWEEN), min_size=6, max_size=30).map(
+    lambda runs: [happening for run in runs for happening in run]
+)
 PLAYS = st.builds(
     lambda config, healths, happenings: Play(
         config,
@@ -361,11 +366,14 @@ PLAYS = st.builds(
         happenings,
     ),
     CONFIGS,
-    st.lists(HEALTHS, min_size=len(PROVIDERS), max_size=len(PROVIDERS)),
+    st.tuples(*[HEALTHS] * len(PROVIDERS)),
     HAPPENINGS,
 )
+# Enough of them that each guard says no in many.
+often = settings(max_examples=300, deadline=None)
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, keep: bool) -> None:
     """An active model goes at its last allowed counted failure; a guard notes instead, once."""
@@ -386,6 +394,7 @@ def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, k
             assert ((step.before.provider, step.kind), step.outcome.id) not in step.old.written
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
     """The rule never leaves fewer than `min_active` on, nor, but for one, too many of a provider off."""
@@ -398,6 +407,7 @@ def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
             assert off == 1 or 100 * off <= rule.max_auto_disabled_percent * all_of_them
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_when_an_incident_begins(play: Play, keep: bool) -> None:
     """With the model that makes enough of a provider's, and half of those that were on; not before."""
@@ -414,6 +424,7 @@ def test_when_an_incident_begins(play: Play, keep: bool) -> None:
             assert key in step.guards.went_on  # it lasts for one window more
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_an_incident_spares_its_provider_and_type_alone(play: Play, keep: bool) -> None:
     """While it lasts nothing more of both goes off; without it the same failure may switch off."""
@@ -426,6 +437,7 @@ def test_an_incident_spares_its_provider_and_type_alone(play: Play, keep: bool) 
             assert step.went is (calm.against(step.before.provider, step.kind) is None)
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
     """While a provider or the fleet is paused its outcomes are recorded and no status changes."""
@@ -437,6 +449,7 @@ def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
             )
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
     """The auto-disabled ones, unless paused or ejected too often; nothing brings back the others."""
@@ -455,6 +468,7 @@ def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
         )
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_trust_alone_forgets_ejections(play: Play, keep: bool) -> None:
     """Only a success of an active, trusted model sets them to 0; coming back does not make trusted."""
@@ -468,6 +482,7 @@ def test_trust_alone_forgets_ejections(play: Play, keep: bool) -> None:
             assert step.after.trusted is (play.config.recovery.cooldown == 0)
 
 
+@often
 @given(PLAYS, st.booleans())
 def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
     """Whatever happens around it: what a person switched off is off in the end, with no event."""
@@ -479,6 +494,7 @@ def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
             assert step.after.status is not ModelStatus.DISABLED
 
 
+@often
 @given(PLAYS)
 def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
     """Guards that are kept decide as guards that are loaded anew from rows and history."""
@@ -487,6 +503,7 @@ def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
         assert kept.new == loaded.new
 
 
+@often
 @given(HAPPENINGS)
 def test_without_guards_other_models_do_not_matter(happenings: list[tuple[str, Any]]) -> None:
     """As configured at first, every model goes at its fifth failure, however many others are off."""
