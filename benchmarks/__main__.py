@@ -32,7 +32,8 @@ _DESCRIPTION = """
 What modelctl costs, as ratios against floors and peers that run beside it, in turn, on this
 machine. The program starts its own PostgreSQL (with its default durability) and Valkey. Every
 figure is a median; a ratio is taken round by round, and its quartiles stand beside it. A target
-that is missed is marked SHORT; a question mark says that the quartiles lie on both sides of it.
+that is missed is marked SHORT; a question mark says that the quartiles lie on both sides of it;
+a star marks a target that is wished for and not promised.
 Absolute times mean nothing: only the ratios do.
 """
 _EPILOG = """

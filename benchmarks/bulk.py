@@ -177,6 +177,7 @@ def _single(bench: Bench) -> None:
                 "prepared": lambda: 1 / seconds(raw(prepared, others), _SINGLES),
             },
             bench.scale.block_rounds,
+            patience=bench.scale.patience,
         )
     for name, against, target in (
         ("raw", "psycopg, the same statement", at_least(0.70)),

@@ -145,6 +145,7 @@ def _measured(bench: Bench, group: str, read: _Read, size: int, on: _Subject) ->
     figures = interleave(
         {"product": lambda: seconds(product, times), "floor": lambda: seconds(floor, times)},
         bench.scale.block_rounds,
+        patience=bench.scale.patience,
     )
     row = Row(group, f"{read.what}, {size:,}", figures["product"], read.against, figures["floor"])
     row.target = _TARGET

@@ -25,6 +25,9 @@ from rich.table import Table
 INSTALL = "pip install -e '.[bench]'"
 
 
+_LEAST = 7
+
+
 class MissingError(Exception):
     """A measurement cannot be made here; the text says why, in a few words."""
 
@@ -50,14 +53,19 @@ def interleave(
     *,
     warmups: int = 1,
     between: Callable[[], object] | None = None,
+    patience: float | None = None,
 ) -> dict[str, list[float]]:
     """Let all run once per round, in a new order each round; collect the figures they return.
 
-    *between*: called before each round, unmeasured.
+    *between*: called before each round, unmeasured. *patience*: after so many seconds seven rounds
+    are enough: a busy machine should not make a quick run a long one.
     """
     order = list(contenders)
     figures: dict[str, list[float]] = {name: [] for name in order}
+    start = time.monotonic()
     for number in range(-warmups, rounds):
+        if patience and number >= _LEAST and time.monotonic() - start > patience:
+            break
         if between:
             between()
         random.shuffle(order)
@@ -117,7 +125,7 @@ class Target:
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        return f"{sign} {self.limit:g}" + (" (stretch)" if self.stretch else "")
+        return f"{sign} {self.limit:g}" + ("*" if self.stretch else "")
 
 
 def at_most(limit: float, *, stretch: bool = False) -> Target:
@@ -137,7 +145,7 @@ def _shown(figures: list[float], unit: str) -> str:
         (each for each in _UNITS[unit] if abs(spread.median) >= each[0]), _UNITS[unit][-1]
     )
     low, median, high = (f"{n / size:,.{_digits(n / size)}f}" for n in astuple(spread))
-    return f"{median} {name}" if low == high else f"{median} ({low} to {high}) {name}"
+    return f"{median} {name}" if low == high else f"{median} ({low}–{high}) {name}"
 
 
 def _digits(figure: float) -> int:
@@ -270,7 +278,7 @@ def show(report: Report, console: Console) -> None:
 
 def _table(section: str, rows: list[Row]) -> Table:
     table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("what", min_width=34)
+    table.add_column("what", min_width=28)
     table.add_column("median (quartiles)", justify="right", no_wrap=True)
     table.add_column("against")
     table.add_column("median (quartiles)", justify="right", no_wrap=True)
@@ -286,7 +294,7 @@ def _table(section: str, rows: list[Row]) -> Table:
             _shown(row.product, row.unit),
             row.against,
             _shown(row.floor, row.unit) if row.floor else "",
-            f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "",
+            f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "",
             str(row.target or ""),
             f"[{style}]{verdict}[/]" if verdict else "",
         )

@@ -32,6 +32,7 @@ class Scale:
 
     process_rounds: int
     block_rounds: int  # of short blocks in one process
+    patience: float  # seconds for these, unless a few rounds take longer
     bulk_rounds: int  # of runs that take a fresh copy of a database
     sizes: tuple[int, ...]  # of fleets; changes are judged at the last
     read_sizes: tuple[int, ...]  # where reads are measured
@@ -44,6 +45,7 @@ class Scale:
 QUICK = Scale(
     process_rounds=15,
     block_rounds=19,
+    patience=2.0,
     bulk_rounds=3,
     sizes=(1_000, 10_000, 100_000),
     read_sizes=(1_000, 100_000),
@@ -55,6 +57,7 @@ QUICK = Scale(
 FULL = Scale(
     process_rounds=31,
     block_rounds=41,
+    patience=60.0,
     bulk_rounds=5,
     sizes=(1_000, 10_000, 100_000, 1_000_000),
     read_sizes=(1_000, 100_000, 1_000_000),

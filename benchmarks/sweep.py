@@ -102,6 +102,7 @@ def _cost(bench: Bench, fleet: Fleet, keys: int) -> None:
         times = interleave(
             {"product": lambda: timed(fleet.clear_cache), "floor": lambda: timed(bare)},
             bench.scale.block_rounds,
+            patience=bench.scale.patience,
         )
     bench.report.add(
         Row(

@@ -132,9 +132,43 @@ def program() -> typer.core.TyperGroup:
     return group
 
 
+def _complete_id(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids that begin like this; none where the fleet cannot be asked."""
+    from modelctl.fleet import Fleet
+
+    before = ""
+    if os.environ.get("_MODELCTL_COMPLETE") == "complete_bash":
+        before = _before_colon()
+    try:
+        config = Config.load(ctx.find_root().params.get("config"))
+        with Fleet(config, actor="completion", pool_size=1) as fleet:
+            return [i.removeprefix(before) for i in fleet.complete(before + incomplete)]
+    except (ModelctlError, OSError):
+        return []
+
+
+def _before_colon() -> str:
+    """What bash takes for words of their own before the last one of ``hf:org/model``."""
+    words = os.environ.get("COMP_WORDS", "").split()
+    place = int(os.environ.get("COMP_CWORD", "0") or 0)
+    if place < len(words) and words[place].startswith(":"):
+        return ""  # right behind a colon: nothing of the next word is there yet
+    start = place
+    while start >= 2 and words[start - 1 : start] == [":"]:
+        start -= 2
+    return "".join(words[start:place])
+
+
 # Declared once, so that no two commands drift apart.
-Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a model.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of models.")]
+Id = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The id of a model.", autocompletion=_complete_id),
+]
+NewId = Annotated[str, typer.Argument(metavar="ID", help="The id of a model.")]
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="The ids of models.", autocompletion=_complete_id),
+]
 AnOutput = Annotated[
     Output | None,
     typer.Option(
@@ -452,7 +486,7 @@ def _moment(text: str | None) -> datetime | None:
 @command("add")
 def add(
     ctx: typer.Context,
-    model_id: Id,
+    model_id: NewId,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="The name to display.")] = None,
     provider: Annotated[str, typer.Option(metavar="NAME", help="Who offers it.")] = "",
     actor: Actor = None,

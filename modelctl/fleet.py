@@ -325,6 +325,17 @@ class Fleet:
         """Return the pauses and incidents that last."""
         return self._store.recovery.holds()
 
+    def complete(self, prefix: str) -> list[str]:
+        """Return ids that begin with *prefix*, for a shell: at most 100, and none that it could
+        take for code.
+        """
+        path = self.config.sqlite_path
+        if path is None:
+            return self._store.complete(prefix)
+        from modelctl import sqlite
+
+        return sqlite.complete(path, prefix)
+
     def leaderboard(
         self, *, top: int = 10, provider: str | None = None
     ) -> tuple[LeaderboardEntry, ...]:

@@ -53,6 +53,24 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
     return connection
 
 
+def complete(path: Path, prefix: str) -> list[str]:
+    """Return at most 100 ids that begin with *prefix* and mean nothing to a shell.
+
+    Without SQLAlchemy: whoever presses Tab waits for it.
+    """
+    sql = (
+        "SELECT id FROM models WHERE substr(id, 1, length(?1)) = ?1"
+        " AND id NOT GLOB '*[^a-zA-Z0-9._/:@+-]*' AND id <> '' ORDER BY id LIMIT 100"
+    )
+    connection = connect(path)
+    try:
+        return [row[0] for row in connection.execute(sql, (prefix,))]
+    except sqlite3.Error as exc:
+        raise translate(exc, path) from exc
+    finally:
+        connection.close()
+
+
 def exists(path: Path) -> bool:
     """Whether there is a file; InvalidConfigError where it is a folder or may not be looked at."""
     try:

@@ -146,6 +146,16 @@ class ModelStore:
         all_found([model_id], [row.id for row in found])
         return self._model(found[0])
 
+    def complete(self, prefix: str) -> list[str]:
+        """Return at most 100 ids that begin with *prefix* and mean nothing to a shell."""
+        sql = (
+            "SELECT id FROM models WHERE starts_with(id, :prefix) AND id ~ :plain"
+            " ORDER BY id LIMIT 100"
+        )
+        values = {"prefix": storable(prefix), "plain": "^[a-zA-Z0-9._/:@+-]+$"}
+        with self._database.reading() as connection:
+            return [*connection.execute(text(sql), values).scalars()]
+
     def _rows(self) -> sa.Select[Any]:
         """All columns of the models, and the clock that their cooldowns run by."""
         now = sa.literal_column(self._sql.now, UtcTime).label("now")

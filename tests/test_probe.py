@@ -704,6 +704,18 @@ def test_an_address_that_hangs(authority: trustme.CA, monkeypatch: pytest.Monkey
         assert 0.9 < answer.seconds < 2
 
 
+def test_what_was_sent_is_not_sent_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another address is tried only if nothing was sent to the one before."""
+    resolving(monkeypatch, "127.0.0.1", "127.0.0.2")
+    url = f"http://models.test:{server.server_port}/cut/head"
+    with socket.create_server(("127.0.0.2", server.server_port)) as other:
+        failed(one(server.config("", url=url, timeout=2)), FailureType.NETWORK_ERROR)
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    assert len(server.requests) == 1
+
+
 def test_ipv6() -> None:
     """An IPv6 address in a URL is connected to."""
     try:
