@@ -237,14 +237,19 @@ class Report:
 
     rows: list[Row] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, *rows: Row) -> None:
         """Take rows in."""
         self.rows += rows
 
     def skip(self, what: str, why: object) -> None:
-        """Remember what could not be measured."""
+        """Remember what cannot be measured here."""
         self.skipped[what] = str(why)
+
+    def fail(self, what: str, why: Exception) -> None:
+        """Remember a section that broke."""
+        self.failed[what] = f"{type(why).__name__}: {why}"
 
     @property
     def short(self) -> list[Row]:
@@ -263,6 +268,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_table(section, rows))
     for what, why in report.skipped.items():
         console.print(f"skipped: {what}: {why}", style="yellow", markup=False)
+    for what, why in report.failed.items():
+        console.print(f"failed: {what}: {why}", style="red", markup=False)
     judged = [row for row in report.rows if row.target and not row.target.stretch]
     short = report.short
     console.print(f"{len(judged) - len(short)} of {len(judged)} targets met.", style="bold")

@@ -150,7 +150,9 @@ def _herd(bench: Bench) -> None:
             fleet = stack.enter_context(Fleet(bench.config(database), pool_size=_THREADS))
             fleet.count()
             threads = stack.enter_context(ThreadPoolExecutor(_THREADS))
-            naive = [_naive(bench, stack.enter_context(bench.connect(database))) for _ in range(8)]
+            naive = [
+                _naive(bench, stack.enter_context(bench.connect(database))) for _ in range(_THREADS)
+            ]
 
             def at_once(works: list[Callable[[], object]]) -> None:
                 barrier = threading.Barrier(len(works))
@@ -278,5 +280,8 @@ def _tell(process: subprocess.Popen[str]) -> None:
 
 def _hear(process: subprocess.Popen[str]) -> dict[str, float]:
     assert process.stdout
-    answer: dict[str, float] = json.loads(process.stdout.readline())
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError("a process of the herd ended early")
+    answer: dict[str, float] = json.loads(line)
     return answer

@@ -309,7 +309,8 @@ def measure(bench: Bench, parts: Iterable[str]) -> None:
     for judged in (True, False):
         claims = [claim for claim in asked if (claim.limit is not None) is judged]
         rounds = bench.scale.process_rounds if judged else bench.scale.process_rounds // 3
-        _in_turn(bench, claims, ready, rounds)
+        if claims:
+            _in_turn(bench, claims, ready, rounds)
 
 
 def _in_turn(bench: Bench, claims: list[_Claim], ready: dict[str, _Program], rounds: int) -> None:

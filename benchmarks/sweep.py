@@ -17,7 +17,7 @@ from benchmarks.servers import Bench, configured, model_id
 from modelctl import Fleet
 
 PARTS = ("cost", "longest", "memory", "shared", "bounded")
-_PATTERN = "db:leaderboard:*"
+_PREFIX = "db:leaderboard:"
 _LEADERBOARDS = 500
 _BOUND = 2.0  # seconds that a change may sweep
 _CHANGES = 10
@@ -63,12 +63,13 @@ def _fill(bench: Bench, prefix: str, first: int, end: int) -> None:
 
 
 def _leaderboards(bench: Bench, number: int = _LEADERBOARDS) -> None:
-    _fill(bench, _PATTERN.removesuffix("*"), 0, number)
+    _fill(bench, _PREFIX, 0, number)
 
 
 def _left(bench: Bench) -> int:
-    with bench.redis.client() as client:
-        return sum(1 for _ in client.scan_iter(_PATTERN, 10_000))
+    """How many of the usual leaderboard keys are there."""
+    names = [f"{_PREFIX}{number}" for number in range(_LEADERBOARDS)]
+    return int(bench.redis.ask("EXISTS", *names))
 
 
 def _page(bench: Bench, fleet: Fleet) -> int:
@@ -86,7 +87,7 @@ def _cost(bench: Bench, fleet: Fleet, keys: int) -> None:
         def bare() -> None:
             cursor = 0
             while True:
-                cursor, found = client.scan(cursor, match=_PATTERN, count=page)
+                cursor, found = client.scan(cursor, match=f"{_PREFIX}*", count=page)
                 if found:
                     client.unlink(*found)
                 if not cursor:

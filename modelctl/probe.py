@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -185,7 +185,7 @@ def ask(
     concurrency: int = 8,
     deadline: float = 60.0,
     progress: Callable[[int], None] = _ignore,
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Ask each model once, also if it is given twice, and yield the answers as they come.
 
     *probes*: by provider. *concurrency*: how many are asked at the same time. What is not answered
@@ -250,7 +250,7 @@ def _tls() -> ssl.SSLContext:
 
 def _answers(
     jobs: list[_Job], concurrency: int, deadline: float, progress: Callable[[int], None]
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Run an event loop in a thread of its own, so that time limits hold while the caller works."""
     done: SimpleQueue[Answer | BaseException] = SimpleQueue()
     waiting = iter(jobs)

@@ -392,7 +392,9 @@ class ModelStore:
             "settled": [row for row, settled in due if settled],
             "new": [row for row, settled in due if not settled],
         }
-        self._database.change(sql, rows)
+        # One statement by itself, because it may be repeated.
+        with self._database.reading() as connection:
+            connection.execute(text(sql), rows)
 
     def queue(self) -> tuple[int, int, float | None]:
         """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""

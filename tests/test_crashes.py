@@ -71,8 +71,7 @@ CATALOG = "\n".join(
 DELIVERY = ("after-due", "after-del", "after-tomb", "in-sweep", "before-settle")
 CHANGE = ("after-commit", *DELIVERY)
 # What marks an invalidation as delivered is a transaction too.
-DELIVERED = (*DELIVERY, "before-commit")
-PATH = ("before-commit", "after-commit", *DELIVERED)
+PATH = ("before-commit", "after-commit", *DELIVERY)
 READ = ("after-lease", "after-snapshot")
 FILL = (*READ, "in-fill")
 
@@ -162,11 +161,11 @@ CHANGES = {
     ),
 }
 OTHERS = {
-    "drain": Operation(Call("drain"), DELIVERED, prepare=ANOTHER_PROGRAM),
-    "clear": Operation(Call("clear_cache"), DELIVERED, prepare=ANOTHER_PROGRAM),
+    "drain": Operation(Call("drain"), DELIVERY, prepare=ANOTHER_PROGRAM),
+    "clear": Operation(Call("clear_cache"), DELIVERY, prepare=ANOTHER_PROGRAM),
     "count that delivers": Operation(
         Call("count", options={"strong": True}),
-        (*READ, *DELIVERED, "in-fill"),
+        (*READ, *DELIVERY, "in-fill"),
         prepare=ANOTHER_PROGRAM,
     ),
 }

@@ -369,7 +369,7 @@ def test_answers_come_at_once(server: Server) -> None:
     probes = {"p": server.config("silent", timeout=20), "q": server.config("ok")}
     answers = ask([Target("slow", "p"), Target("quick", "q")], probes)
     assert next(answers).id == "quick"
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
 
 
 def test_a_slow_caller_costs_no_model_its_time(server: Server) -> None:
@@ -559,7 +559,7 @@ def test_closing(server: Server) -> None:
     assert next(answers).healthy
     eventually(lambda: len(server.requests) == 3)
     started = time.monotonic()
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
     assert time.monotonic() - started < 1
     assert all(server.left.acquire(timeout=2) for _ in range(3))
     assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("modelctl")]
