@@ -66,7 +66,7 @@ ENABLE = Change(
     event="CASE WHEN off THEN 'enabled' END",
     after="'active'",
     assign="active = TRUE, auto_disabled = FALSE, consecutive_failures = 0, ejections = 0,"
-    f" failure_reason = NULL, {_NEVER_MIND}, updated_at = {{now}}",
+    f" failure_reason = NULL, recovered_at = {{now}}, {_NEVER_MIND}, updated_at = {{now}}",
 )
 DISABLE = Change(
     flags=(("news", f"{ON} OR auto_disabled IS TRUE OR {{until_differs}}"),),

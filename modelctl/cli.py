@@ -680,6 +680,8 @@ def recover(
             )
         if result.busy:
             render.say("another recover is running")
+        if probe and dry_run and output is not Output.JSON:
+            render.say(f"{result.requests} requests would be made")
         if output is None and not dry_run and render.default_output() is Output.TSV:
             render.write_lines(result.recovered)
         else:
@@ -718,6 +720,8 @@ def probe(
     with _fleet(ctx, actor) as fleet, render.progress("asked") as progress:
         result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
     _write(result, render.view(result), output, items=result.answers)
+    if dry_run and output is not Output.JSON:
+        render.say(f"{result.requests} requests would be made")
     well = all(answer.healthy for answer in result.answers)
     return ExitCode.OK if well else ExitCode.UNEXPECTED
 

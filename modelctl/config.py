@@ -13,7 +13,7 @@ from modelctl.errors import UNSAFE, InvalidConfigError, UsageError, clean
 from modelctl.model import FailureType, storable
 
 if TYPE_CHECKING:
-    from modelctl.probe import ProbeConfig
+    from modelctl.probe_config import ProbeConfig
     from modelctl.results import Setting
 
 SYSTEM_FILE = Path("/etc/modelctl/config.toml")
@@ -497,6 +497,7 @@ class Config:
                 raise InvalidConfigError(f"{where}: {exc.message}", hint=exc.hint) from None
         config = cls(
             **{section: SECTIONS[section](**given) for section, given in values.items()},
+            probes=_read_probes(file, tables.get("probe", {})),
             file=file,
             origins=origins,
             data_home=_home(environ, "XDG_DATA_HOME", ".local/share"),
@@ -603,6 +604,8 @@ def _parse_file(file: Path, data: bytes) -> dict[str, Any]:
 def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     keys = [str(key) for key in KEYS]
     for name, table in tables.items():
+        if name == "probe" and isinstance(table, dict):
+            continue
         if name not in SECTIONS:
             what = (
                 f"section [{name}]" if isinstance(table, dict) else f"key {name} outside a section"
@@ -629,6 +632,57 @@ def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[
         if not (_KUBERNETES.search(name) or environ[name].startswith(("tcp://", "udp://"))):
             near = f"the nearest is {_nearest(name, variables)}"
             raise InvalidConfigError(f"unknown environment variable {name}", hint=near)
+
+
+def _read_probes(file: Path | None, tables: Mapping[str, Any]) -> dict[str, ProbeConfig]:
+    """Read the sections [probe.NAME], where NAME is a provider."""
+    if not tables:
+        return {}
+    from modelctl.probe_config import ProbeConfig, check_probe
+
+    known = {of.name: of.default for of in fields(ProbeConfig) if of.name != "provider"}
+    probes = {}
+    for provider, table in tables.items():
+        section = f'[probe."{clean(provider, longest=50)}"] in {file}'
+        if not isinstance(table, dict):
+            hint = "write [probe.NAME], where NAME is a provider, and its keys below"
+            raise InvalidConfigError(f"probe.{provider} in {file} must be a section", hint=hint)
+        values = {}
+        for name, raw in table.items():
+            if name not in known:
+                hint = f"the nearest is {_nearest(name, known)}"
+                raise InvalidConfigError(f"unknown key {name} in {section}", hint=hint)
+            try:
+                values[name] = _probe_value(raw, known[name])
+            except UsageError as exc:
+                raise InvalidConfigError(
+                    f"{name} of {section}: {exc.message}", hint=exc.hint
+                ) from None
+        probes[provider] = ProbeConfig(provider, **values)
+        try:
+            check_probe(probes[provider])
+        except UsageError as exc:
+            raise InvalidConfigError(f"{section}: {exc.message}", hint=exc.hint) from None
+    return probes
+
+
+def _probe_value(raw: object, default: object) -> Any:
+    """Return the value that *raw* stands for, of the type of *default*; a float is a duration."""
+    if isinstance(default, bool):
+        if not isinstance(raw, bool):
+            raise UsageError("must be true or false")
+        return raw
+    items = raw if isinstance(default, tuple) else [raw]
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        wanted = {float: 'a duration with its unit, such as "10s"', str: "a string"}
+        raise UsageError(f"must be {wanted.get(type(default), 'a list of strings')}")
+    if isinstance(default, tuple):
+        if not items:
+            raise UsageError("must have a program to run")
+        return tuple(items)
+    if UNSAFE.search(items[0]):
+        raise UsageError("must not contain control characters")
+    return parse_duration(items[0]) if isinstance(default, float) else items[0]
 
 
 def _is_near(name: str, choices: Iterable[str]) -> bool:
@@ -659,6 +713,11 @@ def settings(config: Config) -> list[Setting]:
         # Whole numbers, strings and lists of strings look the same in JSON and TOML.
         shown = json.dumps(value, ensure_ascii=False)
         rows.append(Setting(str(key), shown, config.origins.get(str(key), "default"), key.variable))
+    for provider, probe in config.probes.items():
+        # Of a command only the program: there may be a password in its words.
+        asks = {"url": probe.url} if probe.url else {"command": [*probe.command[:1], "..."]}
+        shown = json.dumps(asks, ensure_ascii=False)
+        rows.append(Setting(f"probe.{provider}", shown, "file", ""))
     return rows
 
 

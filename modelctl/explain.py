@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _SPARED = {
     "floor": "the fleet would have fewer active models than recovery.min_active",
     "share": "too much of its provider is off already (recovery.max_auto_disabled_percent)",
-    "incident": "its provider has an incident",
-    "paused": "automatic switching is paused",
+    "incident": "its provider had an incident",
+    "paused": "automatic switching was paused",
 }
 
 

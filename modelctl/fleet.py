@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelctl.catalog import CatalogFormat
-    from modelctl.config import ProbeConfig
     from modelctl.health import Outcome
     from modelctl.model import FailureType
+    from modelctl.probe_config import ProbeConfig
     from modelctl.recovery import Candidate
     from modelctl.results import (
         Audit,
@@ -381,6 +381,8 @@ class Fleet:
 
     def _until(self, duration: float | None, until: datetime | None) -> float | None:
         """When a timed disable ends, in seconds since 1970, by the database's clock."""
+        from datetime import UTC
+
         if duration is None and until is None:
             return None
         if duration is not None and until is not None:
@@ -390,7 +392,10 @@ class Fleet:
         if duration is not None and not 0 < duration <= LONGEST_COOLDOWN:
             raise UsageError("a duration is more than 0 s and at most ten years")
         now = self._store.recovery.clock()
-        end = now + duration if duration is not None else until.timestamp() if until else now
+        try:
+            end = until.astimezone(UTC).timestamp() if until is not None else now + (duration or 0)
+        except OverflowError:  # in UTC it is beyond the last year that can be stored
+            raise UsageError("the end is beyond the calendar") from None
         if end <= now:
             raise UsageError("the end is over already")
         return end

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.health import failure_type_of_status
 from modelctl.model import FailureType, storable
+from modelctl.probe_config import PLACE, ProbeConfig, check_probe, script_of
+from modelctl.results import ProbeResult
 
 if TYPE_CHECKING:
     import ssl
@@ -32,122 +34,7 @@ _POLL_SECONDS = 0.02
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<place>(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?)"
-    r"(?P<path>(?:/[\w.~!$&'()*+,;=:@%-]*)*)",
-    re.ASCII,
-)
-_PLACE = r"\{(?:id|name)\}"
-_SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash"}
-# Anything else beside a placeholder looks like code for an interpreter that is not known here.
-_PLAIN_WORD = re.compile(rf"(?:[\w@%+=:,./-]|{_PLACE})*")
-# The scripts in which every placeholder certainly stands unquoted: nothing that would need a real
-# parser (backslashes, backquotes, comments, here-documents, arithmetic, $'...', nested quotes).
-_VARIABLE = rf"\$(?!{_PLACE})(?:\w+|\{{\w+\}}|[?@*!])"
-_SCRIPT = re.compile(
-    rf"(?:(?<!\$){_PLACE}|(?!{_PLACE})[^'\"`\\#$<(\[]|<(?!<)|\[(?!\[)|\$?\((?!\()|{_VARIABLE}"
-    rf"|'(?:(?!{_PLACE})[^'])*'|\"(?:(?!{_PLACE})[^\"`\\$]|{_VARIABLE})*\")*"
-)
-
 _Failure = tuple[FailureType, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeConfig:
-    """How the models of one provider are asked: with *url* or *command*.
-
-    *command* is run without a shell. ``{id}`` and ``{name}`` in its words are replaced, and its
-    environment has MODELCTL_ID, MODELCTL_NAME and MODELCTL_PROVIDER; exit 0 is healthy. An id may
-    be anything that another program wrote into the database, so a placeholder stands
-
-    - not in the first word, and elsewhere beside letters, digits and ``_@%+=:,./-`` alone; the
-      word is then one argument, exactly the id (which may begin with "-": write ``--model={id}``);
-    - or in the script of ``sh -c`` (any shell of `_SHELLS`, also behind env, busybox...), where it
-      becomes one word in single quotes. That holds only outside of quotes, so a script is refused
-      that has a placeholder inside quotes, or that has a placeholder and also a backslash, a
-      backquote, ``#``, ``<<``, ``((``, ``[[``, or a ``$`` that begins no variable and no ``$(``.
-
-    ``"$MODELCTL_ID"`` in a script, or ``"$1"`` with ``{id}`` as a word behind it, needs no such
-    rules. Nothing can help a program that makes code of its arguments: eval, ssh, su -c.
-    """
-
-    provider: str
-    url: str = ""
-    key_env: str = ""
-    key_file: str = ""
-    command: tuple[str, ...] = ()
-    model: str = "{name}"
-    max_tokens_field: str = "max_tokens"
-    timeout: float = 10.0
-    allow_http: bool = False
-    allow_private: bool = False
-
-
-def check_probe(config: ProbeConfig) -> None:
-    """Check what can be checked without asking anybody; never shows the URL.
-
-    Raises:
-        UsageError: says what is wrong, not in which probe.
-    """
-    if bool(config.url) == bool(config.command):
-        raise UsageError("a probe has either a url or a command")
-    if config.key_env and config.key_file:
-        raise UsageError("a probe has either key_env or key_file, not both")
-    if not 0.1 <= config.timeout <= 600:
-        raise UsageError("timeout must be 0.1s to 10m")
-    name = config.max_tokens_field
-    if not (name.isascii() and name.isidentifier()) or name in ("model", "messages"):
-        raise UsageError("max_tokens_field must be a name such as max_completion_tokens")
-    if config.url:
-        _check_url(config.url, config.allow_http)
-    else:
-        _check_command(config.command)
-
-
-def _check_url(url: str, allow_http: bool) -> None:
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https"):
-        raise UsageError("url must begin with https://")
-    if "@" in re.split(r"[/?#\\]", rest)[0]:
-        raise UsageError("url must have no user or password", hint="use key_env or key_file")
-    if "?" in url or "#" in url:
-        raise UsageError("url must have no query and no fragment")
-    match = _URL.fullmatch(url)
-    if match is None or not 0 < int(match["port"] or 443) < 65536:
-        raise UsageError("url is malformed", hint="write it like https://api.openai.com/v1")
-    if scheme == "http" and not allow_http:
-        raise UsageError("url is plain http, which shows the key", hint="allow_http permits it")
-
-
-def _check_command(command: tuple[str, ...]) -> None:
-    if not command[0].strip() or "\0" in "".join(command):
-        raise UsageError("command must begin with a program, and have no NUL")
-    if re.search(_PLACE, command[0]):
-        raise UsageError("the program of a command must not depend on the model")
-    if not re.search(_PLACE, " ".join(command)):
-        return
-    script = _script_of(command)
-    for number, word in enumerate(command):
-        allowed = _SCRIPT if number == script else _PLAIN_WORD
-        if re.search(_PLACE, word) and not allowed.fullmatch(word):
-            raise UsageError(
-                "command has {id} or {name} where quoting it is not safe",
-                hint="in the script of sh -c, write it outside of all quotes; anywhere else as a"
-                ' word of its own, or read the variables "$MODELCTL_ID" and "$MODELCTL_NAME"',
-            )
-
-
-def _script_of(command: tuple[str, ...]) -> int:
-    """Return which word of *command* a shell runs as a script (0: none); when in doubt, refuse."""
-    names = [os.path.basename(word) for word in command]
-    shell = next((number for number, name in enumerate(names) if name in _SHELLS), len(command))
-    for number in range(shell + 1, len(command) - 1):
-        if re.fullmatch("-[A-Za-z]*c[A-Za-z]*", command[number]):
-            options = command[shell + 1][:1] in ("-", "+") and command[number][-1] == "c"
-            if not options or command[number + 1][:1] in ("-", "+"):
-                raise UsageError("a shell in a command is written: sh [OPTIONS] -c SCRIPT")
-            return number + 1
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +50,6 @@ class Target:
         return self.id.removeprefix(f"{self.provider}/")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of asking a model; *failure_type* and *reason* are None when it is healthy."""
-
-    id: str
-    healthy: bool
-    failure_type: FailureType | None
-    reason: str | None
-    seconds: float
-
-
 def _ignore(done: int) -> None:
     pass
 
@@ -185,7 +61,7 @@ def ask(
     concurrency: int = 8,
     deadline: float = 60.0,
     progress: Callable[[int], None] = _ignore,
-) -> Generator[Answer, None, None]:
+) -> Generator[ProbeResult, None, None]:
     """Ask each model once, also if it is given twice, and yield the answers as they come.
 
     *probes*: by provider. *concurrency*: how many are asked at the same time. What is not answered
@@ -250,9 +126,9 @@ def _tls() -> ssl.SSLContext:
 
 def _answers(
     jobs: list[_Job], concurrency: int, deadline: float, progress: Callable[[int], None]
-) -> Generator[Answer, None, None]:
+) -> Generator[ProbeResult, None, None]:
     """Run an event loop in a thread of its own, so that time limits hold while the caller works."""
-    done: SimpleQueue[Answer | BaseException] = SimpleQueue()
+    done: SimpleQueue[ProbeResult | BaseException] = SimpleQueue()
     waiting = iter(jobs)
     loop = asyncio.new_event_loop()
 
@@ -300,7 +176,7 @@ class _Job:
     key: str = field(repr=False)
     web: _Web
 
-    async def answer(self, end: float) -> Answer:
+    async def answer(self, end: float) -> ProbeResult:
         """Ask, until the model's timeout or *end*, the deadline of all."""
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -314,12 +190,12 @@ class _Job:
                 failure = FailureType.TIMEOUT, f"no answer in {limit:.1f}s"
         seconds = loop.time() - started
         if failure is None:
-            return Answer(self.target.id, True, None, None, seconds)
+            return ProbeResult(self.target.id, True, None, None, seconds)
         reason = failure[1]
         if self.key:
             reason = reason.replace(self.key, "***")
         reason = storable(" ".join(reason.split()), _REASON_LENGTH)
-        return Answer(self.target.id, False, failure[0], reason, seconds)
+        return ProbeResult(self.target.id, False, failure[0], reason, seconds)
 
     def fill(self, template: str, *, quoted: bool = False) -> str:
         """Put id and name into *template*; *quoted*: as words of a shell.
@@ -331,7 +207,7 @@ class _Job:
             values = {
                 place: "'" + value.replace("'", "'\"'\"'") + "'" for place, value in values.items()
             }
-        return re.sub(_PLACE, lambda match: values[match[0]], template)
+        return re.sub(PLACE, lambda match: values[match[0]], template)
 
     async def request(self) -> _Failure | None:
         """Send the request to a checked address; another one is tried only if connecting failed."""
@@ -415,7 +291,7 @@ class _Job:
         """Run the command; what it leaves behind in its process group ends with it."""
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # every exit would look like 0
             return FailureType.UNKNOWN, "SIGCHLD is ignored, so exit codes are lost"
-        script = _script_of(self.config.command)
+        script = script_of(self.config.command)
         words = [self.fill(w, quoted=n == script > 0) for n, w in enumerate(self.config.command)]
         target = {
             "MODELCTL_ID": self.target.id,

@@ -111,7 +111,7 @@ class Recovery(Changes):
                 if why == "person":
                     waiting = Waiting(model_id, None, None, why)
                 elif why is not None:
-                    waiting = Waiting(model_id, at, max(0.0, (due or now) - now), why)
+                    waiting = Waiting(model_id, at, max(0.0, at.timestamp() - now), why)
                 yield Candidate(model_id, provider, bool(timed), at, waiting)
 
     def _time(self, epoch: float) -> datetime:

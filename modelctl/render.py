@@ -155,7 +155,7 @@ def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
         for m in models
     )
     spare = ("name", "provider", "successes", "failures", "retry_at")
-    return View(columns, rows, spare=spare, note="\n".join(notes) or None)
+    return View(columns, rows, spare=spare, note="\n".join(map(clean, notes)) or None)
 
 
 def model_view(model: ExplainedModel) -> View:
@@ -224,10 +224,9 @@ def _(result: Recovery) -> View:
 
     notes = [f"{len(result.recovered)} {word}, {len(result.waiting)} waiting"]
     if result.paused:
-        notes.append(describe(result.paused))
-    if result.requests:
-        asked = "would be asked" if result.dry_run else "asked"
-        notes.append(f"{_models(result.requests)} {asked}, {len(result.unhealthy)} not healthy")
+        notes.append(clean(describe(result.paused)))
+    if result.requests and not result.dry_run:
+        notes.append(f"{_models(result.requests)} asked, {len(result.unhealthy)} not healthy")
     if result.dry_run:
         notes.append("dry run: nothing was changed")
     return View(
@@ -245,8 +244,7 @@ def _(result: ProbeReport) -> View:
         (a.id, "healthy" if a.healthy else "unhealthy", a.failure_type, a.seconds, a.reason)
         for a in result.answers
     ]
-    note = f"dry run: {_models(result.requests)} would be asked" if result.dry_run else None
-    return View(("id", "result", "failure_type", "seconds", "reason"), rows, note=note)
+    return View(("id", "result", "failure_type", "seconds", "reason"), rows)
 
 
 @_shows
@@ -257,7 +255,7 @@ def _(result: LastRecover) -> View:
 
 @_shows
 def _(result: Pause) -> View:
-    whose = "the fleet" if result.provider is None else result.provider
+    whose = "the fleet" if result.provider is None else result.provider or "no provider"
     state = "paused" if result.paused else "resumed" if result.changed else "was not paused"
     row = (whose, state, result.until, result.reason)
     return View(("what", "result", "until", "reason"), [row])
@@ -282,7 +280,7 @@ def _(result: Stats) -> View:
         f" {result.auto_disabled} auto-disabled;"
         f" {result.success_count} successes, {result.failure_count} failures"
     )
-    note = "\n".join([note, *map(describe, result.holds)])
+    note = "\n".join([note, *(clean(describe(hold)) for hold in result.holds)])
     return View(("provider", "models", "active"), rows, note=note)
 
 
@@ -310,7 +308,7 @@ def events_view(events: Iterable[Event]) -> View:
     rows = (
         (
             e.at,
-            e.model_id or e.provider or "fleet",
+            e.model_id or ("fleet" if e.provider is None else e.provider or "no provider"),
             e.event,
             e.before,
             e.after,

@@ -369,12 +369,33 @@ PLAYS = st.builds(
     st.tuples(*[HEALTHS] * len(PROVIDERS)),
     HAPPENINGS,
 )
+# One failure switches off and one success brings back: much happens in one transaction.
+BRISK = st.builds(
+    lambda recovery, outcomes: Play(
+        Config(health=HealthConfig(threshold=1), recovery=recovery),
+        {i: replace(ACTIVE, provider=p) for i, p in PROVIDERS.items()},
+        [("outcome", outcome) for outcome in outcomes],
+    ),
+    st.builds(
+        RecoveryConfig,
+        min_active=st.sampled_from([0, 2, 3]),
+        max_auto_disabled_percent=st.sampled_from([50, 75, 100]),
+        incident_models=st.sampled_from([0, 1, 2]),
+    ),
+    st.lists(
+        st.builds(
+            Outcome, st.sampled_from("abcdde"), st.sampled_from([None, None, COUNTED, OTHER])
+        ),
+        min_size=8,
+        max_size=20,
+    ),
+)
 # Enough of them that each guard says no in many.
 often = settings(max_examples=200, deadline=None)
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, keep: bool) -> None:
     """An active model goes at its last allowed counted failure; a guard notes instead, once."""
     for step in play.steps(keep=keep):
@@ -395,7 +416,7 @@ def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, k
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
     """The rule never leaves fewer than `min_active` on, nor, but for one, too many of a provider off."""
     rule = play.config.recovery
@@ -408,7 +429,7 @@ def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_when_an_incident_begins(play: Play, keep: bool) -> None:
     """With the model that makes enough of a provider's, and half of those that were on; not before."""
     for step in play.steps(keep=keep):
@@ -425,7 +446,7 @@ def test_when_an_incident_begins(play: Play, keep: bool) -> None:
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_an_incident_spares_its_provider_and_type_alone(play: Play, keep: bool) -> None:
     """While it lasts nothing more of both goes off; without it the same failure may switch off."""
     for step in play.steps(keep=keep):
@@ -438,7 +459,7 @@ def test_an_incident_spares_its_provider_and_type_alone(play: Play, keep: bool) 
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
     """While a provider or the fleet is paused its outcomes are recorded and no status changes."""
     for step in play.steps(keep=keep):
@@ -450,7 +471,7 @@ def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
     """The auto-disabled ones, unless paused or ejected too often; nothing brings back the others."""
     most = play.config.recovery.max_ejections
@@ -469,7 +490,7 @@ def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_trust_alone_forgets_ejections(play: Play, keep: bool) -> None:
     """Only a success of an active, trusted model sets them to 0; coming back does not make trusted."""
     for step in play.steps(keep=keep):
@@ -483,7 +504,7 @@ def test_trust_alone_forgets_ejections(play: Play, keep: bool) -> None:
 
 
 @often
-@given(PLAYS, st.booleans())
+@given(PLAYS | BRISK, st.booleans())
 def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
     """Whatever happens around it: what a person switched off is off in the end, with no event."""
     off = {i for i, health in play.models.items() if health.status is ModelStatus.DISABLED}
@@ -494,8 +515,8 @@ def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
             assert step.after.status is not ModelStatus.DISABLED
 
 
-@often
-@given(PLAYS)
+@settings(often, max_examples=500)
+@given(PLAYS | BRISK)
 def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
     """Guards that are kept decide as guards that are loaded anew from rows and history."""
     for kept, loaded in zip(play.steps(keep=True), play.steps(keep=False), strict=True):

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.model import FailureType
-from modelctl.probe import Answer, ProbeConfig, Target, _is_public, ask, check_probe
+from modelctl.probe import Target, _is_public, ask
+from modelctl.probe_config import ProbeConfig, check_probe
+from modelctl.results import ProbeResult
 
 KEY = "sk-Very+Secret/0123456789"
 HEALTHY = {"choices": [{"message": {"role": "assistant", "content": "pong"}}]}
@@ -80,21 +82,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def answer_ok(self) -> None:
-        """Answer as a healthy model does."""
+        """ProbeResult as a healthy model does."""
         self.send(200, json.dumps(HEALTHY).encode())
 
     def answer_slow(self) -> None:
-        """Answer well, after a while that is counted."""
+        """ProbeResult well, after a while that is counted."""
         with self.server.counted():
             time.sleep(0.1)
         self.answer_ok()
 
     def answer_status(self, status: str) -> None:
-        """Answer with a status and an error as OpenAI writes it."""
+        """ProbeResult with a status and an error as OpenAI writes it."""
         self.send(int(status), json.dumps({"error": {"message": "so\x1b[31m sorry"}}).encode())
 
     def answer_body(self, name: str) -> None:
-        """Answer 200 with one of the bodies of the server."""
+        """ProbeResult 200 with one of the bodies of the server."""
         self.send(200, self.server.bodies[name])
 
     def answer_echo(self) -> None:
@@ -103,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(401, json.dumps({"error": {"message": said}}).encode(), X_Echo=KEY)
 
     def answer_garbage(self) -> None:
-        """Answer with no HTTP at all, but with the key."""
+        """ProbeResult with no HTTP at all, but with the key."""
         self.wfile.write(f"{KEY} {KEY}\r\n\r\n".encode())
         self.close_connection = True
 
@@ -251,7 +253,7 @@ def command(*words: str, **changes: Any) -> ProbeConfig:
     return ProbeConfig("p", command=words, **changes)
 
 
-def one(config: ProbeConfig, id_: str = "p/m", **how: Any) -> Answer:
+def one(config: ProbeConfig, id_: str = "p/m", **how: Any) -> ProbeResult:
     """Ask one model."""
     (answer,) = ask([Target(id_, "p")], {"p": config}, **how)
     assert answer.id == id_
@@ -260,7 +262,7 @@ def one(config: ProbeConfig, id_: str = "p/m", **how: Any) -> Answer:
     return answer
 
 
-def failed(answer: Answer, kind: FailureType, *words: str) -> None:
+def failed(answer: ProbeResult, kind: FailureType, *words: str) -> None:
     """Check that an answer is this failure, with these words in its reason."""
     assert answer.failure_type is kind, answer
     for word in words:
