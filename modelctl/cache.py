@@ -258,6 +258,7 @@ class RedisCache:
         self._tomb = f"{{{self._key}}}:tomb"
         self._made: Any = None
         self._ask_sentinel_at = 0.0
+        self._first_look = True
 
     # ── Connections and errors ──
 
@@ -325,16 +326,34 @@ class RedisCache:
 
     def peek(self) -> Hit | None:
         """Return the value if it is a count, will expire in time, and no tombstone denies it."""
-        with self._redis() as client:
-            pipe = self._home(client).pipeline(transaction=False)
-            pipe.mget(self._key, self._tomb)
-            pipe.pttl(self._key)
-            (value, tomb), left = pipe.execute()
+        found = self._glance()
+        if found is None:
+            with self._redis() as client:
+                pipe = self._home(client).pipeline(transaction=False)
+                pipe.mget(self._key, self._tomb)
+                pipe.pttl(self._key)
+                (value, tomb), left = pipe.execute()
+        else:
+            value, tomb, left = found
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
         if tomb is not None and tomb != value:
             return None
         return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
+
+    def _glance(self) -> tuple[bytes | None, bytes | None, int] | None:
+        """The first look of a process, which is the only one of most commands."""
+        first, self._first_look = self._first_look and self._made is None, False
+        if not first:
+            return None
+        from modelctl.glance import glance
+
+        try:
+            return glance(self._config.redis.url, self._key, self._tomb, REDIS_TIMEOUT)
+        except TimeoutError:
+            raise StaleCacheError(
+                "Redis cannot be used (no answer in time)", hint="check redis.url"
+            ) from None
 
     def lease(self) -> str | None:
         """Take the lease with a random nonce; a counter would start again after a wipe."""

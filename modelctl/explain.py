@@ -100,10 +100,7 @@ def _stays_on(model: Model, config: Config) -> list[str]:
         why = _SPARED.get(model.would_disable, model.would_disable)
         told.append(f"The health rule would have switched it off, but {why}.")
     if model.ejections:
-        told.append(
-            "A success at least one cooldown after it came back makes it trusted again;"
-            " so does enable."
-        )
+        told.append("A success at least one cooldown after it came back makes it trusted again.")
     rule = config.recovery
     if rule.max_ejections and model.ejections >= rule.max_ejections:
         told.append("Switched off once more it waits for a person.")

@@ -524,6 +524,30 @@ def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
         assert kept.new == loaded.new
 
 
+def test_who_is_spared_is_written_down_for_each_type_and_window() -> None:
+    """The same reason again is no event, unless others would not know that it has failed now."""
+    config = Config(
+        health=HealthConfig(threshold=1), recovery=RecoveryConfig(min_active=1, incident_models=2)
+    )
+
+    health = replace(ACTIVE, provider="p")
+
+    def loaded() -> Guards:
+        return Guards(config.recovery, active=1, shares={"p": Share(3, 1)})
+
+    def say(kind: FailureType, guards: Guards) -> str | None:
+        nonlocal health
+        health, said = record(health, Outcome("m", kind), config, guards)
+        return said
+
+    guards = loaded()
+    assert [say(kind, guards) for kind in (COUNTED, COUNTED, OTHER, OTHER, COUNTED)] == [
+        *("would-disable", None, "would-disable", None, None)
+    ]
+    assert say(COUNTED, loaded()) == "would-disable"
+    assert health.would_disable == "floor"
+
+
 @often
 @given(HAPPENINGS)
 def test_without_guards_other_models_do_not_matter(happenings: list[tuple[str, Any]]) -> None:
