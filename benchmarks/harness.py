@@ -25,7 +25,7 @@ from rich.table import Table
 INSTALL = "pip install -e '.[bench]'"
 
 
-_LEAST = 7
+_LEAST = 7  # rounds, however long they take
 
 
 class MissingError(Exception):

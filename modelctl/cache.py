@@ -306,11 +306,11 @@ class RedisCache:
         text = re.sub(r"<redis\.\S*?host=([^,]*),port=([0-9]+)\S* - ", r"\1:\2 ", text)
         refused = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
         # A cluster's client has it as the cause, that of a Sentinel in its text.
-        if (
-            isinstance(exc, refused)
-            or isinstance(exc.__cause__, refused)
-            or any(words in text for words in _REFUSALS)
-        ):
+        return self._error(text, isinstance(exc, refused) or isinstance(exc.__cause__, refused))
+
+    def _error(self, text: str, refused: bool) -> ModelctlError:
+        text = " ".join(self._config.hide(text).split())
+        if refused or any(words in text for words in _REFUSALS):
             return InvalidConfigError(
                 f"Redis refuses this user ({text})", hint="check redis.url and the user's ACL"
             )
@@ -346,14 +346,15 @@ class RedisCache:
         first, self._first_look = self._first_look and self._made is None, False
         if not first:
             return None
-        from modelctl.glance import glance
+        from modelctl.glance import ErrorReply, glance
 
         try:
             return glance(self._config.redis.url, self._key, self._tomb, REDIS_TIMEOUT)
+        except ErrorReply as exc:
+            refused = str(exc).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
+            raise self._error(str(exc), refused) from None
         except TimeoutError:
-            raise StaleCacheError(
-                "Redis cannot be used (no answer in time)", hint="check redis.url"
-            ) from None
+            raise self._error("Timeout reading from socket", refused=False) from None
 
     def lease(self) -> str | None:
         """Take the lease with a random nonce; a counter would start again after a wipe."""

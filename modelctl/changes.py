@@ -52,8 +52,7 @@ REACHED = (
     f"{ON} AND CAST(:counted AS boolean) AND coalesce(consecutive_failures, 0) + 1 >= :threshold"
 )
 TRUSTED = (
-    f"{ON} AND coalesce(ejections, 0) > 0"
-    " AND coalesce(coalesce({back}, {failed}) + {cooldown}, 0) <= {epoch}"
+    f"{ON} AND coalesce(ejections, 0) > 0 AND coalesce({{back}} + {{cooldown}}, 0) <= {{epoch}}"
 )
 _NEVER_MIND = (
     "disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL, disabled_until = NULL,"
@@ -151,7 +150,6 @@ class Changes(Statements):
             .replace("{other}", until)
             .replace("{until}", until)
             .replace("{back}", epoch.format(time="recovered_at"))
-            .replace("{failed}", epoch.format(time="last_failure_at"))
             .replace("{cooldown}", self.sql.cooldown)
             .replace("{epoch}", epoch.format(time=self.sql.now))
             .replace("{now}", self.sql.now)

@@ -13,12 +13,17 @@ _LONGEST = 1024
 _Found = tuple[bytes | None, bytes | None, int]
 
 
+class ErrorReply(Exception):
+    """Redis said no, in these words."""
+
+
 def glance(url: str, key: str, tomb: str, timeout: float) -> _Found | None:
     """Return value, tombstone and time to live (ms) of the count; None: ask with redis-py.
 
     *timeout*: seconds, for everything. The same two commands as `RedisCache.peek`.
 
     Raises:
+        ErrorReply: Redis answered with an error.
         TimeoutError: nothing came in time; asking again would take as long again.
     """
     parts = urlsplit(url)
@@ -72,11 +77,15 @@ def _read(answer: bytes, before: int) -> _Found | None:
     """Read +OK (*before* times), two strings in an array, and a number; None: more is to come.
 
     Raises:
+        ErrorReply: it ends with an error.
         ValueError: it is something else.
     """
     if not answer.endswith(b"\r\n"):
         return None
     lines = answer.split(b"\r\n")[:-1]
+    for line in (*lines[:before], lines[-1]):
+        if line.startswith(b"-"):
+            raise ErrorReply(line[1:].decode("utf-8", "replace"))
     for line, expected in zip(lines, [b"+OK"] * before + [b"*2"], strict=False):
         if line != expected:
             raise ValueError

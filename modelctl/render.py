@@ -410,8 +410,9 @@ def _complete(pieces: Iterable[str]) -> Iterator[str]:
     """Give the pieces when all are there: an error halfway must not follow half a value."""
     import tempfile
 
-    with tempfile.SpooledTemporaryFile(10_000_000, "w+", encoding="utf-8", newline="") as spool:
-        spool.writelines(pieces)
+    with tempfile.SpooledTemporaryFile(1_000_000, "w+", encoding="utf-8", newline="") as spool:
+        for piece in pieces:  # not writelines, which looks at the size when all is in memory
+            spool.write(piece)
         spool.seek(0)
         while piece := spool.read(1 << 16):
             yield piece

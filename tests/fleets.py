@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from modelctl import Config, Fleet
+from modelctl import Config, Fleet, ModelStatus
 
 ACTOR = "tester"
 _COLUMNS = (
     "id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
-    " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason"
+    " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason,"
+    " would_disable"
 )
-_TIMES = ("last_success_at", "last_failure_at", "disabled_at")
+_TIMES = ("last_success_at", "last_failure_at", "disabled_at", "disabled_until", "recovered_at")
 
 
 def configured(url: str, **settings: object) -> Config:
@@ -49,7 +51,7 @@ def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
 def ago(url: str, seconds: float) -> str:
     """Return the database's clock so many seconds ago, as an expression."""
     if is_sqlite(url):
-        return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{seconds} seconds')"
+        return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '{-seconds} seconds')"
     return f"clock_timestamp() - interval '{seconds} seconds'"
 
 
@@ -57,15 +59,23 @@ def rows(url: str) -> list[tuple[Any, ...]]:
     """Return all models; of their times whether they are there."""
     there = ", ".join(f"{time} IS NOT NULL" for time in _TIMES)
     found = sql(url, f"SELECT {_COLUMNS}, {there} FROM models ORDER BY id")
-    return [(*row[:3], *map(bool, row[3:5]), *row[5:13], *map(bool, row[13:])) for row in found]
+    return [(*row[:3], *map(bool, row[3:5]), *row[5:14], *map(bool, row[14:])) for row in found]
 
 
 def events(url: str) -> list[tuple[Any, ...]]:
     """Return the history in its order, without ids and times."""
     return sql(
         url,
-        "SELECT model_id, event, before, after, actor, reason, failure_type"
+        "SELECT model_id, event, before, after, actor, reason, failure_type, provider"
         " FROM modelctl_events ORDER BY id",
+    )
+
+
+def holds(url: str) -> list[tuple[Any, ...]]:
+    """Return the pauses and incidents, without their times."""
+    return sql(
+        url,
+        "SELECT scope, provider, failure_type, reason, actor FROM modelctl_holds ORDER BY scope",
     )
 
 
@@ -84,6 +94,52 @@ def _tables(url: str) -> list[str]:
     # The triggers of models fill the outbox, so that comes last.
     own = "modelctl_cache" if is_sqlite(url) else "modelctl_outbox"
     return ["models", "modelctl_events", "modelctl_state", "modelctl_holds", own]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model as an example finds it.
+
+    *failed*, *back*: how many hours ago it last failed and came back, None: nobody knows.
+    """
+
+    provider: str
+    status: ModelStatus = ModelStatus.ACTIVE
+    in_a_row: int = 0
+    ejections: int = 0
+    failed: float | None = 0.5
+    back: float | None = None
+    noted: str | None = None
+
+
+def put(url: str, models: Mapping[str, Start]) -> None:
+    """Fill the empty table with models that have a past, which is not in the history."""
+
+    def past(hours: float | None) -> str:
+        return "NULL" if hours is None else f"({ago(url, hours * 3600)})"
+
+    places = ", ".join(
+        f"(?, ?, ?, ?, ?, ?, ?, {past(model.failed)}, {past(model.back)})"
+        for model in models.values()
+    )
+    values = (
+        (
+            model_id,
+            model.provider,
+            model.status is ModelStatus.ACTIVE,
+            model.status is ModelStatus.AUTO_DISABLED,
+            model.in_a_row,
+            model.ejections,
+            model.noted,
+        )
+        for model_id, model in models.items()
+    )
+    sql(
+        url,
+        "INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, ejections,"
+        f" would_disable, last_failure_at, recovered_at) VALUES {places}",
+        *(value for row in values for value in row),
+    )
 
 
 def seed(fleet: Fleet, ids: Iterable[str]) -> None:

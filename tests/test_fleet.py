@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -183,21 +184,62 @@ def test_a_reason_is_cut_and_made_storable(fleet: Fleet) -> None:
     assert fleet.show("a").disabled_reason == "'\"\\{},[red]\x1b%s:id\n"
 
 
-IDS = ("a", "b", "c")
+MODELS = {"a": "p", "b": "p", "c": "q", "d": ""}
+IDS = st.sampled_from([*MODELS])
+COUNTED = ("parse-error", "client-error")
+STARTS = st.builds(
+    lambda status, row, ejections, failed, back, noted: {
+        "status": status,
+        "in_a_row": row,
+        "ejections": ejections + (status is AUTO),
+        "failed": failed,
+        "back": back,
+        "noted": noted if status is ACTIVE else None,
+    },
+    st.sampled_from([ACTIVE, ACTIVE, *ModelStatus]),
+    st.integers(0, 3),
+    st.sampled_from([0, 0, 1, 2]),
+    st.sampled_from([None, 0.5, 3.0]),
+    st.sampled_from([None, 0.5, 1.5, 3.0]),
+    st.sampled_from([None, None, "paused", "incident"]),
+)
+RULES = st.fixed_dictionaries(
+    {
+        "health_threshold": st.sampled_from([1, 2, 3, 3]),
+        "recovery_restart_failures": st.just(0),
+        "recovery_cooldown": st.sampled_from(["0s", "1h", "1h"]),
+        "recovery_cooldown_factor": st.sampled_from([1, 2]),
+        "recovery_max_ejections": st.sampled_from([0, 0, 1, 2]),
+    }
+)
+PROVIDERS = st.sampled_from([None, "p", "p", "q", ""])
 STEPS = st.one_of(
-    st.tuples(st.just("success"), st.sampled_from(IDS)),
+    *2 * [st.tuples(st.just("success"), IDS)],
+    *4
+    * [
+        st.tuples(
+            st.just("failure"),
+            IDS,
+            st.sampled_from([*COUNTED, "client-error", "timeout"]),
+            st.sampled_from([None, "", "why"]),
+        )
+    ],
+    st.tuples(st.sampled_from(["disable", "enable"]), IDS),
+    st.tuples(st.just("recover"), st.sampled_from([0.0, None])),
+    st.tuples(st.sampled_from(["pause", "resume"]), PROVIDERS),
     st.tuples(
-        st.just("failure"),
-        st.sampled_from(IDS),
-        st.sampled_from(["parse-error", "client-error", "client-error", "timeout", "unknown"]),
-        st.sampled_from([None, "", "why"]),
+        st.just("incident"),
+        PROVIDERS.map(lambda provider: provider or ""),
+        st.sampled_from(COUNTED),
+        st.sampled_from([60, 60, -1]),  # seconds until it is over
     ),
-    st.tuples(st.sampled_from(["disable", "enable"]), st.sampled_from(IDS)),
-    st.tuples(st.just("recover"), st.sampled_from([0.0, 3600.0])),
+    st.tuples(st.just("failed"), IDS, st.sampled_from([None, 0.5, 1.5, 3.0])),
+    st.tuples(st.just("back"), IDS, st.sampled_from([None, 0.5, 1.5, 3.0])),
 )
 # Rows of failures are what the rule is about, so they are made often.
 SEQUENCES = st.lists(
-    st.one_of(STEPS, STEPS.flatmap(lambda step: st.tuples(st.just(step), st.integers(1, 6)))),
+    st.one_of(STEPS, STEPS.flatmap(lambda step: st.tuples(st.just(step), st.integers(1, 4)))),
+    min_size=4,
     max_size=20,
 ).map(
     lambda found: [
@@ -209,39 +251,79 @@ SEQUENCES = st.lists(
 
 
 class Ledger:
-    """The contract in a few lines: what rows and events a sequence of calls leaves."""
+    """The contract in a few lines: what rows, events and holds a sequence of calls leaves.
 
-    def __init__(self, config: Any) -> None:
-        self.rule = config.health
-        self.restart = config.recovery.restart_failures
-        self.models = dict.fromkeys(IDS, health.Health(True, False, 0, 0))
+    *back*, *failed*: how many hours ago a model came back and last failed, None: nobody knows.
+    """
+
+    def __init__(self, config: Any, starts: dict[str, fleets.Start]) -> None:
+        self.config = config
+        self.rule = config.recovery
+        self.models = {
+            i: health.Health(
+                active=start.status is ACTIVE,
+                auto_disabled=start.status is AUTO,
+                consecutive_failures=start.in_a_row,
+                ejections=start.ejections,
+                provider=start.provider,
+                would_disable=start.noted,
+            )
+            for i, start in starts.items()
+        }
+        self.back = {i: start.back for i, start in starts.items()}
+        self.failed = {i: start.failed for i, start in starts.items()}
+        self.off: dict[str, tuple[str, str | None]] = {}  # who switched it off, and why
+        self.pauses: set[str | None] = set()
+        self.incidents: set[tuple[str, FailureType]] = set()
         self.events: list[tuple[Any, ...]] = []
+
+    def over(self, hours: float | None, model_id: str) -> bool:
+        """Whether a cooldown that began so long ago is over."""
+        wait = health.cooldown(self.models[model_id].ejections, self.rule)
+        return hours is None or hours * 3600 >= wait
 
     def outcome(self, outcome: Outcome) -> None:
         """As the pure rule says, which forgets a type only when there is another."""
-        before = self.models[outcome.id]
-        after, event = health.record(before, outcome, self.rule)
-        self.models[outcome.id] = after
+        i, before = outcome.id, self.models[outcome.id]
+        before = replace(before, trusted=before.active and self.over(self.back[i], i))
+        guards = health.Guards(self.rule, self.pauses, self.incidents)
+        after, event = health.record(before, outcome, self.config, guards)
+        self.models[i] = after
+        if outcome.type:
+            self.failed[i] = 0.0
+        if after.status is not before.status:
+            self.off.pop(i, None)
+            if after.active:
+                self.back[i] = 0.0
+            else:
+                why = outcome.type if outcome.reason is None else outcome.reason
+                self.off[i] = health.HEALTH_RULE, why
         if event:
-            self.events.append(
-                (
-                    outcome.id,
-                    event,
-                    before.status,
-                    after.status,
-                    ACTOR,
-                    outcome.reason,
-                    outcome.type,
-                )
-            )
+            how = (ACTOR, outcome.reason, outcome.type, None)
+            self.events.append((i, event, before.status, after.status, *how))
 
     def switch(self, model_id: str, event: str, **now: Any) -> None:
         """As a person or recover does."""
-        from dataclasses import replace
-
         before = self.models[model_id]
-        after = self.models[model_id] = replace(before, **now)
-        self.events.append((model_id, event, before.status, after.status, ACTOR, None, None))
+        after = self.models[model_id] = replace(before, would_disable=None, **now)
+        self.off.pop(model_id, None)
+        if after.active:
+            self.back[model_id] = 0.0
+        else:
+            self.off[model_id] = ACTOR, None
+        self.events.append((model_id, event, before.status, after.status, ACTOR, None, None, None))
+
+    def recover(self, cooldown: float | None) -> None:
+        """Bring back whoever is due and neither paused nor waits for a person."""
+        for i, model in sorted(self.models.items()):
+            paused = not self.pauses.isdisjoint((None, model.provider))
+            person = health.waits_for_person(model.ejections, self.rule)
+            # Where nobody knows when it failed: since it was switched off, just now.
+            due = cooldown == 0 or self.over(self.failed[i] or 0.0, i)
+            if model.status is AUTO and due and not paused and not person:
+                on = {"active": True, "auto_disabled": False}
+                restart = self.rule.restart_failures
+                self.switch(i, "recovered", consecutive_failures=restart, **on)
 
     def step(self, verb: str, *what: Any) -> None:
         """Do one step."""
@@ -253,52 +335,82 @@ class Ledger:
         elif verb == "enable" and not self.models[what[0]].active:
             on = {"active": True, "auto_disabled": False, "failure_reason": None}
             self.switch(what[0], "enabled", consecutive_failures=0, ejections=0, **on)
-        elif verb == "recover" and not what[0]:
-            for model_id in sorted(i for i in IDS if self.models[i].status is AUTO):
-                on = {"active": True, "auto_disabled": False}
-                self.switch(model_id, "recovered", consecutive_failures=self.restart, **on)
+        elif verb == "recover":
+            self.recover(what[0])
+        elif verb == "pause" or (verb == "resume" and what[0] in self.pauses):
+            (self.pauses.add if verb == "pause" else self.pauses.remove)(what[0])
+            self.events.append(("", f"{verb}d", None, None, ACTOR, None, None, what[0]))
+        elif verb == "incident":
+            key = what[0], FailureType(what[1])
+            (self.incidents.add if what[2] > 0 else self.incidents.discard)(key)
+        elif verb in ("back", "failed"):
+            getattr(self, verb)[what[0]] = what[1]
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return what `fleets.rows` finds."""
+        return [
+            (
+                *(i, "", m.provider, m.active, m.auto_disabled, m.consecutive_failures),
+                *(m.ejections, m.successes, m.failures, m.failure_type, m.failure_reason),
+                *self.off.get(i, (None, None)),
+                m.would_disable,
+                *(m.successes > 0, self.failed[i] is not None, i in self.off, False),
+                self.back[i] is not None,
+            )
+            for i, m in self.models.items()
+        ]
 
 
-def act(fleet: Fleet, verb: str, *what: Any) -> None:
-    """Do one step with the product."""
+def act(fleet: Fleet, url: str, verb: str, *what: Any) -> None:
+    """Do one step with the product, or as the time that passes."""
     if verb == "success":
         fleet.record_success(what[0])
     elif verb == "failure":
         fleet.record_failure(what[0], what[1], reason=what[2])
     elif verb == "recover":
         fleet.recover(cooldown=what[0])
+    elif verb == "pause":
+        fleet.pause(60, provider=what[0])
+    elif verb == "resume":
+        fleet.resume(provider=what[0])
+    elif verb == "incident":
+        scope = f"incident:{what[1]}:{what[0]}"
+        sql(url, "DELETE FROM modelctl_holds WHERE scope = ?", scope)
+        until = ago(url, -what[2])
+        hold = f"INSERT INTO modelctl_holds (scope, provider, failure_type, until) VALUES (?, ?, ?, {until})"
+        sql(url, hold, scope, what[0], what[1])
+    elif verb in ("back", "failed"):
+        column = {"back": "recovered_at", "failed": "last_failure_at"}[verb]
+        past = "NULL" if what[1] is None else ago(url, what[1] * 3600)
+        sql(url, f"UPDATE models SET {column} = {past} WHERE id = ?", what[0])
     else:
         (fleet.disable if verb == "disable" else fleet.enable)(what[0])
 
 
 @settings(
-    max_examples=15,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(SEQUENCES)
+@given(RULES, st.tuples(*[STARTS] * len(MODELS)), SEQUENCES)
 def test_the_sql_and_the_pure_rule_agree(
-    fleet: Fleet, fleet_url: str, steps: list[tuple[Any, ...]]
+    fleet_url: str, rule: dict[str, Any], starts: Any, steps: list[tuple[Any, ...]]
 ) -> None:
     """Any calls in any order leave the rows and events that the rule as a function gives."""
     fleets.clear(fleet_url)
-    seed(fleet, IDS)
-    ledger = Ledger(fleet.config)
-    for step in steps:
-        act(fleet, *step)
-        ledger.step(*step)
-    for model in fleet.list_models():
-        expected = ledger.models[model.id]
-        assert model.status is expected.status
-        assert model.consecutive_failures == expected.consecutive_failures
-        assert model.ejections == expected.ejections
-        assert model.success_count == expected.successes
-        assert model.failure_count == expected.failures
-        assert model.failure_type == expected.failure_type
-        assert model.failure_reason == expected.failure_reason
-        assert (model.disabled_at is None) == model.active
-    # Several models that recover at once have no order among each other but their ids'.
-    assert fleets.events(fleet_url)[len(IDS) :] == ledger.events
+    models = {
+        i: fleets.Start(provider, **start)
+        for (i, provider), start in zip(MODELS.items(), starts, strict=True)
+    }
+    fleets.put(fleet_url, models)
+    with opened(fleet_url, **rule) as fleet:
+        ledger = Ledger(fleet.config, models)
+        for step in steps:
+            act(fleet, fleet_url, *step)
+            ledger.step(*step)
+            assert rows(fleet_url) == ledger.rows(), step
+        # Several models that recover at once have no order among each other but their ids'.
+        assert fleets.events(fleet_url) == ledger.events
 
 
 # enable, disable, remove
