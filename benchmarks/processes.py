@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.util import cache_from_source
 from pathlib import Path
 
+import modelctl
 from benchmarks.harness import MissingError, Row, Spread, at_most, interleave
 from benchmarks.servers import COUNT_KEY, Bench, configured, model_id
 from modelctl import Fleet
@@ -306,6 +308,9 @@ def measure(bench: Bench, parts: Iterable[str]) -> None:
                     ready[name] = programs.get(name)
                 except MissingError as exc:
                     bench.report.skip(f"processes.{claim.part}: {name}", exc)
+    # They have run once now. Where modules cannot be stored each run would compile them again.
+    if not Path(cache_from_source(modelctl.__file__)).exists():
+        raise MissingError("modelctl is not compiled, and its folder cannot be written")
     for judged in (True, False):
         claims = [claim for claim in asked if (claim.limit is not None) is judged]
         rounds = bench.scale.process_rounds if judged else bench.scale.process_rounds // 3

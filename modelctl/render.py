@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -410,12 +410,21 @@ def _complete(pieces: Iterable[str]) -> Iterator[str]:
     """Give the pieces when all are there: an error halfway must not follow half a value."""
     import tempfile
 
-    with tempfile.SpooledTemporaryFile(1_000_000, "w+", encoding="utf-8", newline="") as spool:
-        for piece in pieces:  # not writelines, which looks at the size when all is in memory
-            spool.write(piece)
-        spool.seek(0)
+    from modelctl.spool import unwritable
+
+    spool = tempfile.SpooledTemporaryFile(1_000_000, "w+", encoding="utf-8", newline="")  # noqa: SIM115 - closed below
+    try:
+        try:
+            for piece in pieces:  # not writelines, which looks at the size when all is in memory
+                spool.write(piece)
+            spool.seek(0)
+        except OSError as exc:
+            raise unwritable(exc) from exc
         while piece := spool.read(1 << 16):
             yield piece
+    finally:
+        with suppress(OSError):  # what could not be written cannot be written now
+            spool.close()
 
 
 def _write(pieces: Iterable[str]) -> None:

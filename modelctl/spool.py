@@ -16,6 +16,14 @@ _IN_MEMORY = 1 << 20
 _BATCH = 1000
 
 
+def unwritable(exc: OSError) -> ModelctlError:
+    """Say that the folder for temporary files takes no more."""
+    return ModelctlError(
+        f"cannot write to {tempfile.gettempdir()}: {exc.strerror}",
+        hint="TMPDIR names another folder for temporary files",
+    )
+
+
 class Spool(Sequence[T]):
     """In memory up to a mebibyte, then in a file without a name.
 
@@ -46,10 +54,7 @@ class Spool(Sequence[T]):
             pickle.dump(self._latest, self._file, protocol=5)
             self._file.flush()  # here, not where it is read: then it would look like a fault there
         except OSError as exc:
-            raise ModelctlError(
-                f"cannot write to {tempfile.gettempdir()}: {exc.strerror}",
-                hint="TMPDIR names another folder for temporary files",
-            ) from exc
+            raise unwritable(exc) from exc
         self._written += len(self._latest)
         self._latest = []
 

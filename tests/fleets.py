@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from hypothesis import strategies as st
 
 from modelctl import Config, Fleet, ModelStatus
 
@@ -110,6 +111,19 @@ class Start:
     failed: float | None = 0.5
     back: float | None = None
     noted: str | None = None
+
+
+# Cooldowns in tests are of one hour and two.
+STARTS = st.builds(
+    Start,
+    provider=st.just(""),
+    status=st.sampled_from([ModelStatus.ACTIVE, ModelStatus.ACTIVE, *ModelStatus]),
+    in_a_row=st.integers(0, 3),
+    ejections=st.sampled_from([0, 0, 1, 2]),
+    failed=st.sampled_from([None, 0.5, 3.0]),
+    back=st.sampled_from([None, 0.5, 1.5, 3.0]),
+    noted=st.sampled_from([None, None, "paused", "incident", "floor"]),
+)
 
 
 def put(url: str, models: Mapping[str, Start]) -> None:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from modelctl import (
 )
 from modelctl.health import read_outcomes
 from tests import fleets
-from tests.fleets import everything, rows, seed, sql, trip
+from tests.fleets import ago, everything, opened, rows, seed, sql
 
 ROOT = Path(__file__).parent.parent
 SUCCESS = {"outcome": "success"}
@@ -43,70 +44,108 @@ def of(ids: str, what: dict[str, str]) -> list[dict[str, str]]:
 
 # Equal to one by one
 
-NAMES = "abcde"
-TYPES = [None, *FailureType, FailureType.CLIENT_ERROR, FailureType.PARSE_ERROR]
+MODELS = {"p/a": "p", "p/b": "p", "p/c": "p", "q/d": "q", "q/e": "q"}
 RUNS = st.lists(
     st.builds(
-        lambda name, type_, reason, times: [(name, type_, reason)] * times,
-        st.sampled_from(NAMES),
-        st.sampled_from(TYPES),
+        lambda model_id, type_, reason, times: [Outcome(model_id, type_, reason)] * times,
+        st.sampled_from([*MODELS]),
+        st.sampled_from(
+            [
+                *(None, None, *FailureType, FailureType.CLIENT_ERROR),
+                *[FailureType.PARSE_ERROR] * 4,
+            ]
+        ),
         st.sampled_from([None, "", "why", "it's [red] %s \x1b"]),
-        st.sampled_from([1, 1, 2, 5, 6]),
+        st.sampled_from([1, 1, 2, 3]),
     ),
-    min_size=1,
-    max_size=12,
+    min_size=2,
+    max_size=16,
+).map(lambda runs: [outcome for run in runs for outcome in run])
+RULES = st.fixed_dictionaries(
+    {
+        "health_threshold": st.sampled_from([1, 2, 3]),
+        "recovery_restart_failures": st.just(0),
+        "recovery_cooldown": st.sampled_from(["0s", "1h", "1h"]),
+        "recovery_max_ejections": st.sampled_from([0, 0, 1, 2]),
+    }
+)
+GUARDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "recovery_min_active": st.sampled_from([1, 2, 3]),
+        "recovery_max_auto_disabled_percent": st.sampled_from([0, 50, 70]),
+        "recovery_incident_models": st.sampled_from([1, 2, 2]),
+    },
+)
+HOLDS = st.sets(
+    st.tuples(st.sampled_from("pq"), st.sampled_from([None, "parse-error", "client-error"])),
+    max_size=1,
 )
 
 
 @settings(
-    max_examples=10,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(runs=RUNS, chunk=st.sampled_from([1, 2, 3, 7, 5000]), mixed=st.booleans())
+@given(
+    rule=RULES,
+    guards=GUARDS,
+    starts=st.tuples(*[fleets.STARTS] * len(MODELS)),
+    held=HOLDS,
+    outcomes=RUNS,
+    chunk=st.sampled_from([1, 2, 3, 7, 5000]),
+)
 def test_a_batch_equals_one_by_one(
-    fleet: Fleet, fleet_url: str, runs: list[Any], chunk: int, mixed: bool
+    fleet_url: str,
+    rule: dict[str, Any],
+    guards: dict[str, Any],
+    starts: tuple[fleets.Start, ...],
+    held: set[tuple[str, str | None]],
+    outcomes: list[Outcome],
+    chunk: int,
 ) -> None:
-    """Apart from times: the same rows, events and changes, whatever the size of a chunk."""
-    fleets.clear(fleet_url)
-    seed(fleet, [f"{side}/{name}" for side in ("one", "all") for name in NAMES])
-    for side in ("one", "all"):  # every status, and one that has failed before
-        fleet.disable(f"{side}/b")
-        trip(fleet, f"{side}/c", f"{side}/d")
-        fleet.record_success(f"{side}/d")
-        for _ in range(3):
-            fleet.record_failure(f"{side}/e", "parse-error", reason="before")
-        if mixed:
-            sql(fleet_url, "UPDATE models SET auto_disabled = true WHERE id = ?", f"{side}/a")
-    start = len(fleets.events(fleet_url))
-    outcomes = [outcome for run in runs for outcome in run]
+    """Apart from times: the same rows, events, holds and changes, whatever the size of a chunk."""
+    models = {
+        i: replace(start, provider=provider)
+        for (i, provider), start in zip(MODELS.items(), starts, strict=True)
+    }
 
-    before = {m.id: m.status for m in fleet.list_models()}
-    for name, type_, reason in outcomes:
-        if type_ is None:
-            fleet.record_success(f"one/{name}")
-        else:
-            fleet.record_failure(f"one/{name}", type_, reason=reason)
+    def left_by(record: Callable[[Fleet], Any]) -> Any:
+        fleets.clear(fleet_url)
+        fleets.put(fleet_url, models)
+        for provider, kind in held:
+            sql(
+                fleet_url,
+                "INSERT INTO modelctl_holds (scope, provider, failure_type, until)"
+                f" VALUES (?, ?, ?, {ago(fleet_url, -60)})",
+                *(f"incident:{kind}:{provider}", provider, kind),
+            )
+        with opened(fleet_url, **rule, **guards) as fleet:
+            before = {m.id: m.status for m in fleet.list_models()}
+            result = record(fleet)
+            after = {m.id: m.status for m in fleet.list_models()}
+        changes = tuple(
+            StatusChange(i, before[i], now, True)
+            for i, now in after.items()
+            if now is not before[i]
+        )
+        assert result is None or (result.recorded, result.changes) == (len(outcomes), changes)
+        # An incident is written at the end of a chunk, behind what its models did.
+        events = sorted(fleets.events(fleet_url), key=lambda event: not event[0])
+        return rows(fleet_url), events, fleets.holds(fleet_url), changes
+
+    def one_by_one(fleet: Fleet) -> None:
+        for outcome in outcomes:
+            if outcome.type is None:
+                fleet.record_success(outcome.id)
+            else:
+                fleet.record_failure(outcome.id, outcome.type, reason=outcome.reason)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "CHUNK", chunk)
-        result = fleet.record_batch(
-            Outcome(f"all/{name}", type_, reason) for name, type_, reason in outcomes
-        )
-
-    def part(name: str, found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        return [(row[0].removeprefix(name), *row[1:]) for row in found if row[0].startswith(name)]
-
-    assert part("all/", rows(fleet_url)) == part("one/", rows(fleet_url))
-    events = fleets.events(fleet_url)[start:]
-    # One model's events have an order; those of a chunk's several models are of the same moment.
-    assert sorted(part("all/", events), key=lambda e: e[0]) == sorted(
-        part("one/", events), key=lambda e: e[0]
-    )
-    assert result.recorded == len(outcomes)
-    after = {m.id: m.status for m in fleet.list_models() if m.id.startswith("all/")}
-    assert result.changes == tuple(
-        StatusChange(i, before[i], now, True) for i, now in after.items() if now is not before[i]
-    )
+        together = left_by(lambda fleet: fleet.record_batch(outcomes))
+    assert together == left_by(one_by_one)
 
 
 def test_events_of_a_batch_are_in_the_order_of_its_outcomes(fleet: Fleet, fleet_url: str) -> None:
