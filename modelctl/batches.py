@@ -41,6 +41,7 @@ _FOLDED = {
     "would_disable": "text",
     "switched": "text",
     "why": "text",
+    "back": "boolean",
 }
 _HOLD = {"scope": "text", "provider": "text", "failure_type": "text", "reason": "text"}
 _ENTRY = {"id": "text", "display_name": "text", "provider": "text"}
@@ -174,6 +175,7 @@ class Batches(Changes):
         guards = self._guards(connection, {was.provider for was in before.values()})
         after = dict(before)
         switched: dict[str, tuple[str, str | None]] = {}
+        back: set[str] = set()
         events: list[tuple[str | None, ...]] = []
         for outcome in chunk:
             was = after[outcome.id]
@@ -185,6 +187,7 @@ class Batches(Changes):
                 events.append((outcome.id, *happened))
                 if was.status is not now.status:
                     switched[outcome.id] = (event, reason if reason is not None else outcome.type)
+                    back |= {outcome.id} if now.active else set()
         folded = [
             (
                 model_id,
@@ -198,6 +201,7 @@ class Batches(Changes):
                 now.failure_reason,
                 now.would_disable,
                 *switched.get(model_id, (None, None)),
+                model_id in back,
             )
             for model_id, now in after.items()
         ]
@@ -259,7 +263,7 @@ class Batches(Changes):
             f" last_failure_at = CASE WHEN failures > 0 THEN {at} ELSE last_failure_at END,"
             " failure_type = coalesce(folded.failure_type, models.failure_type),"
             " failure_reason = folded.failure_reason, would_disable = folded.would_disable,"
-            f" recovered_at = CASE switched WHEN 'recovered' THEN {at} ELSE recovered_at END,"
+            f" recovered_at = CASE WHEN back THEN {at} ELSE recovered_at END,"
             f" {off('disabled_at', at)}, {off('disabled_by', repr(health.HEALTH_RULE))},"
             f" {off('disabled_reason', 'why')}, updated_at = {at}"
             f" FROM {self.sql.rows('folded', _FOLDED)} WHERE models.id = folded.id"

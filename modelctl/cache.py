@@ -329,17 +329,27 @@ class RedisCache:
         found = self._glance()
         if found is None:
             with self._redis() as client:
-                pipe = self._home(client).pipeline(transaction=False)
-                pipe.mget(self._key, self._tomb)
-                pipe.pttl(self._key)
-                (value, tomb), left = pipe.execute()
-        else:
-            value, tomb, left = found
+                found = self._look(self._home(client).connection_pool)
+        value, tomb, left = found
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
         if tomb is not None and tomb != value:
             return None
         return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
+
+    def _look(self, pool: Any) -> tuple[bytes | None, bytes | None, int]:
+        """Value, tombstone and time to live (ms); a Pipeline costs as much as both commands."""
+        connection = pool.get_connection()
+        try:
+            commands = [("MGET", self._key, self._tomb), ("PTTL", self._key)]
+            connection.send_packed_command(connection.pack_commands(commands))
+            (value, tomb), left = connection.read_response(), connection.read_response()
+        except BaseException:
+            connection.disconnect()  # there may be an answer that nobody has read
+            raise
+        finally:
+            pool.release(connection)
+        return value, tomb, left
 
     def _glance(self) -> tuple[bytes | None, bytes | None, int] | None:
         """The first look of a process, which is the only one of most commands."""

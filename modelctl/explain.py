@@ -82,10 +82,10 @@ def _is(model: Model) -> str:
 
 
 def _failures(model: Model, config: Config) -> list[str]:
-    times = {0: "never", 1: "once"}.get(model.ejections, f"{model.ejections} times")
+    times = {0: "has not", 1: "has once"}.get(model.ejections, f"has {model.ejections} times")
     told = [
         f"It has {model.consecutive_failures} of {config.health.threshold} failures in a row,"
-        f" and the health rule switched it off {times} since it was last trusted."
+        f" and the health rule {times} switched it off since it was last trusted."
     ]
     if model.last_failure_at:
         kind = f" with {model.failure_type}" if model.failure_type else ""

@@ -6,13 +6,13 @@ Reads are Core expressions. What changes a status is in `changes`, many models a
 
 from __future__ import annotations
 
+import functools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
 from modelctl import health
-from modelctl.batches import Batches
 from modelctl.changes import (
     DISABLE,
     ENABLE,
@@ -27,19 +27,21 @@ from modelctl.changes import (
 from modelctl.database import Database
 from modelctl.errors import InvalidConfigError, RefusedError
 from modelctl.model import ModelStatus, storable
-from modelctl.recovery import Recovery
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
 from modelctl.tables import EVENTS, MODELS, ON, UtcTime, all_found, findable, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from modelctl.batches import Batches
     from modelctl.config import Config
     from modelctl.health import Outcome
+    from modelctl.recovery import Recovery
 
 T = TypeVar("T")
 
 SETTLE_SECONDS = 15
+_A_PAGE = 1000  # rows that need no cursor
 
 _SORTS: dict[str, tuple[Any, ...]] = {
     "id": (),
@@ -70,8 +72,20 @@ class ModelStore:
         self._database = database = Database(config, pool_size)
         self._changes = Changes(config, database)
         self._on_sqlite, self._sql = self._changes.on_sqlite, self._changes.sql
-        self.batches = Batches(config, database)
-        self.recovery = Recovery(config, database)
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """What changes many models at once."""
+        from modelctl.batches import Batches
+
+        return Batches(self._config, self._database)
+
+    @functools.cached_property
+    def recovery(self) -> Recovery:
+        """What `recover` does, and what stops it."""
+        from modelctl.recovery import Recovery
+
+        return Recovery(self._config, self._database)
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -134,6 +148,11 @@ class ModelStore:
             query = query.where(c.active.is_not(True), wanted)
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
+        if limit is not None and limit <= _A_PAGE:
+            with self._database.reading() as connection:
+                page = connection.execute(query).all()
+            yield from map(self._model, page)
+            return
         with self._changes.streaming(query) as rows:
             for row in rows:
                 yield self._model(row)
@@ -236,7 +255,7 @@ class ModelStore:
         c = MODELS.c
         successes, failures = (sa.func.coalesce(n, 0) for n in (c.success_count, c.failure_count))
         calls = successes + failures
-        rate = sa.cast(successes, sa.Double) / sa.func.nullif(calls, 0)
+        rate = sa.cast(successes, sa.Double) / sa.cast(sa.func.nullif(calls, 0), sa.Double)
         query = (
             sa.select(c.id, c.display_name, c.provider, rate, successes, failures)
             .where(c.active.is_(True))
