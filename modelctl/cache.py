@@ -356,11 +356,11 @@ class RedisCache:
         first, self._first_look = self._first_look and self._made is None, False
         if not first:
             return None
-        from modelctl.glance import ErrorReply, glance
+        from modelctl.glance import ReplyError, glance
 
         try:
             return glance(self._config.redis.url, self._key, self._tomb, REDIS_TIMEOUT)
-        except ErrorReply as exc:
+        except ReplyError as exc:
             refused = str(exc).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
             raise self._error(str(exc), refused) from None
         except TimeoutError:

@@ -173,14 +173,16 @@ class Changes(Statements):
                 write += " AND touched.event IS NOT NULL"
         return self.filled(found), log, self.filled(write)
 
-    def one_statement(self, change: Change, which: str) -> str:
-        """The three steps in one, for PostgreSQL; *which* as in `apply`."""
+    def one_statement(
+        self, change: Change, which: str, answer: str = "id, before, after, event"
+    ) -> str:
+        """The three steps in one, for PostgreSQL; *which* as in `apply`, *answer* what comes back."""
         found, log, write = self._steps(change)
         return (
             f"WITH found AS ({found} {which}),"
             f" touched AS (SELECT *, {change.after} AS after, {change.event} AS event FROM found),"
             f" logged AS ({log}), written AS ({write})"
-            " SELECT id, before, after, event FROM touched"
+            f" SELECT {answer} FROM touched"
         )
 
     def apply(

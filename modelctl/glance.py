@@ -13,7 +13,7 @@ _LONGEST = 1024
 _Found = tuple[bytes | None, bytes | None, int]
 
 
-class ErrorReply(Exception):
+class ReplyError(Exception):
     """Redis said no, in these words."""
 
 
@@ -23,7 +23,7 @@ def glance(url: str, key: str, tomb: str, timeout: float) -> _Found | None:
     *timeout*: seconds, for everything. The same two commands as `RedisCache.peek`.
 
     Raises:
-        ErrorReply: Redis answered with an error.
+        ReplyError: Redis answered with an error.
         TimeoutError: nothing came in time; asking again would take as long again.
     """
     parts = urlsplit(url)
@@ -77,7 +77,7 @@ def _read(answer: bytes, before: int) -> _Found | None:
     """Read +OK (*before* times), two strings in an array, and a number; None: more is to come.
 
     Raises:
-        ErrorReply: it ends with an error.
+        ReplyError: it ends with an error.
         ValueError: it is something else.
     """
     if not answer.endswith(b"\r\n"):
@@ -85,7 +85,7 @@ def _read(answer: bytes, before: int) -> _Found | None:
     lines = answer.split(b"\r\n")[:-1]
     for line in (*lines[:before], lines[-1]):
         if line.startswith(b"-"):
-            raise ErrorReply(line[1:].decode("utf-8", "replace"))
+            raise ReplyError(line[1:].decode("utf-8", "replace"))
     for line, expected in zip(lines, [b"+OK"] * before + [b"*2"], strict=False):
         if line != expected:
             raise ValueError

@@ -181,7 +181,11 @@ class Recovery(Changes):
         def chunk(connection: sa.Connection) -> list[str] | None:
             if not self.on_sqlite and not connection.scalar(alone):
                 return None
-            done = {c.id for c in self.apply(connection, RECOVER, still, parameters)}
+            if self.on_sqlite:
+                done = {c.id for c in self.apply(connection, RECOVER, still, parameters)}
+            else:
+                sql = self.one_statement(RECOVER, still, "id")
+                done = {*connection.execute(text(sql), parameters).scalars()}
             return [model_id for model_id in these if model_id in done]
 
         source = iter(ids)
@@ -198,17 +202,23 @@ class Recovery(Changes):
     def _due_ids(
         self, parameters: dict[str, Any], limit: int | None, without: Sequence[str]
     ) -> Sequence[str]:
-        """Return what is due, longest waiting first: once, because sorting it costs the most."""
+        """Return what is due, once for all chunks, longest waiting first.
+
+        Many at once, without a limit, come as they lie on disk: chunks of neighbours cost half.
+        """
         theirs = self.sql.among.format(column="coalesce(provider, '')")
         only = f" AND NOT (auto_disabled IS TRUE AND {theirs})" if without else ""
-        sql = (
-            f"SELECT id FROM models WHERE {self._candidates}{only} AND ({self._why}) IS NULL"
-            f" ORDER BY {self._due} NULLS FIRST, id"
-        )
-        if limit is not None:
-            sql += " LIMIT :size"
-        values = parameters | {"ids": self.ids(without), "size": limit}
-        with self.streaming(text(sql), values) as found:
+        sql = f"SELECT id FROM models WHERE {self._candidates}{only} AND ({self._why}) IS NULL"
+        in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, id LIMIT :size"
+        few = tables.CHUNK + 1
+        values = parameters | {"ids": self.ids(without), "size": few if limit is None else limit}
+        with self.streaming(text(in_order), values) as found:
+            due = Spool(row[0] for row in found)
+        if limit is not None or len(due) < few:
+            return due
+        with self.streaming(
+            text(sql if self.on_sqlite else f"{sql} ORDER BY ctid"), values
+        ) as found:
             return Spool(row[0] for row in found)
 
     def finished(self) -> None:
