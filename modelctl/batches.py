@@ -43,6 +43,7 @@ _FOLDED = {
     "why": "text",
     "back": "boolean",
 }
+_NOTED = {"id": "text", "would_disable": "text"}
 _HOLD = {"scope": "text", "provider": "text", "failure_type": "text", "reason": "text"}
 _ENTRY = {"id": "text", "display_name": "text", "provider": "text"}
 # What a catalogue leaves empty it does not know: it is no reason to forget what the row says.
@@ -206,6 +207,10 @@ class Batches(Changes):
             for model_id, now in after.items()
         ]
         connection.execute(text(self._batch_update()), rows(_FOLDED, folded))
+        if noted := [(i, after[i].would_disable) for i in back if after[i].would_disable]:
+            # The triggers take it for left over where a model was switched on.
+            sql = f"UPDATE models SET would_disable = noted.would_disable FROM {self.sql.rows('noted', _NOTED)}"
+            connection.execute(text(f"{sql} WHERE models.id = noted.id"), rows(_NOTED, noted))
         self.log(connection, events, actor)
         self._hold(connection, guards)
         return before, after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -237,6 +238,7 @@ class Statements:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({GUARD_LOCK})"))
 
 
+_LONE = re.compile("[\ud800-\udfff]")
 # One object per statement, so that SQLAlchemy looks at its text once.
 text = functools.cache(sa.text)
 
@@ -248,7 +250,7 @@ def rows(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any
 
 def findable(ids: Sequence[str]) -> None:
     """An id that PostgreSQL cannot hold names no model; raises `ModelNotFoundError`."""
-    odd = {i for i in ids if "\0" in i or any("\ud800" <= c <= "\udfff" for c in i)}
+    odd = {i for i in ids if "\0" in i or (not i.isascii() and _LONE.search(i))}
     if odd:
         all_found(ids, set(ids) - odd)
 
