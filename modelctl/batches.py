@@ -153,11 +153,15 @@ class Batches(Changes):
         for provider, *numbers in connection.execute(text(sql), parameters):
             guards.shares[provider] = health.Share(*numbers)
         if rule.incident_models:
+            since = self.sql.shifted.format(seconds="-:window")
+            # Those that are spared fail on without an event.
             sql = (
-                "SELECT DISTINCT coalesce(models.provider, ''), e.failure_type, models.id,"
+                f"SELECT coalesce(provider, ''), failure_type, id, {ON} FROM models"
+                f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
+                " UNION SELECT coalesce(models.provider, ''), e.failure_type, models.id,"
                 f" {ON} FROM modelctl_events e JOIN models ON models.id = e.model_id"
                 " WHERE e.event IN ('auto-disabled', 'would-disable')"
-                f" AND e.at > {self.sql.shifted.format(seconds='-:window')} AND {these}"
+                f" AND e.at > {since} AND {these}"
             )
             for provider, kind, model_id, on in connection.execute(
                 text(sql), parameters | {"window": rule.incident_window}

@@ -41,7 +41,13 @@ SENTINEL_SECONDS = 1.0
 _COUNT = re.compile(rb"[0-9]{1,18}")
 _PATTERN = re.compile(r"[*?[\\]")
 # Where redis-py wraps a refusal in another error: in a transaction, through a Sentinel.
-_REFUSALS = ("AuthenticationError", "NOPERM", "EXEC without MULTI", "DB index is out of range")
+_REFUSALS = (
+    "AuthenticationError",
+    "AUTH <password> called",
+    "NOPERM",
+    "EXEC without MULTI",
+    "DB index is out of range",
+)
 _SCAN_COUNT = 1000
 # What may follow the question mark of redis.url; anything else could change what we get back.
 _PARAMETERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")

@@ -35,12 +35,12 @@ class Change:
     assign: str | None  # None: delete the row
     flags: tuple[tuple[str, str], ...] = ()
     reason: str = "CAST(:reason AS text)"
-    every_row: bool = False  # write also where nothing happened
+    write: str | None = "touched.event IS NOT NULL"  # which rows; None: every one
 
 
-def _holds(kind: str) -> str:
+def _holds(kind: str, beyond: str = "{now}") -> str:
     return (
-        "EXISTS (SELECT 1 FROM modelctl_holds h WHERE h.until > {now}"
+        f"EXISTS (SELECT 1 FROM modelctl_holds h WHERE h.until > {beyond}"
         f" AND {kind} AND (h.provider IS NULL OR h.provider = coalesce(models.provider, '')))"
     )
 
@@ -58,10 +58,13 @@ _NEVER_MIND = (
     "disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL, disabled_until = NULL,"
     " would_disable = NULL"
 )
+_INCIDENT = "h.failure_type = CAST(:failure_type AS text)"
 _OFF = "touched.event = 'auto-disabled'"
 
 ENABLE = Change(
-    flags=(("off", "active IS NOT TRUE"),),
+    # One that is on already is trusted by this, too.
+    flags=(("off", "active IS NOT TRUE"), ("ejected", "coalesce(ejections, 0) > 0")),
+    write="touched.off OR touched.ejected",
     event="CASE WHEN off THEN 'enabled' END",
     after="'active'",
     assign="active = TRUE, auto_disabled = FALSE, consecutive_failures = 0, ejections = 0,"
@@ -105,7 +108,7 @@ SUCCESS = Change(
     " disabled_by = CASE WHEN touched.back THEN NULL ELSE disabled_by END,"
     " disabled_reason = CASE WHEN touched.back THEN NULL ELSE disabled_reason END,"
     " updated_at = {now}",
-    every_row=True,
+    write=None,
 )
 FAILURE = Change(
     flags=(
@@ -114,7 +117,7 @@ FAILURE = Change(
         (
             "held",
             f"CASE WHEN NOT ({REACHED}) THEN NULL WHEN {PAUSED} THEN 'paused'"
-            f" WHEN {_holds('h.failure_type = CAST(:failure_type AS text)')} THEN 'incident' END",
+            f" WHEN {_holds(_INCIDENT)} THEN 'incident' END",
         ),
     ),
     event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
@@ -133,7 +136,15 @@ FAILURE = Change(
     f" active = CASE WHEN {_OFF} THEN FALSE ELSE active END,"
     " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
     " updated_at = {now}",
-    every_row=True,
+    write=None,
+)
+
+
+# A failure in which the other models have no say: below the threshold, or of one that is spared by a
+# hold, as was noted, which lasts half a window more.
+UNDISPUTED = (
+    f"NOT ({REACHED}) OR (would_disable = 'paused' AND {PAUSED})"
+    f" OR (would_disable = 'incident' AND {_holds(_INCIDENT, '{half}')})"
 )
 
 
@@ -151,6 +162,7 @@ class Changes(Statements):
             .replace("{until}", until)
             .replace("{back}", epoch.format(time="recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
+            .replace("{half}", self.sql.shifted.format(seconds=":half"))
             .replace("{epoch}", epoch.format(time=self.sql.now))
             .replace("{now}", self.sql.now)
         )
@@ -169,8 +181,8 @@ class Changes(Statements):
             write = "DELETE FROM models WHERE id IN (SELECT id FROM touched)"
         else:
             write = f"UPDATE models SET {change.assign} FROM touched WHERE models.id = touched.id"
-            if not change.every_row:
-                write += " AND touched.event IS NOT NULL"
+            if change.write:
+                write += f" AND ({change.write})"
         return self.filled(found), log, self.filled(write)
 
     def one_statement(
@@ -214,5 +226,5 @@ def status_change(row: Sequence[Any]) -> StatusChange:
         model_id,
         before and ModelStatus(before),
         after and ModelStatus(after),
-        event not in (None, "would-disable", "probe-failed"),
+        event not in (None, "would-disable"),
     )

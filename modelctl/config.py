@@ -672,6 +672,10 @@ def _probe_value(raw: object, default: object) -> Any:
         if not isinstance(raw, bool):
             raise UsageError("must be true or false")
         return raw
+    if isinstance(default, int):
+        if type(raw) is not int:
+            raise UsageError("must be a whole number")
+        return raw
     items = raw if isinstance(default, tuple) else [raw]
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         wanted = {float: 'a duration with its unit, such as "10s"', str: "a string"}

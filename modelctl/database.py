@@ -32,8 +32,8 @@ T = TypeVar("T")
 _TRIES = 3
 # How a transaction begins. A write knows its id, and whose it is, from the start: what became of
 # it can be asked when the answer to its COMMIT is lost.
-_BEGIN = "BEGIN"
-_WRITE = "BEGIN; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time()"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_WRITE = f"{_BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time()"
 _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
 
 # Of a listing whose connection ends SQLAlchemy logs that its cursor cannot be closed: where nobody

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelctl.config import Config
-    from modelctl.results import Hold, Model, Waiting
+    from modelctl.results import Candidate, Hold, Model
 
 _SPARED = {
     "floor": "the fleet would have fewer active models than recovery.min_active",
@@ -51,18 +51,18 @@ def describe(hold: Hold) -> str:
 
 
 def explain(
-    model: Model, config: Config, holds: Iterable[Hold], waiting: Waiting | None, ahead: int
+    model: Model, config: Config, holds: Iterable[Hold], candidate: Candidate | None, ahead: int
 ) -> tuple[str, ...]:
     """Say why *model* is as it is, and what the next `recover` does.
 
-    *waiting*: why it does not come back now, None where it would. *ahead*: how many models are
-    due before it.
+    *candidate*: when it may come back by itself, None: never. *ahead*: how many models are due
+    before it.
     """
     told = [_is(model), *_failures(model, config)]
     if model.status is ModelStatus.ACTIVE:
         told += _stays_on(model, config)
     else:
-        told.append(_next_recover(model, config, waiting, ahead))
+        told.append(_next_recover(model, config, candidate, ahead))
     told += [_sentence(describe(h)) for h in holds if h.provider in (None, model.provider)]
     return tuple(told)
 
@@ -102,15 +102,16 @@ def _stays_on(model: Model, config: Config) -> list[str]:
     if model.ejections:
         told.append("A success at least one cooldown after it came back makes it trusted again.")
     rule = config.recovery
-    if rule.max_ejections and model.ejections >= rule.max_ejections:
+    if rule.max_ejections and model.ejections + 1 >= rule.max_ejections:
         told.append("Switched off once more it waits for a person.")
     return told
 
 
-def _next_recover(model: Model, config: Config, waiting: Waiting | None, ahead: int) -> str:
+def _next_recover(model: Model, config: Config, candidate: Candidate | None, ahead: int) -> str:
     rule = config.recovery
-    if model.status is ModelStatus.DISABLED and model.disabled_until is None:
+    if candidate is None:
         return "The next recover leaves it off: a person switched it off, and only a person enables it."
+    waiting = candidate.waiting
     if waiting is not None:
         if waiting.why == "person":
             return (

@@ -6,8 +6,9 @@ import functools
 import random
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from modelctl import cache as caches
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from modelctl.health import Outcome
     from modelctl.model import FailureType
     from modelctl.probe_config import ProbeConfig
-    from modelctl.recovery import Candidate
     from modelctl.results import (
         Audit,
         BatchResult,
         CacheReport,
+        Candidate,
         Changes,
         Check,
         Diagnosis,
@@ -65,9 +66,7 @@ INVALIDATE_SECONDS = 2.0
 LONGEST_COOLDOWN = 3650 * 86400.0
 AUDIT_COMPARISONS = 2
 AUDIT_PAUSE_SECONDS = 5.0
-# Models that are asked before the healthy ones come back, and how long that may take (seconds).
-PROBE_CHUNK = 100
-PROBE_SECONDS = 60.0
+PROBES_AT_ONCE = 8
 # Redis being away and Redis refusing us: a read goes on without it, a change queues.
 _CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
 
@@ -310,7 +309,7 @@ class Fleet:
         plan = None if model.active else next(store.recovery.plan(ids=[id]), None)
         limited = plan and not plan.waiting and self.config.recovery.limit
         ahead = store.recovery.ahead(id) if limited else 0
-        sentences = explain(model, self.config, holds, plan.waiting if plan else None, ahead)
+        sentences = explain(model, self.config, holds, plan, ahead)
         return ExplainedModel(
             **{f.name: getattr(model, f.name) for f in fields(model)}, explanation=sentences
         )
@@ -537,9 +536,9 @@ class Fleet:
         dry_run: bool = False,
         progress: Callable[[int], None] = _ignore,
     ) -> Recovery:
-        """Bring back the models whose cooldown, or timed disable, is over; longest waiting first.
+        """Bring back the models whose cooldown, or timed disable, is over.
 
-        *limit*: at most so many (0: all; None: ``recovery.limit``). *cooldown*: seconds, for this
+        *limit*: at most so many, the longest waiting (0: all; None: ``recovery.limit``). *cooldown*: seconds, for this
         run instead of the configured ones. *probe*: ask each auto-disabled model first, where a
         probe is configured for its provider; one that fails starts its cooldown again.
         A second run at the same time does nothing and says ``busy``. Models that a person
@@ -568,12 +567,12 @@ class Fleet:
         except BaseException:
             self._invalidate(owed=True)  # chunks before this one are committed
             raise
+        cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
         if not run.lost:
             recovery.finished()
-        cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
         return Recovery(
             recovered=recovered,
-            waiting=Spool(c.waiting or _beyond(c) for c in recovery.plan(cooldowns=ladder)),
+            waiting=Spool(c.waiting or run.left_out(c) for c in recovery.plan(cooldowns=ladder)),
             busy=run.lost and not recovered,
             cache=cache,
             paused=paused,
@@ -583,34 +582,48 @@ class Fleet:
 
     def _run(self, run: _Run, probes: Mapping[str, ProbeConfig]) -> Iterator[str]:
         """Bring models back; give the id of each."""
+        from modelctl.spool import Spool
+
         recovery = self._store.recovery
-        how: dict[str, Any] = {"cooldowns": run.ladder, "actor": self._actor}
-        if probes:
-            yield from self._run_probes(run, probes, how)
-        if not run.lost and run.left != 0:
-            chunks = recovery.recover(limit=run.left, without=[*probes], **how)
-            yield from run.through(chunks)
+        how: dict[str, Any] = {"cooldowns": run.ladder, "limit": run.most, "actor": self._actor}
+        if not probes:
+            yield from run.through(recovery.recover(**how))
+            return
+        due = (c for c in recovery.plan(cooldowns=run.ladder) if not c.waiting)
+        trusted: Spool[str] = Spool()
+        questionable: Spool[str] = Spool()
+        for candidate in islice(due, run.most):
+            asked = candidate.provider in probes and not candidate.timed
+            (questionable if asked else trusted).append(candidate.id)
+        yield from run.through(recovery.recover(ids=trusted, **how))
+        if questionable and not run.lost:
+            yield from self._run_probes(run, questionable, probes, how)
 
     def _run_probes(
-        self, run: _Run, probes: Mapping[str, ProbeConfig], how: dict[str, Any]
+        self,
+        run: _Run,
+        ids: Iterable[str],
+        probes: Mapping[str, ProbeConfig],
+        how: dict[str, Any],
     ) -> Iterator[str]:
         """Ask before they come back; those that were healthy do."""
-        recovery, owner = self._store.recovery, f"{self._actor} {random.random()}"  # noqa: S311 - a name
-        while not run.lost and run.left != 0:
-            # Longer than asking takes at the most.
-            if not recovery.claim(3 * PROBE_SECONDS, owner):
-                run.lost = True
-                return
-            most = PROBE_CHUNK if run.left is None else min(PROBE_CHUNK, run.left)
-            due = recovery.to_probe(
-                cooldowns=run.ladder, providers=[*probes], without=[*run.asked], most=most
-            )
-            if not due:
-                break
-            healthy = [a.id for a in self._ask(due, probes, run) if a.healthy]
-            if healthy:
-                yield from run.through(recovery.recover(limit=None, ids=healthy, **how))
-        recovery.claim(0, owner)
+        recovery = self._store.recovery
+        owner = f"{self._actor} {random.random()}"  # noqa: S311 - a name, no secret
+        longest = 2 * max(probe.timeout for probe in probes.values()) + 60
+        source = iter(ids)
+        try:
+            while some := list(islice(source, PROBES_AT_ONCE)):
+                if not recovery.claim(longest, owner):
+                    run.lost = True
+                    return
+                still = recovery.plan(ids=some, cooldowns=run.ladder)
+                due = [(c.id, c.provider) for c in still if not c.waiting]
+                if healthy := [a.id for a in self._ask(due, probes, run) if a.healthy]:
+                    yield from run.through(recovery.recover(ids=healthy, **how))
+        finally:
+            if not run.lost:
+                with suppress(ModelctlError):
+                    recovery.claim(0, owner)
 
     def _ask(
         self, models: Sequence[tuple[str, str]], probes: Mapping[str, ProbeConfig], run: _Run
@@ -618,14 +631,23 @@ class Fleet:
         """Ask (id, provider) each once; those that fail start their cooldown again."""
         from modelctl.probe import Target, ask
 
-        targets = [Target(model_id, provider) for model_id, provider in models]
-        answers = []
-        with closing(ask(targets, probes, deadline=PROBE_SECONDS)) as asking:
-            for answer in asking:
-                answers.append(answer)
-                run.asked[answer.id] = answer
-                run.told(len(run.asked))
-        failed = [(a.id, str(a.failure_type), a.reason) for a in answers if not a.healthy]
+        answers: list[ProbeResult] = []
+        for start in range(0, len(models), PROBES_AT_ONCE):
+            targets = [Target(*model) for model in models[start : start + PROBES_AT_ONCE]]
+            # All at once, so that each has its own time and none is cut off by another.
+            deadline = max(probes[t.provider].timeout for t in targets) + 5
+            asking = ask(targets, probes, concurrency=PROBES_AT_ONCE, deadline=deadline)
+            with closing(asking):
+                for answer in asking:
+                    answers.append(answer)
+                    run.asked[answer.id] = answer
+                    run.told(len(run.asked))
+        failed = []
+        for answer in answers:
+            if answer.failure_type is not None:
+                failed.append((answer.id, str(answer.failure_type), answer.reason))
+            elif not answer.healthy:  # the probe's fault, not the model's
+                self.on_warning(f"{answer.id} could not be asked: {answer.reason}")
         if failed:
             self._store.recovery.probe_failed(failed, actor=self._actor)
         return answers
@@ -654,7 +676,7 @@ class Fleet:
             if candidate.waiting:
                 waiting.append(candidate.waiting)
             elif most is not None and len(due) >= most:
-                waiting.append(_beyond(candidate))
+                waiting.append(_later(candidate, "limit"))
             else:
                 due.append(candidate.id)
                 requests += not candidate.timed and candidate.provider in probes
@@ -716,6 +738,8 @@ class Fleet:
         if not 0 < duration <= LONGEST_COOLDOWN:
             raise UsageError("a pause is more than 0 s and at most ten years")
         provider, reason = _provider(provider), self._reason(reason)
+        if provider is not None and all(p.provider != provider for p in self.stats().providers):
+            self.on_warning(f"no model has the provider '{provider}'")
         until = self._store.recovery.pause(provider, duration, reason=reason, actor=self._actor)
         return Pause(provider, True, until, reason, True)
 
@@ -1023,9 +1047,10 @@ class _Run:
     lost: bool = False  # another run is at work
     asked: dict[str, ProbeResult] = field(default_factory=dict)
 
-    @property
-    def left(self) -> int | None:
-        return None if self.most is None else self.most - self.done
+    def left_out(self, candidate: Candidate) -> Waiting:
+        """It is due, but not in this run."""
+        why = "probe" if candidate.id in self.asked else "limit"
+        return _later(candidate, why)
 
     def through(self, chunks: Iterable[list[str] | None]) -> Iterator[str]:
         for chunk in chunks:
@@ -1037,11 +1062,10 @@ class _Run:
             yield from chunk
 
 
-def _beyond(candidate: Candidate) -> Waiting:
-    """It is due, but not in this run."""
+def _later(candidate: Candidate, why: str) -> Waiting:
     from modelctl.results import Waiting
 
-    return Waiting(candidate.id, candidate.due, 0.0, "limit")
+    return Waiting(candidate.id, candidate.due, 0.0, why)
 
 
 def _provider(name: str | None) -> str | None:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import socket
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 _LONGEST = 1024
 _Found = tuple[bytes | None, bytes | None, int]
@@ -30,17 +34,17 @@ def glance(url: str, key: str, tomb: str, timeout: float) -> _Found | None:
     if parts.scheme not in ("redis", "unix") or parts.query or not (parts.path or parts.hostname):
         return None
     requests = []
-    if parts.password:
+    if parts.username or parts.password:
         user = [unquote(parts.username)] if parts.username else []
-        requests.append(["AUTH", *user, unquote(parts.password)])
-    database = parts.path.strip("/") if parts.scheme == "redis" else ""
-    if database not in ("", "0"):
-        requests.append(["SELECT", database])
+        requests.append(["AUTH", *user, unquote(parts.password or "")])
+    database = int(parts.path.strip("/") or 0) if parts.scheme == "redis" else 0
+    if database:
+        requests.append(["SELECT", str(database)])
     before = len(requests)
     requests += [["MGET", key, tomb], ["PTTL", key]]
     end = monotonic() + timeout
     try:
-        with _connect(parts.scheme, parts, timeout) as connection:
+        with _connect(parts, end) as connection:
             connection.sendall(b"".join(map(_request, requests)))
             answer = b""
             while len(answer) < _LONGEST:
@@ -57,14 +61,24 @@ def glance(url: str, key: str, tomb: str, timeout: float) -> _Found | None:
     return None
 
 
-def _connect(scheme: str, parts: object, timeout: float) -> socket.socket:
-    if scheme == "redis":
-        host, port = parts.hostname or "localhost", parts.port or 6379  # type: ignore[attr-defined]
-        return socket.create_connection((host, port), timeout)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(timeout)
-    connection.connect(unquote(parts.path))  # type: ignore[attr-defined]
-    return connection
+def _connect(parts: SplitResult, end: float) -> socket.socket:
+    """Connect to the first address that answers, all of them before *end*."""
+    places: list[tuple[Any, ...]] = [(socket.AF_UNIX, 0, 0, "", unquote(parts.path))]
+    if parts.scheme == "redis":
+        host, port = parts.hostname or "localhost", parts.port or 6379
+        places = [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for number, (family, _, _, _, address) in enumerate(places, 1):
+        connection = socket.socket(family)
+        try:
+            connection.settimeout(max(0.001, (end - monotonic()) / (1 + len(places) - number)))
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            if number == len(places):
+                raise
+        else:
+            return connection
+    raise OSError("no address")
 
 
 def _request(words: list[str]) -> bytes:
@@ -84,7 +98,7 @@ def _read(answer: bytes, before: int) -> _Found | None:
         return None
     lines = answer.split(b"\r\n")[:-1]
     for line in (*lines[:before], lines[-1]):
-        if line.startswith(b"-"):
+        if line.startswith(b"-") and line[1:2].isalpha():
             raise ReplyError(line[1:].decode("utf-8", "replace"))
     for line, expected in zip(lines, [b"+OK"] * before + [b"*2"], strict=False):
         if line != expected:

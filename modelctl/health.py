@@ -106,9 +106,9 @@ def record(
     reached = counted and health.active and failures >= config.health.threshold
     why = guards.against(health.provider, outcome.type) if reached else None
     off = reached and why is None
-    news = reached and guards.reached(outcome.id, health.provider, outcome.type, off=off)
-    said = "would-disable" if news or why != health.would_disable else None
-    event = "auto-disabled" if off else said
+    if reached:
+        guards.reached(outcome.id, health.provider, outcome.type, off=off)
+    event = "auto-disabled" if off else "would-disable" if why != health.would_disable else None
     return Health(
         active=health.active and not off,
         auto_disabled=health.auto_disabled or off,
@@ -174,12 +174,11 @@ class Guards:
             return "share"
         return None
 
-    def reached(self, model_id: str, provider: str, kind: FailureType, *, off: bool) -> bool:
+    def reached(self, model_id: str, provider: str, kind: FailureType, *, off: bool) -> None:
         """Learn that a model reached the threshold, and whether it was switched *off* for it.
 
         At least *incident_models* of a provider, and at least half of those that were active, are
-        an incident of the provider; it spares the ones to come. Return whether it has to be
-        written down, for others to learn it.
+        an incident of the provider; it spares the ones to come, and goes on while so many fail.
         """
         share = self.shares.setdefault(provider, Share())
         if off:
@@ -187,18 +186,18 @@ class Guards:
             share.active -= 1
             share.auto_disabled += 1
         if not self.rule.incident_models:
-            return False
+            return
         failing = self.failing.setdefault((provider, kind), {})
-        news = model_id not in failing
         failing[model_id] = off
         if (provider, kind) in self.incidents:
-            self.went_on.add((provider, kind))
-            return news
+            # One broken model alone does not keep it going.
+            if len(failing) >= self.rule.incident_models:
+                self.went_on.add((provider, kind))
+            return
         were_active = share.active + sum(failing.values())
         if len(failing) >= self.rule.incident_models and 2 * len(failing) >= were_active:
             self.incidents.add((provider, kind))
             self.began[provider, kind] = len(failing)
-        return news
 
     def switched_on(self, model_id: str, provider: str) -> None:
         """Learn that a model came back."""

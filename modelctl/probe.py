@@ -34,7 +34,8 @@ _POLL_SECONDS = 0.02
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
-_Failure = tuple[FailureType, str]
+# Without a type it is the fault of the probe, not of the model.
+_Failure = tuple[FailureType | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class _Job:
         loop = asyncio.get_running_loop()
         started = loop.time()
         limit = min(self.config.timeout, end - started)
-        failure: _Failure | None = FailureType.TIMEOUT, "not asked before the deadline of all"
+        failure: _Failure | None = (None, "not asked before the deadline of all")
         if limit > 0:
             try:
                 async with asyncio.timeout(limit):
@@ -252,8 +253,9 @@ class _Job:
         ping = {
             "model": self.fill(self.config.model),
             "messages": [{"role": "user", "content": "ping"}],
-            self.config.max_tokens_field: 1,
         }
+        if self.config.max_tokens:
+            ping[self.config.max_tokens_field] = self.config.max_tokens
         connections: list[Any] = []
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -396,9 +398,13 @@ def _judge(status: int, body: bytes) -> _Failure | None:
     message = error.get("message") if isinstance(error, dict) else error
     if not isinstance(message, str) or not message:
         message = "larger than 64 KiB" if len(body) > _LIMIT else ""
-    kind = FailureType.PARSE_ERROR
+    kind: FailureType | None = FailureType.PARSE_ERROR
+    if status == 400 and re.search("max_(completion_|output_)?tokens.*reached", message):
+        return None  # it thought for longer than we let it
     if 300 <= status <= 399:
         kind, message = FailureType.CLIENT_ERROR, "a redirect, refused"
+    elif status in (401, 403):
+        kind = None  # the key's fault
     elif 400 <= status <= 599:
         kind = failure_type_of_status(status)
     else:

@@ -51,6 +51,7 @@ class ProbeConfig:
     key_file: str = ""
     command: tuple[str, ...] = ()
     model: str = "{name}"
+    max_tokens: int = 16
     max_tokens_field: str = "max_tokens"
     timeout: float = 10.0
     allow_http: bool = False

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
 from modelctl.model import ModelStatus
-from modelctl.results import Hold, Waiting
+from modelctl.results import Candidate, Hold, Waiting
 from modelctl.spool import Spool
 from modelctl.tables import (
     AUTO_OFF,
@@ -31,16 +31,7 @@ if TYPE_CHECKING:
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
 _CANDIDATE = f"(({AUTO_OFF}) OR ({TIMED_OFF}))"
 _NEVER = "1e18"
-
-
-class Candidate(NamedTuple):
-    """A model that is off and may come back by itself; *waiting*: why not yet, None: it is due."""
-
-    id: str
-    provider: str
-    timed: bool
-    due: datetime
-    waiting: Waiting | None
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Recovery(Changes):
@@ -61,6 +52,8 @@ class Recovery(Changes):
     def _due(self) -> str:
         """When a candidate may come back, as seconds since 1970; NULL: nobody knows, so now."""
         until = self.sql.epoch.format(time="disabled_until")
+        if self.on_sqlite:  # which reads "12:00" as a time of the year 2000
+            until = f"CASE WHEN disabled_until GLOB '[0-9][0-9][0-9][0-9]-*' THEN {until} END"
         return (
             f"CASE WHEN auto_disabled IS TRUE THEN {self.sql.off_since()} + {self.sql.cooldown}"
             f" ELSE coalesce({until}, {_NEVER}) END"
@@ -119,7 +112,7 @@ class Recovery(Changes):
         try:
             return datetime.fromtimestamp(round(epoch, 3 if self.on_sqlite else 6), UTC)
         except (OverflowError, ValueError, OSError):
-            return datetime.max.replace(tzinfo=UTC)
+            return _FOREVER
 
     def ahead(self, model_id: str) -> int:
         """Return how many models are due and come back before this one."""
@@ -158,20 +151,19 @@ class Recovery(Changes):
         limit: int | None,
         actor: str,
         ids: Sequence[str] | None = None,
-        without: Sequence[str] = (),
     ) -> Iterator[list[str] | None]:
         """Bring back what is due, longest waiting first; yield the ids of each chunk.
 
         Works in chunks with short locks; each takes the run's lock again and looks again whether
         its models are still due. Where another run has the lock None comes, and the end.
-        *ids*: only of these. *without*: no auto-disabled model of these providers.
+        *ids*: only of these, in this order.
         """
         # What fails again after this run began waits for the next one.
         parameters = self._parameters(cooldowns, self.clock())
         parameters |= {"actor": actor, "reason": None, "failure_type": None}
         parameters["restart"] = self.config.recovery.restart_failures
         if ids is None:
-            ids = self._due_ids(parameters, limit, without)
+            ids = self._due_ids(parameters, limit)
         still = (
             f"{self.sql.ids} AND {_CANDIDATE} AND ({self._why}) IS NULL"
             f" ORDER BY id{self.sql.skip_locked}"
@@ -199,19 +191,15 @@ class Recovery(Changes):
             if not these:
                 return
 
-    def _due_ids(
-        self, parameters: dict[str, Any], limit: int | None, without: Sequence[str]
-    ) -> Sequence[str]:
+    def _due_ids(self, parameters: dict[str, Any], limit: int | None) -> Sequence[str]:
         """Return what is due, once for all chunks, longest waiting first.
 
         Many at once, without a limit, come as they lie on disk: chunks of neighbours cost half.
         """
-        theirs = self.sql.among.format(column="coalesce(provider, '')")
-        only = f" AND NOT (auto_disabled IS TRUE AND {theirs})" if without else ""
-        sql = f"SELECT id FROM models WHERE {self._candidates}{only} AND ({self._why}) IS NULL"
+        sql = f"SELECT id FROM models WHERE {self._candidates} AND ({self._why}) IS NULL"
         in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, id LIMIT :size"
         few = tables.CHUNK + 1
-        values = parameters | {"ids": self.ids(without), "size": few if limit is None else limit}
+        values = parameters | {"size": few if limit is None else limit}
         with self.streaming(text(in_order), values) as found:
             due = Spool(row[0] for row in found)
         if limit is not None or len(due) < few:
@@ -235,7 +223,9 @@ class Recovery(Changes):
         query = sa.text(sql).columns(at=UtcTime, now=UtcTime)
         with self.database.reading() as connection:
             row = connection.execute(query).first()
-        return None if row is None else (row.at, (row.now - row.at).total_seconds())
+        if row is None or row.at is None:  # never, or unreadable
+            return None
+        return row.at, (row.now - row.at).total_seconds()
 
     # ── Pauses and incidents ──
 
@@ -252,9 +242,9 @@ class Recovery(Changes):
             Hold(
                 provider=row.provider,
                 failure_type=row.failure_type,
-                since=row.since,
-                until=row.until,
-                seconds_left=max(0.0, (row.until - row.now).total_seconds()),
+                since=row.since or row.now,
+                until=row.until or _FOREVER,  # infinity, say
+                seconds_left=max(0.0, ((row.until or _FOREVER) - row.now).total_seconds()),
                 reason=row.reason,
                 actor=row.actor,
             )
@@ -301,30 +291,6 @@ class Recovery(Changes):
         return self.database.write(work)
 
     # ── Probes ──
-
-    def to_probe(
-        self,
-        *,
-        cooldowns: Sequence[float] | None,
-        providers: Sequence[str],
-        without: Sequence[str],
-        most: int,
-    ) -> list[tuple[str, str]]:
-        """Return (id, provider) of the auto-disabled models of *providers* that are due.
-
-        The first *most*; *without*: none of these ids.
-        """
-        theirs = self.sql.among.format(column="coalesce(provider, '')")
-        asked = self.sql.among.replace(":ids", ":asked").format(column="id")
-        sql = (
-            f"SELECT id, coalesce(provider, '') FROM models WHERE {AUTO_OFF}"
-            f" AND {theirs} AND NOT {asked}"
-            f" AND ({self._why}) IS NULL ORDER BY {self._due} NULLS FIRST, id LIMIT :size"
-        )
-        parameters = self._parameters(cooldowns, self.clock())
-        parameters |= {"ids": self.ids(providers), "asked": self.ids(without), "size": most}
-        with self.database.reading() as connection:
-            return [(row[0], row[1]) for row in connection.execute(text(sql), parameters)]
 
     def standing(self, ids: Sequence[str]) -> list[tuple[str, str, ModelStatus]]:
         """Return id, provider and status of each; `ModelNotFoundError` names the missing ones."""

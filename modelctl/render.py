@@ -139,18 +139,19 @@ def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
     """Return the rows of a listing; they may stream."""
     columns = (
         *("id", "name", "provider", "status"),
-        *("failures_in_a_row", "successes", "failures", "retry_at"),
+        *("failures_in_a_row", "successes", "failures", "retry_at", "would_disable"),
     )
     rows = (
         (
             m.id,
             m.display_name or m.id,
             m.provider,
-            f"{m.status} (would be off: {m.would_disable})" if m.would_disable else m.status,
+            m.status,
             m.consecutive_failures,
             m.success_count,
             m.failure_count,
             m.retry_at or (None if m.status is ModelStatus.ACTIVE else "never"),
+            m.would_disable,
         )
         for m in models
     )
@@ -205,7 +206,8 @@ def _(result: BatchResult) -> View:
 _WHY = {
     "cooldown": "its cooldown ends {left}",
     "timed": "switched off for a time that ends {left}",
-    "limit": "due, but beyond what one run brings back",
+    "limit": "due, and left to the next run",
+    "probe": "due, but it was asked and is not healthy",
     "paused": "automatic switching is paused",
     "person": "ejected too often: waits for a person (modelctl enable)",
 }

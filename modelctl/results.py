@@ -158,6 +158,17 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that is off and may come back by itself; *waiting*: why not yet, None: it is due."""
+
+    id: str
+    provider: str
+    timed: bool
+    due: datetime
+    waiting: Waiting | None
+
+
+@dataclass(frozen=True, slots=True)
 class Recovery:
     """What one run of ``recover`` did; *busy*: another run was at work.
 

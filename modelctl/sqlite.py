@@ -60,7 +60,7 @@ def complete(path: Path, prefix: str) -> list[str]:
     """
     sql = (
         "SELECT id FROM models WHERE substr(id, 1, length(?1)) = ?1"
-        " AND id NOT GLOB '*[^a-zA-Z0-9._/:@+-]*' AND id <> '' ORDER BY id LIMIT 100"
+        " AND id NOT GLOB '*[^a-zA-Z0-9._/:@+-]*' AND id GLOB '[^-]*' ORDER BY id LIMIT 100"
     )
     connection = connect(path)
     try:

@@ -17,9 +17,9 @@ from modelctl.changes import (
     DISABLE,
     ENABLE,
     FAILURE,
-    REACHED,
     REMOVE,
     SUCCESS,
+    UNDISPUTED,
     Change,
     Changes,
     status_change,
@@ -171,7 +171,7 @@ class ModelStore:
             "SELECT id FROM models WHERE starts_with(id, :prefix) AND id ~ :plain"
             " ORDER BY id LIMIT 100"
         )
-        values = {"prefix": storable(prefix), "plain": "^[a-zA-Z0-9._/:@+-]+$"}
+        values = {"prefix": storable(prefix), "plain": "^[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*$"}
         with self._database.reading() as connection:
             return [*connection.execute(text(sql), values).scalars()]
 
@@ -338,8 +338,10 @@ class ModelStore:
         }
         if not (how["counted"] and self._config.recovery.guarded):
             return self._change(FAILURE, [outcome.id], **how)[0]
-        # Only one that does not reach the threshold; the other models have a say in the rest.
-        short = self._change(FAILURE, [outcome.id], only=f"NOT ({REACHED})", **how)
+        # Only one that does not reach the threshold, or is spared as before; the other models have
+        # a say in the rest.
+        half = self._config.recovery.incident_window / 2
+        short = self._change(FAILURE, [outcome.id], only=UNDISPUTED, half=half, **how)
         return short[0] if short else self.batches.record_one(outcome, actor=actor)
 
     def _change(
@@ -361,10 +363,13 @@ class ModelStore:
         parameters |= {"actor": actor, "reason": reason, "failure_type": failure_type}
         parameters["ids"] = self._changes.ids(wanted)
         # In the order of the ids: that keeps two changes from a deadlock.
-        which = f"{self._sql.ids}{f' AND {only}' if only else ''} ORDER BY id{self._sql.lock}"
+        which = f"{self._sql.ids}{f' AND ({only})' if only else ''} ORDER BY id{self._sql.lock}"
+        which = self._changes.filled(which)
+        # What switches off by hand takes its turn with what does so beside the guards.
+        turn = change in (DISABLE, REMOVE) and self._config.recovery.guarded
 
         def work(connection: sa.Connection) -> list[StatusChange]:
-            if floor:
+            if turn:
                 self._changes.wait_for_turn(connection)
             done = self._changes.apply(connection, change, which, parameters)
             if floor and any(c.before is ModelStatus.ACTIVE for c in done):
@@ -376,7 +381,7 @@ class ModelStore:
                 all_found(wanted, {c.id for c in done})
             return done
 
-        if len(wanted) > 1 or dry_run or floor or self._on_sqlite:
+        if len(wanted) > 1 or dry_run or turn or self._on_sqlite:
             done = self._database.write(work, dry_run=dry_run)
         else:
             sql = self._changes.one_statement(change, which)

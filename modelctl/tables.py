@@ -161,7 +161,7 @@ SQLITE = Dialect(
     time="strftime('%Y-%m-%dT%H:%M:%fZ', {epoch}, 'unixepoch')",
     differs="{one} IS NOT {other}",
     cooldown="json_extract(:cooldowns,"
-    " '$[' || (min(max(coalesce(ejections, 0), 1), :steps) - 1) || ']')",
+    " '$[' || (min(max(CAST(coalesce(ejections, 0) AS integer), 1), :steps) - 1) || ']')",
     among="{column} IN (SELECT value FROM json_each(:ids))",
     lock="",
     skip_locked="",
