@@ -250,7 +250,7 @@ class _Job:
         }
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        ping = {
+        ping: dict[str, Any] = {
             "model": self.fill(self.config.model),
             "messages": [{"role": "user", "content": "ping"}],
         }

@@ -68,6 +68,8 @@ def check_probe(config: ProbeConfig) -> None:
         raise UsageError("a probe has either a url or a command")
     if config.key_env and config.key_file:
         raise UsageError("a probe has either key_env or key_file, not both")
+    if not 0 <= config.max_tokens <= 10_000:
+        raise UsageError("max_tokens must be 0 (none is sent) to 10000")
     if not 0.1 <= config.timeout <= 600:
         raise UsageError("timeout must be 0.1s to 10m")
     name = config.max_tokens_field
