@@ -92,12 +92,16 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_ok()
 
     def answer_status(self, status: str) -> None:
-        """ProbeResult with a status and an error as OpenAI writes it."""
+        """Answer with a status and an error as OpenAI writes it."""
         self.send(int(status), json.dumps({"error": {"message": "so\x1b[31m sorry"}}).encode())
 
     def answer_body(self, name: str) -> None:
-        """ProbeResult 200 with one of the bodies of the server."""
+        """Answer 200 with one of the bodies of the server."""
         self.send(200, self.server.bodies[name])
+
+    def answer_refuse(self, name: str) -> None:
+        """Answer 400 with one of the bodies of the server."""
+        self.send(400, self.server.bodies[name])
 
     def answer_echo(self) -> None:
         """Show what was sent, as a careless server does."""
@@ -105,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(401, json.dumps({"error": {"message": said}}).encode(), X_Echo=KEY)
 
     def answer_garbage(self) -> None:
-        """ProbeResult with no HTTP at all, but with the key."""
+        """Answer with no HTTP at all, but with the key."""
         self.wfile.write(f"{KEY} {KEY}\r\n\r\n".encode())
         self.close_connection = True
 
@@ -257,12 +261,12 @@ def one(config: ProbeConfig, id_: str = "p/m", **how: Any) -> ProbeResult:
     """Ask one model."""
     (answer,) = ask([Target(id_, "p")], {"p": config}, **how)
     assert answer.id == id_
-    assert answer.healthy is (answer.failure_type is None) is (answer.reason is None)
+    assert answer.healthy is (answer.reason is None)
     assert answer.reason is None or len(answer.reason) <= 500
     return answer
 
 
-def failed(answer: ProbeResult, kind: FailureType, *words: str) -> None:
+def failed(answer: ProbeResult, kind: FailureType | None, *words: str) -> None:
     """Check that an answer is this failure, with these words in its reason."""
     assert answer.failure_type is kind, answer
     for word in words:
@@ -304,7 +308,7 @@ def test_the_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert body == {
         "model": "m",
         "messages": [{"role": "user", "content": "ping"}],
-        "max_tokens": 1,
+        "max_tokens": 16,
     }
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert headers["Host"] == server.place
@@ -317,9 +321,23 @@ def test_fields_of_the_request(server: Server) -> None:
     config = server.config("ok", model="x/{id}?{name}", max_tokens_field="max_completion_tokens")
     assert one(config).healthy
     ((_, headers, body),) = server.requests
-    assert (body["model"], body["max_completion_tokens"]) == ("x/p/m?m", 1)
+    assert (body["model"], body["max_completion_tokens"]) == ("x/p/m?m", 16)
     assert "max_tokens" not in body
     assert "Authorization" not in headers
+
+
+def test_the_limit_of_an_answer_is_configuration(server: Server) -> None:
+    """How long the answer may be is said in tokens, and not at all where that is 0."""
+    assert one(server.config("ok", max_tokens=64)).healthy
+    assert one(server.config("ok", max_tokens=0)).healthy
+    assert [body.get("max_tokens") for _, _, body in server.requests] == [64, None]
+
+
+def test_a_model_that_thought_for_too_long_is_healthy(server: Server) -> None:
+    """Whoever answers that our limit of tokens was reached has worked."""
+    said = "Could not finish the message because max_tokens or model output limit was reached."
+    server.bodies["long"] = json.dumps({"error": {"message": said}}).encode()
+    assert one(server.config("refuse/long")).healthy
 
 
 @pytest.mark.parametrize("id_", [*NASTY, "nul\0", "\ud800", "p/", "p/{id}"])
@@ -391,7 +409,8 @@ def test_a_slow_caller_costs_no_model_its_time(server: Server) -> None:
     ("status", "kind"),
     [
         (400, FailureType.CLIENT_ERROR),
-        (401, FailureType.CLIENT_ERROR),
+        (401, None),  # the key's fault, not the model's
+        (403, None),
         (404, FailureType.CLIENT_ERROR),
         (408, FailureType.TIMEOUT),
         (429, FailureType.RATE_LIMIT),
@@ -406,7 +425,7 @@ def test_a_slow_caller_costs_no_model_its_time(server: Server) -> None:
         (999, FailureType.PARSE_ERROR),
     ],
 )
-def test_statuses(server: Server, status: int, kind: FailureType) -> None:
+def test_statuses(server: Server, status: int, kind: FailureType | None) -> None:
     """A status is the failure that the health rule makes of it; the server's words are kept."""
     failed(one(server.config(f"status/{status}")), kind, f"HTTP {status}: so", "sorry")
 
@@ -541,15 +560,16 @@ def test_timeout_of_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_deadline(server: Server) -> None:
-    """At the deadline of all, what runs and what waits has failed as a timeout."""
+    """At the deadline of all, what runs has failed as a timeout, what waits was never asked."""
     started = time.monotonic()
     answers = list(ask(targets(20), {"p": server.config("silent")}, concurrency=4, deadline=0.5))
     assert 0.4 < time.monotonic() - started < 2
     assert len(answers) == 20
-    for answer in answers:
-        failed(answer, FailureType.TIMEOUT)
+    assert not any(answer.healthy for answer in answers)
     assert len(server.requests) == 4
-    assert sum("not asked" in str(answer.reason) for answer in answers) == 16
+    assert sum(answer.failure_type is FailureType.TIMEOUT for answer in answers) == 4
+    unasked = [answer for answer in answers if answer.failure_type is None]
+    assert sum("not asked" in str(answer.reason) for answer in unasked) == 16
 
 
 def test_closing(server: Server) -> None:
@@ -805,7 +825,7 @@ def test_keys_are_never_shown(
         assert KEY not in text
         assert KEY[:10] not in text
     if what == "echo":
-        failed(answer, FailureType.CLIENT_ERROR, "bad header Bearer *** bad")
+        failed(answer, None, "bad header Bearer *** bad")
 
 
 def test_key_file(server: Server, tmp_path: Path) -> None:
