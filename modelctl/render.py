@@ -138,8 +138,8 @@ def _(result: VerifiedCount) -> View:
 def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
     """Return the rows of a listing; they may stream."""
     columns = (
-        *("id", "name", "provider", "status"),
-        *("failures_in_a_row", "successes", "failures", "retry_at", "would_disable"),
+        *("id", "name", "provider", "status", "would_disable"),
+        *("failures_in_a_row", "successes", "failures", "retry_at"),
     )
     rows = (
         (
@@ -147,11 +147,11 @@ def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
             m.display_name or m.id,
             m.provider,
             m.status,
+            m.would_disable,
             m.consecutive_failures,
             m.success_count,
             m.failure_count,
             m.retry_at or (None if m.status is ModelStatus.ACTIVE else "never"),
-            m.would_disable,
         )
         for m in models
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -163,6 +164,12 @@ def environ(url: str, **configured: object) -> dict[str, Any]:
     return {"MODELCTL_DATABASE_URL": url, "MODELCTL_ACTOR": ACTOR, **names}
 
 
+def listed(tool: Cli, *words: str, **configured: object) -> dict[str, dict[str, str]]:
+    """Return what `list` says of each model, by column."""
+    rows = csv.DictReader(tool("list", *words, "-o", "csv", **configured).lines)
+    return {row["id"]: row for row in rows}
+
+
 def status(fleet: Fleet, *ids: str) -> list[ModelStatus]:
     """Return the status of each model."""
     found = {model.id: model.status for model in fleet.list_models()}
@@ -319,6 +326,15 @@ def test_failures_alone_never_bring_trust(fleet_url: str, fail: Fail) -> None:
         assert fleet.show("a").ejections == 3
 
 
+def test_enable_trusts_one_that_is_on(fleet_url: str, tool: Cli) -> None:
+    """Who enables a model that came back already has its ejections forgotten at once."""
+    put(fleet_url, "a", ejections=3, consecutive_failures=2)
+    assert tool("enable", "a", "--dry-run").code == 0
+    assert tool("show", "a", "-o", "json").json["ejections"] == 3
+    assert tool("enable", "a").out == "a\tactive\tactive\talready active\n"
+    assert tool("show", "a", "-o", "json").json["ejections"] == 0
+
+
 def test_enable_trusts_at_once(fleet_url: str, tool: Cli) -> None:
     """Whoever is enabled has no ejections and no failures, and waits an hour next time."""
     put_off(fleet_url, "a", failed=2 * HOUR, ejections=4)
@@ -413,7 +429,8 @@ def test_who_was_spared_is_shown(fleet_url: str, tool: Cli) -> None:
     floor = {"recovery_min_active": 1}
     result = tool("record-failure", "acme/one", "--type", BAD, **floor)
     assert (result.code, result.out) == (0, "acme/one\tactive\tactive\tstill active\n")
-    assert tool("list").out.split("\t")[3:5] == ["active", "floor"]
+    row = listed(tool)["acme/one"]
+    assert (row["status"], row["would_disable"]) == ("active", "floor")
     assert tool("list", "-o", "json").json[0]["would_disable"] == "floor"
     assert tool("show", "acme/one", "-o", "json").json["would_disable"] == "floor"
     assert "would have switched it off, but" in tool("show", "acme/one").out
@@ -805,11 +822,11 @@ def test_disabled_for_a_time(fleet_url: str, tool: Cli) -> None:
     model = tool("show", "a", "-o", "json").json
     assert model["retry_at"] == model["disabled_until"]
     assert 7100 < model["seconds_left"] <= 7200
-    listed = [line.split("\t") for line in tool("list", "--status", "disabled").lines]
-    assert [(row[0], row[-1]) for row in listed] == [
-        ("a", f"{model['retry_at'][:19]}Z"),
-        ("b", "never"),
-    ]
+    rows = listed(tool, "--status", "disabled")
+    assert {i: row["retry_at"] for i, row in rows.items()} == {
+        "a": f"{model['retry_at'][:19]}Z",
+        "b": "never",
+    }
     code, shown = seen("list", "--status", "disabled", columns=80, environ=environ(fleet_url))
     assert (code, f"{model['retry_at'][:19]}Z" in shown, "never" in shown) == (0, True, True)
     assert tool("recover").out == ""
@@ -948,8 +965,8 @@ def test_raw_sql_ends_the_time(fleet_url: str, tool: Cli, over: bool) -> None:
     sql(fleet_url, "UPDATE models SET active = false")
     assert tool("recover", "--cooldown", "0s").out == ""
     assert tool("recover", "--dry-run", "--cooldown", "0s").out == ""
-    assert {line.split("\t")[3] for line in tool("list").lines} == {"disabled"}
-    assert {line.split("\t")[-1] for line in tool("list").lines} == {"never"}
+    rows = listed(tool).values()
+    assert {(row["status"], row["retry_at"]) for row in rows} == {("disabled", "never")}
 
 
 def test_the_rule_leaves_a_timed_one_alone(fleet_url: str, succeed: Fail) -> None:
@@ -1013,7 +1030,7 @@ def test_ejected_too_often_waits_for_a_person(fleet_url: str, tool: Cli, succeed
         assert line.startswith("twice\twaiting\t\t")
         assert "waits for a person" in line
     assert "wait for a person: twice" in tool("doctor", **most).out
-    assert tool("list", **most).lines[-1].split("\t")[-1] == "never"
+    assert listed(tool, **most)["twice"]["retry_at"] == "never"
     assert tool("enable", "twice", **most).code == 0
     model = tool("show", "twice", "-o", "json", **most).json
     assert (model["status"], model["ejections"]) == ("active", 0)
@@ -1328,7 +1345,7 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.mark.parametrize("arrival", [1, 2, 3, 4, 5])
 def test_killed_in_the_middle(fleet_url: str, nursery: Nursery, arrival: int) -> None:
-    """Killed before any commit, or after the last, a run loses nothing, and the next goes on."""
+    """Killed before any commit, or after the last chunk, a run loses nothing, and the next goes on."""
     put_off(fleet_url, *"abcde", failed=9 * HOUR)
     put(fleet_url, "timed", active=False)
     move(fleet_url, "disabled_until", HOUR, "timed")
@@ -1336,12 +1353,12 @@ def test_killed_in_the_middle(fleet_url: str, nursery: Nursery, arrival: int) ->
     point = ("before-commit", arrival) if arrival < 5 else ("after-commit", 1)
     job = Job(fleet_url, "", (Call("recover"),), point[0], point[1], chunk=2)
     assert nursery.run(job).killed
-    # Three chunks of two, then that it is through.
+    # Three chunks of two, the invalidation, and then it is remembered that it is through.
     back = {1: 0, 2: 2, 3: 4, 4: 6, 5: 6}[arrival]
     with opened(fleet_url) as fleet:
         assert fleet.count().active == back
         assert story(fleet) == ["recovered"] * back
-        assert (fleet.last_recover().at is not None) == (arrival == 5)
+        assert fleet.last_recover().at is None
         assert len(fleet.recover().recovered) == 6 - back
         assert story(fleet) == ["recovered"] * 6
         assert {e.model_id for e in fleet.events()} == {*"abcde", "timed"}
@@ -1443,6 +1460,14 @@ def test_pause_and_resume_on_the_command_line(fleet_url: str, tool: Cli) -> None
         ("resumed", None, "p", None, ACTOR),
         ("recovered", "a", None, None, ACTOR),
     ]
+
+
+def test_a_pause_of_nobody(fleet_url: str, tool: Cli) -> None:
+    """A provider that no model has is paused all the same, and a warning says that it may be mistyped."""
+    put(fleet_url, "a", provider="openai")
+    done = tool("pause", "--for", "1h", "--provider", "opnai")
+    assert (done.code, "no model has the provider 'opnai'" in done.err) == (0, True)
+    assert tool("pause", "--for", "1h", "--provider", "openai").err == ""
 
 
 @pytest.mark.parametrize(
