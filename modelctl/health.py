@@ -179,6 +179,7 @@ class Guards:
 
         At least *incident_models* of a provider, and at least half of those that were active, are
         an incident of the provider; it spares the ones to come, and goes on while so many fail.
+        In a pause none begins or goes on: nobody has to be spared.
         """
         share = self.shares.setdefault(provider, Share())
         if off:
@@ -189,6 +190,8 @@ class Guards:
             return
         failing = self.failing.setdefault((provider, kind), {})
         failing[model_id] = off
+        if self.paused(provider):
+            return
         if (provider, kind) in self.incidents:
             # One broken model alone does not keep it going.
             if len(failing) >= self.rule.incident_models:

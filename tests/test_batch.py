@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from modelctl import (
@@ -83,6 +83,7 @@ HOLDS = st.sets(
 @settings(
     max_examples=60,
     deadline=None,
+    phases=set(Phase) - {Phase.explain},  # it takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

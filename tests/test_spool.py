@@ -238,9 +238,7 @@ def test_a_full_folder_is_a_clear_error() -> None:
     assert "TMPDIR" in str(caught.value.hint)
 
 
-def test_a_missing_folder_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A temporary folder that went away is named, and what fits in memory needs none."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert len(Spool(range(3000))) == 3000
