@@ -16,7 +16,6 @@ from typing import Any
 
 import pexpect  # type: ignore[import-untyped]
 import pytest
-import typer.main
 
 from modelctl import cli
 
