@@ -360,10 +360,12 @@ def test_the_floor_holds(fleet_url: str, fail: Fail) -> None:
         assert status(fleet, *"abcde") == [AUTO, AUTO, ACTIVE, ACTIVE, ACTIVE]
         assert would(fleet, *"abcde") == [None, None, "floor", "floor", "floor"]
         fail(fleet, *"cde", times=3)
+        fail(fleet, "c", times=2, kind="timeout")
+        assert would(fleet, "c") == ["floor"]
         assert [story(fleet, i) for i in "bc"] == [["auto-disabled"], ["would-disable"]]
         model = fleet.show("c")
-        assert (model.consecutive_failures, model.failure_count, model.ejections) == (8, 8, 0)
-        event = fleet.events("c")[0]
+        assert (model.consecutive_failures, model.failure_count, model.ejections) == (8, 10, 0)
+        (event,) = fleet.events("c")
         assert (event.before, event.after, event.failure_type) == (ACTIVE, ACTIVE, BAD)
         assert (event.reason, event.actor) == ("no JSON", ACTOR)
         # A success takes the note away.
