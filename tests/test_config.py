@@ -321,13 +321,22 @@ def test_every_key_has_a_variable(home: Path) -> None:
         MODELCTL_HEALTH_COUNTED="timeout",
         MODELCTL_HEALTH_REASON_LENGTH="9",
         MODELCTL_RECOVERY_COOLDOWN="0s",
+        MODELCTL_RECOVERY_COOLDOWN_FACTOR="1.5",
+        MODELCTL_RECOVERY_MAX_COOLDOWN="2d",
         MODELCTL_RECOVERY_RESTART_FAILURES="0",
+        MODELCTL_RECOVERY_MIN_ACTIVE="1",
+        MODELCTL_RECOVERY_MAX_AUTO_DISABLED_PERCENT="50",
+        MODELCTL_RECOVERY_INCIDENT_MODELS="3",
+        MODELCTL_RECOVERY_INCIDENT_WINDOW="5m",
+        MODELCTL_RECOVERY_MAX_EJECTIONS="4",
+        MODELCTL_RECOVERY_LIMIT="10",
+        MODELCTL_RECOVERY_EXPECT_EVERY="15m",
     )
     assert config.database == DatabaseConfig(POSTGRES, 7)
     assert config.redis == RedisConfig("redis://h", 8)
     assert config.cache == CacheConfig(1.0, "n", ("a", "b:*"))
     assert config.health == HealthConfig(3, (FailureType.TIMEOUT,), 9)
-    assert config.recovery == RecoveryConfig(0.0, 0)
+    assert config.recovery == RecoveryConfig(0.0, 1.5, 172800.0, 0, 1, 50, 3, 300.0, 4, 10, 900.0)
     assert set(config.origins.values()) == {f"environment {key.variable}" for key in KEYS}
 
 
@@ -670,11 +679,57 @@ def test_example_file_explains_every_key() -> None:
 
 def test_urls_of_the_example_file_are_valid() -> None:
     """Each URL that the example proposes can be taken over."""
-    lines = [line[2:] for line in EXAMPLE.read_text().splitlines() if line.startswith("# url = ")]
+    text = EXAMPLE.read_text().partition("# [probe.")[0]
+    lines = [line[2:] for line in text.splitlines() if line.startswith("# url = ")]
     assert len(lines) >= 4
     for line in lines:
         url = tomllib.loads(line)["url"]
         assert database(url) if url.startswith(("postgresql", "sqlite")) else redis(url)
+
+
+def test_the_recommended_guards_can_be_taken_over(home: Path) -> None:
+    """The block that the example recommends for [recovery] is valid, and switches every guard on."""
+    text = EXAMPLE.read_text().partition("# Recommended where nobody watches")[2]
+    block = text.partition("\n\n")[0].splitlines()[1:]
+    config = load(home, "[recovery]\n" + "\n".join(line.removeprefix("# ") for line in block))
+    rule = config.recovery
+    assert (rule.cooldown_factor, rule.min_active, rule.max_auto_disabled_percent) == (2, 1, 50)
+    assert (rule.incident_models, rule.max_ejections, rule.limit) == (3, 5, 10)
+    assert rule.expect_every == 900
+
+
+def test_the_probes_of_the_example_can_be_taken_over(home: Path) -> None:
+    """Each [probe.NAME] that the example proposes is valid."""
+    text = "[probe." + EXAMPLE.read_text().partition("# [probe.")[2]
+    lines = [line.removeprefix("# ").removeprefix("#") for line in text.splitlines()]
+    config = load(home, "\n".join(line for line in lines if not line.startswith("key_file")))
+    assert {*config.probes} == {"openai", "my lab"}
+    assert config.probes["openai"].max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[probe.p]\nurl = 'http://h/v1'", ['probe."p"', "plain http"]),
+        ("[probe.p]\nurll = 'x'", ["urll", "nearest is url"]),
+        ("[probe.p]\ncommand = 'x'", ["command", "list of strings"]),
+        ("[probe.p]\ncommand = []", ["command"]),
+        ("[probe.p]\ncommand = ['x']\ntimeout = 5", ["timeout", "duration"]),
+        ("[probe.p]\ncommand = ['x']\nallow_http = 1", ["allow_http", "true or false"]),
+        ("[probe.p]\ncommand = ['x']\nmax_tokens = '1'", ["max_tokens", "whole number"]),
+        ("[probe]\np = 1", ["probe.p", "section"]),
+        ("[recovery]\ncooldown_factor = 1.05", ["cooldown_factor", "1.1 to 10"]),
+        ("[recovery]\ncooldown_factor = nan", ["cooldown_factor", "1.1 to 10"]),
+        ("[recovery]\ncooldown_factor = '2'", ["cooldown_factor", "a number"]),
+        ("[recovery]\nmax_auto_disabled_percent = 101", ["0 to 100"]),
+    ],
+)
+def test_bad_guards_and_probes(home: Path, text: str, words: list[str]) -> None:
+    """What is wrong with a guard or a probe is one error that says where and what is expected."""
+    with pytest.raises(InvalidConfigError) as caught:
+        load(home, text)
+    for word in words:
+        assert word in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_default_actor(monkeypatch: pytest.MonkeyPatch) -> None:
