@@ -564,12 +564,12 @@ class Fleet:
         run = _Run(most, ladder, progress)
         try:
             recovered = Spool(self._run(run, probes))
+            if not run.lost:
+                recovery.finished()
         except BaseException:
-            self._invalidate(owed=True)  # chunks before this one are committed
+            self._invalidate(owed=True)  # what came back before is committed
             raise
         cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
-        if not run.lost:
-            recovery.finished()
         return Recovery(
             recovered=recovered,
             waiting=Spool(c.waiting or run.left_out(c) for c in recovery.plan(cooldowns=ladder)),

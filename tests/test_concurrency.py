@@ -279,15 +279,13 @@ class _Clock:
 
 
 @pytest.fixture
-def strict(pg_database: str) -> Iterator[Fleet]:
-    """Give a fleet whose database serializes strictly and says so when it cannot."""
-    sql(pg_database, "ALTER ROLE postgres SET default_transaction_isolation = 'repeatable read'")
-    try:
-        with opened(pg_database) as fleet:
-            seed(fleet, "ab")
-            yield fleet
-    finally:
-        sql(pg_database, "ALTER ROLE postgres RESET default_transaction_isolation")
+def strict(pg_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Give a fleet whose writes are serialized strictly, and refused when they cannot be."""
+    level = database._WRITE.replace("READ COMMITTED", "REPEATABLE READ")
+    monkeypatch.setattr(database, "_WRITE", level)
+    with opened(pg_database) as fleet:
+        seed(fleet, "ab")
+        yield fleet
 
 
 @pytest.mark.parametrize("ids", [["a"], ["a", "b"]])
