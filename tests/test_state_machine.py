@@ -37,6 +37,9 @@ from modelctl.fleet import Fleet
 from modelctl.model import CacheState, ModelStatus
 from tests.servers import Redis
 
+# Minutes, since what it does has grown.
+pytestmark = pytest.mark.long
+
 IDS = ("a", "A", "hf:org/\u00fc m")
 NAMES = ("", "One", "Two")
 COUNTED = ("parse-error", "client-error")
