@@ -371,10 +371,10 @@ class ModelStore:
         def work(connection: sa.Connection) -> list[StatusChange]:
             if turn:
                 self._changes.wait_for_turn(connection)
-            done = self._changes.apply(connection, change, which, parameters)
+            done = checked(self._changes.apply(connection, change, which, parameters))
             if floor and any(c.before is ModelStatus.ACTIVE for c in done):
                 _leave(floor, connection.scalar(text(f"SELECT count(*) FROM models WHERE {ON}")))
-            return checked(done)
+            return done
 
         def checked(done: list[StatusChange]) -> list[StatusChange]:
             if not only:

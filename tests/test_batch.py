@@ -110,6 +110,10 @@ def test_a_batch_equals_one_by_one(
         for (i, provider), start in zip(MODELS.items(), starts, strict=True)
     }
 
+    if "recovery_incident_models" in guards:
+        # Of a model that is spared for the same reason again only the last type is written down.
+        outcomes = [o for o in outcomes if o.type in (None, FailureType.PARSE_ERROR)]
+
     def left_by(record: Callable[[Fleet], Any]) -> Any:
         fleets.clear(fleet_url)
         fleets.put(fleet_url, models)

@@ -180,7 +180,7 @@ def test_json_of_every_command(
 def test_probing(fleet: None, cli: Cli, files: dict[str, str]) -> None:
     """`probe` asks models that are off, and says how many requests that would be."""
     probe = ("--config", files["CONFIG"], "probe", "acme/off")
-    assert cli(*probe, "--dry-run") == Result(0, "", "1 requests would be made\n")
+    assert cli(*probe, "--dry-run") == Result(0, "", "1 request would be made\n")
     asked = cli(*probe, "-o", "json", "--actor", "me").json
     assert [(a["id"], a["healthy"]) for a in asked["answers"]] == [("acme/off", True)]
     assert status_of("acme/off") == "disabled"

@@ -47,6 +47,18 @@ def narrow_redis() -> Iterator[Redis]:
         yield server
 
 
+CONFIG = """
+[recovery]
+cooldown_factor = 2
+min_active = 1
+max_auto_disabled_percent = 50
+incident_models = 1
+max_ejections = 5
+limit = 10
+expect_every = "15m"
+[probe.openai]
+command = ["true"]
+"""
 COMMANDS = [
     f"add {ID} --provider openai",
     "count",
@@ -58,12 +70,26 @@ COMMANDS = [
     f"show {ID}",
     f"record-failure {ID} --type parse-error",
     f"record-success {ID}",
-    f"disable {ID} --reason why",
+    f"disable {ID} --reason why --force",
     f"enable {ID}",
-    f"disable {ID} --dry-run",
-    "record-batch {outcomes}",
+    f"disable {ID} --dry-run --force",
+    "record-batch {outcomes}",  # the rule spares a model, and an incident begins
+    f"record-failure {ID} --type parse-error",
+    f"record-success {ID}",
+    f"disable {ID} --for 2h --force",
+    f"probe {ID} --dry-run -o json",
+    f"probe {ID}",
+    "pause --for 1h --provider openai --reason maintenance",
+    "pause --for 1h",
     "recover",
     "recover --dry-run",
+    "list",
+    f"show {ID}",
+    "resume",
+    "resume --provider openai",
+    "recover --probe --limit 1",
+    "recover --check",
+    f"disable {ID} --until 2999-12-01T08:00Z --force",
     "stats",
     "leaderboard",
     "events",
@@ -86,9 +112,14 @@ def test_every_command_works_with_the_rights_of_the_readme(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """No command needs a right that the README does not name."""
+    """No command needs a right that the README does not name, whatever guards are configured."""
     outcomes = tmp_path / "outcomes.jsonl"
-    outcomes.write_text(f'{{"id": "{ID}", "outcome": "success"}}\n')
+    success = f'{{"id": "{ID}", "outcome": "success"}}\n'
+    failure = f'{{"id": "{ID}", "outcome": "failure", "type": "parse-error"}}\n'
+    outcomes.write_text(success + 5 * failure)
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    monkeypatch.setenv("MODELCTL_CONFIG", str(config))
     catalog = tmp_path / "catalog.jsonl"
     catalog.write_text('{"id": "a/b"}\n')
     monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
@@ -99,6 +130,8 @@ def test_every_command_works_with_the_rights_of_the_readme(
         code = main(words)
         shown = capfd.readouterr()
         assert (command, code, shown.err) == (command, 0, "")
+    kinds = postgres.execute("SELECT DISTINCT event FROM modelctl_events", roles)
+    assert {"would-disable", "incident", "paused", "resumed"} <= {kind for (kind,) in kinds}
     assert narrow_redis.ask("KEYS", "db:leaderboard:*") == []
     assert narrow_redis.ask("GET", "somebody:else") == "1"
 

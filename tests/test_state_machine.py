@@ -37,9 +37,6 @@ from modelctl.fleet import Fleet
 from modelctl.model import CacheState, ModelStatus
 from tests.servers import Redis
 
-# Minutes, since what it does has grown.
-pytestmark = pytest.mark.long
-
 IDS = ("a", "A", "hf:org/\u00fc m")
 NAMES = ("", "One", "Two")
 COUNTED = ("parse-error", "client-error")
@@ -57,13 +54,17 @@ OTHERS = ("db:stats:overall", "db:leaderboard:all", "db:leaderboard:top:10")
 
 @dataclass
 class World:
-    """A fleet, its database seen by another program, and Redis (None: SQLite, without one)."""
+    """A fleet, its database seen by another program, and Redis (None: SQLite, without one).
 
-    fleet: Fleet
+    *fleets*: the same models by the floor that their rule has (``recovery.min_active``).
+    """
+
+    fleets: dict[int, Fleet]
     sql: Callable[..., list[tuple[Any, ...]]]
     server: Redis | None
     client: Any  # of Redis
     long_ago: str  # two hours, in SQL
+    seconds: str  # of a column of times, in SQL
     warnings: list[str] = field(default_factory=list)
 
     def ask(self, *command: str | int) -> Any:
@@ -73,7 +74,7 @@ class World:
     def clear(self) -> None:
         """Forget everything that an example did."""
         points.hook = None
-        for table in ("models", "modelctl_events"):
+        for table in ("models", "modelctl_events", "modelctl_holds"):
             self.sql(f"DELETE FROM {table}")
         if self.server is not None:
             self.sql("DELETE FROM modelctl_outbox")
@@ -97,7 +98,11 @@ class Row:
     failure_type: str | None = None
     failure_reason: str | None = None
     disabled_by: str | None = None
+    would_disable: str | None = None
+    timed: bool = False  # it was disabled for a time, which
+    over: bool = field(default=False, compare=False)  # is over
     rested: bool = field(default=False, compare=False)  # its last failure was hours ago
+    trusted: bool = field(default=True, compare=False)  # it has been back for hours
 
     @property
     def status(self) -> str:
@@ -107,17 +112,34 @@ class Row:
     def on(self, in_a_row: int | None = None) -> None:
         """Switch it on, whoever does it; None: the failures stay."""
         self.active, self.automatic, self.disabled_by = True, False, None
+        self.would_disable, self.timed = None, False
         if in_a_row is not None:
             self.in_a_row = in_a_row
 
-    def outcome(self, failure: str | None, reason: str | None) -> str | None:
-        """Record a success (None) or a failure by section 3; return the event, if any."""
+    def healthy(self) -> None:
+        """Switch it on as one that never failed."""
+        self.on(in_a_row=0)
+        self.ejections, self.failure_reason, self.trusted = 0, None, False
+
+    def off(self, by: str | None, *, automatic: bool = False, timed: bool = False) -> None:
+        """Switch it off."""
+        self.active, self.automatic, self.disabled_by = False, automatic, by
+        self.would_disable, self.timed, self.over = None, timed, False
+
+    def outcome(self, failure: str | None, reason: str | None, against: str | None) -> str | None:
+        """Record a success (None) or a failure; return the event, if any.
+
+        *against*: why it is not to be switched now.
+        """
         if failure is None:
             self.successes += 1
-            self.in_a_row, self.failure_reason = 0, None
-            if self.status != "auto-disabled":
+            self.in_a_row, self.failure_reason, self.would_disable = 0, None, None
+            if self.active and self.trusted:
+                self.ejections = 0
+            if self.status != "auto-disabled" or against == "paused":
                 return None
             self.on()
+            self.trusted = False
             return "recovered"
         self.failures += 1
         self.failure_type, self.failure_reason, self.rested = failure, reason, False
@@ -126,7 +148,11 @@ class Row:
         self.in_a_row += 1
         if not self.active or self.in_a_row < 5:
             return None
-        self.active, self.automatic, self.disabled_by = False, True, "health rule"
+        if against:
+            news = against != self.would_disable
+            self.would_disable = against
+            return "would-disable" if news else None
+        self.off("health rule", automatic=True)
         self.ejections += 1
         return "auto-disabled"
 
@@ -149,7 +175,8 @@ class Reader:
 
 ROWS = (
     "SELECT id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
-    " success_count, failure_count, failure_type, failure_reason, disabled_by FROM models"
+    " success_count, failure_count, failure_type, failure_reason, disabled_by, would_disable,"
+    " disabled_until IS NOT NULL FROM models"
 )
 EVENTS = "SELECT model_id, event, before, after FROM modelctl_events ORDER BY id"
 
@@ -174,6 +201,7 @@ starts = st.tuples(
     st.sampled_from(["active", "active", "disabled", "auto-disabled"]), st.sampled_from([0, 4, 4])
 )
 deliveries = st.sampled_from(["drain", "clear_cache"])
+floors = st.sampled_from([0, 1])
 
 
 def call(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -225,7 +253,11 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
-        self.fleet = world.fleet
+        for fleet in world.fleets.values():
+            fleet.on_warning = world.warnings.append
+        self.fleet = world.fleets[0]
+        self.least = 0  # how many models the floor leaves on
+        self.pauses: set[str | None] = set()
         self.rows: dict[str, Row] = {}
         self.events: list[tuple[str, str, str | None, str | None]] = []
         # Every count ever committed; from *floor* on they may be believed.
@@ -238,10 +270,11 @@ class Machine(RuleBasedStateMachine):
         self.away = False
         self.cut = False  # something ran in the middle of what runs now
 
-    @initialize(known=st.dictionaries(ids, starts, min_size=2))
-    def begin(self, known: dict[str, tuple[str, int]]) -> None:
-        """Start with a few models, of long ago, and an empty cache."""
+    @initialize(known=st.dictionaries(ids, starts, min_size=2), least=floors)
+    def begin(self, known: dict[str, tuple[str, int]], least: int) -> None:
+        """Start with a few models, of long ago, and an empty cache; with or without a floor."""
         self.world.clear()
+        self.fleet, self.least = self.world.fleets[least], least
         for model_id, (status, in_a_row) in known.items():
             row = Row(
                 active=status == "active",
@@ -284,6 +317,16 @@ class Machine(RuleBasedStateMachine):
     def believable(self) -> set[int]:
         """What a plain count may answer: the numbers since the last acknowledged change."""
         return set(self.history[self.floor :])
+
+    def paused(self, row: Row) -> bool:
+        """Whether automatic switching of it is paused."""
+        return not self.pauses.isdisjoint((None, row.provider))
+
+    def against(self, row: Row) -> str | None:
+        """What is against switching it now."""
+        if self.paused(row):
+            return "paused"
+        return "floor" if self.active - 1 < self.least else None
 
     def committed(self, before: dict[str, bool]) -> None:
         """Take note of a change, made by one statement, of who is counted."""
@@ -329,13 +372,29 @@ class Machine(RuleBasedStateMachine):
 
     # What can be done. Each takes note first: at its points the change is committed.
 
-    def switch(self, verb: str, chosen: Sequence[str], dry_run: bool = False) -> None:
-        """Disable, enable or remove."""
+    def switch(
+        self,
+        verb: str,
+        chosen: Sequence[str],
+        dry_run: bool = False,
+        *,
+        force: bool = False,
+        timed: bool = False,
+    ) -> None:
+        """Disable (*force*: below the floor, too; *timed*: for a time), enable or remove."""
         wanted = list(dict.fromkeys(chosen))
+        how: dict[str, Any] = {"reason": "because", "dry_run": dry_run}
+        if verb == "disable":
+            how |= {"force": force, "duration": 7200 if timed else None}
         change: Callable[..., Any] = getattr(self.fleet, verb)
         if not self.rows.keys() >= set(wanted):
             with pytest.raises(ModelNotFoundError):
-                change(*chosen, reason="because", dry_run=dry_run)
+                change(*chosen, **how)
+            return
+        leaving = sum(self.rows[i].active for i in wanted) if verb == "disable" else 0
+        if leaving and self.active - leaving < self.least and not force:
+            with pytest.raises(RefusedError):
+                change(*chosen, **how)
             return
         before = self.switches()
         expected = []
@@ -344,26 +403,25 @@ class Machine(RuleBasedStateMachine):
             row = self.rows[model_id]
             was = row.status
             after = {"disable": "disabled", "enable": "active", "remove": None}[verb]
-            expected.append((model_id, was, after, was != after))
-            if was == after:
-                continue
-            event = {"disable": "disabled", "enable": "enabled", "remove": "removed"}[verb]
-            events.append((model_id, event, was, after))
+            news = was != after or (verb == "disable" and (timed or row.timed))
+            expected.append((model_id, was, after, news))
+            if news:
+                event = {"disable": "disabled", "enable": "enabled", "remove": "removed"}[verb]
+                events.append((model_id, event, was, after))
             if dry_run:
                 continue
             if verb == "remove":
                 del self.rows[model_id]
-            elif verb == "enable":
-                row.on(in_a_row=0)
-                row.ejections, row.failure_reason = 0, None
-            else:
-                row.active, row.automatic, row.disabled_by = False, False, ACTOR
+            elif verb == "disable" and news:
+                row.off(ACTOR, timed=timed)
+            elif verb == "enable" and (news or row.ejections):  # trusted again without a word
+                row.healthy()
         if not dry_run:
             self.events += sorted(events)
             self.committed(before)
         floor = len(self.history) - 1
         self.world.warnings.clear()
-        result = change(*chosen, reason="because", dry_run=dry_run)
+        result = change(*chosen, **how)
         assert [(c.id, c.before, c.after, c.changed) for c in result.changes] == expected
         assert result.dry_run is dry_run
         self.owes(result.cache, floor, owed=not dry_run, changed=bool(events))
@@ -404,7 +462,7 @@ class Machine(RuleBasedStateMachine):
         before = self.switches()
         row = self.rows[model_id]
         was = row.status
-        if event := row.outcome(failure, reason):
+        if event := row.outcome(failure, reason, self.against(row)):
             self.events.append((model_id, event, was, row.status))
         self.committed(before)
         floor = len(self.history) - 1
@@ -431,7 +489,7 @@ class Machine(RuleBasedStateMachine):
         for model_id, failure, reason in batch:
             row = self.rows[model_id]
             status = row.status
-            if event := row.outcome(failure, reason):
+            if event := row.outcome(failure, reason, self.against(row)):
                 self.events.append((model_id, event, status, row.status))
         self.committed(before)
         floor = len(self.history) - 1
@@ -447,26 +505,39 @@ class Machine(RuleBasedStateMachine):
 
     def recover(self, cooldown: float | None, limit: int | None, dry_run: bool) -> None:
         """Bring back whose cooldown is over: all of them (0), or those that rested."""
-        since = "coalesce(last_failure_at, disabled_at, updated_at)"
+        since, until = "coalesce(last_failure_at, disabled_at, updated_at)", "disabled_until"
+        since, until = (self.world.seconds.format(time) for time in (since, until))
+        wait = 3600 if cooldown is None else cooldown
         order = self.world.sql(
-            f"SELECT id FROM models WHERE NOT active AND auto_disabled ORDER BY {since}, id"
+            "SELECT id FROM models WHERE NOT active AND (auto_disabled OR disabled_until IS NOT NULL)"
+            f" ORDER BY CASE WHEN auto_disabled THEN {since} + {wait} ELSE {until} END, id"
         )
-        due = [i for (i,) in order if cooldown == 0 or self.rows[i].rested]
-        due = due[:limit]
+        may = [i for (i,) in order]
+        due = [i for i in may if self.is_due(self.rows[i], cooldown)][:limit]
+        events = [(i, "recovered", self.rows[i].status, "active") for i in sorted(due)]
         if not dry_run:
             before = self.switches()
             for model_id in due:
-                self.rows[model_id].on(in_a_row=2)
-            self.events += [(i, "recovered", "auto-disabled", "active") for i in sorted(due)]
+                row = self.rows[model_id]
+                if row.automatic:
+                    row.on(in_a_row=2)
+                    row.trusted = False
+                else:
+                    row.healthy()
+            self.events += events
             self.committed(before)
         floor = len(self.history) - 1
         self.world.warnings.clear()
         result = self.fleet.recover(cooldown=cooldown, limit=limit, dry_run=dry_run)
         assert sorted(result.recovered) == sorted(due)
         assert not result.busy
-        waiting = {i for i, row in self.rows.items() if row.status == "auto-disabled"} - set(due)
-        assert {w.id for w in result.waiting} == waiting
+        assert {w.id for w in result.waiting} == {*may} - {*due}
         self.owes(result.cache, floor, owed=not dry_run, changed=bool(due))
+
+    def is_due(self, row: Row, cooldown: float | None) -> bool:
+        """Whether recover brings a model back that is off."""
+        over = (cooldown == 0 or row.rested) if row.automatic else row.over
+        return over and not self.paused(row)
 
     def raw(self, verb: str, chosen: Sequence[str]) -> None:
         """Another program writes the table, one statement and transaction."""
@@ -496,6 +567,8 @@ class Machine(RuleBasedStateMachine):
                 on = {"on": True, "swap": not row.active, "touch": row.active}.get(verb, False)
                 if on and not row.active:
                     row.on()  # the trigger trusts whoever is switched on
+                if row.active and not on:
+                    row.would_disable = None
                 row.active = on
         self.committed(before)
 
@@ -741,6 +814,54 @@ class StatusRules(FleetRules):
         """Disable, enable or remove, also repeated and unknown ones."""
         self.switch(verb, chosen, dry_run)
 
+    @rule(chosen=some_ids, timed=st.booleans(), force=st.booleans(), dry_run=rarely)
+    def disabling(self, chosen: list[str], timed: bool, force: bool, dry_run: bool) -> None:
+        """Disable, perhaps for a time, perhaps below the floor."""
+        self.switch("disable", chosen, dry_run, force=force, timed=timed)
+
+    @rule(which=st.integers(0, 2), again=st.booleans())
+    def disabling_for_a_time(self, which: int, again: bool) -> None:
+        """Disable one for a time, which passes, perhaps only after recover looked once."""
+        if not self.rows:
+            return
+        model_id = self.one(which)
+        self.switch("disable", [model_id], force=True, timed=True)
+        if again:
+            self.recover(None, None, False)
+        self.time_over(model_id)
+        self.recover(None, None, False)
+
+    @rule(model_id=ids)
+    def time_over(self, model_id: str) -> None:
+        """The time is over for which one model was disabled."""
+        sql = f"UPDATE models SET disabled_until = {self.world.long_ago}"
+        self.world.sql(f"{sql} WHERE id = %s AND disabled_until IS NOT NULL", model_id)
+        if model_id in self.rows:
+            self.rows[model_id].over = self.rows[model_id].timed
+
+    @rule(
+        provider=st.none() | st.sampled_from(NAMES),
+        pause=st.booleans(),
+        used=st.booleans(),
+        failure=st.none() | st.sampled_from(COUNTED),
+    )
+    def pausing(self, provider: str | None, pause: bool, used: bool, failure: str | None) -> None:
+        """Pause automatic switching, of all or of a provider, or resume it; then models are used."""
+        was = provider in self.pauses
+        if pause:
+            self.pauses.add(provider)
+            result = self.fleet.pause(7200, provider=provider)
+        else:
+            self.pauses.discard(provider)
+            result = self.fleet.resume(provider=provider)
+        assert (result.provider, result.paused, result.changed) == (provider, pause, pause or was)
+        if result.changed:
+            self.events.append(("", "paused" if pause else "resumed", None, None))
+        assert {hold.provider for hold in self.fleet.holds()} == self.pauses
+        for model_id in sorted(self.rows) if used else ():
+            for _ in range(5 if failure else 1):
+                self.record(model_id, failure, None)
+
     @rule(model_id=ids, name=st.sampled_from(NAMES), provider=st.sampled_from(NAMES))
     def add(self, model_id: str, name: str, provider: str) -> None:
         """Add a model; one that is there stays as it is."""
@@ -831,11 +952,12 @@ class StatusRules(FleetRules):
 
     @rule(model_id=ids)
     def rest(self, model_id: str) -> None:
-        """Two hours pass for one model that failed."""
-        sql = f"UPDATE models SET last_failure_at = {self.world.long_ago} WHERE id = %s"
+        """Two hours pass for one model that failed, and may have come back."""
+        past = self.world.long_ago
+        sql = f"UPDATE models SET last_failure_at = {past}, recovered_at = {past} WHERE id = %s"
         self.world.sql(sql, model_id)
         if model_id in self.rows:
-            self.rows[model_id].rested = True
+            self.rows[model_id].rested = self.rows[model_id].trusted = True
 
     @rule(verb=raw_verbs, chosen=some_ids)
     def raw_sql(self, verb: str, chosen: list[str]) -> None:
@@ -846,13 +968,17 @@ class StatusRules(FleetRules):
     def look(self, model_id: str, status: ModelStatus) -> None:
         """The other reads agree with the rows."""
         if model_id in self.rows:
-            shown = self.fleet.show(model_id)
-            assert shown.status == self.rows[model_id].status
-            assert (shown.retry_at is not None) is (shown.status == "auto-disabled")
+            row, shown = self.rows[model_id], self.fleet.show(model_id)
+            assert shown.status == row.status
+            assert (shown.retry_at is not None) is (row.automatic or row.timed)
+            back = not row.active and (row.automatic or row.timed) and self.is_due(row, None)
+            assert any("brings it back" in words for words in shown.explanation) is back
         else:
             with pytest.raises(ModelNotFoundError):
                 self.fleet.show(model_id)
-        told = [(e.model_id, e.event, e.before, e.after) for e in self.fleet.events(limit=1000)]
+        told = [
+            (e.model_id or "", e.event, e.before, e.after) for e in self.fleet.events(limit=1000)
+        ]
         assert told == self.events[::-1]
         wanted = sorted(i for i, row in self.rows.items() if row.status == status)
         assert [model.id for model in self.fleet.list_models(status=status)] == wanted
@@ -934,6 +1060,15 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SETTLE_SECONDS", 3600)
 
 
+def fleets(environ: dict[str, str], stack: contextlib.ExitStack) -> dict[int, Fleet]:
+    """Open the same models with and without a floor."""
+    both = {}
+    for least in (0, 1):
+        config = Config.load(environ=environ | {"MODELCTL_RECOVERY_MIN_ACTIVE": str(least)})
+        both[least] = stack.enter_context(Fleet(config, actor=ACTOR))
+    return both
+
+
 @pytest.fixture
 def redis_world(
     pg_database: str, redis_server: Redis, redis_url: str, _no_waiting: None
@@ -943,16 +1078,16 @@ def redis_world(
     with (
         psycopg.connect(pg_database, autocommit=True) as connection,
         redis_server.client() as client,
-        Fleet(Config.load(environ=environ), actor=ACTOR) as fleet,
+        contextlib.ExitStack() as stack,
     ):
 
         def sql(text: str, *values: Any) -> list[tuple[Any, ...]]:
             cursor = connection.execute(text.encode(), values)
             return cursor.fetchall() if cursor.description else []
 
-        world = World(fleet, sql, redis_server, client, "now() - interval '2 hours'")
-        fleet.on_warning = world.warnings.append
-        yield world
+        seconds = "extract(epoch FROM {})"
+        past = "now() - interval '2 hours'"
+        yield World(fleets(environ, stack), sql, redis_server, client, past, seconds)
 
 
 @pytest.fixture
@@ -960,17 +1095,17 @@ def sqlite_world(tmp_path: Path, _no_waiting: None) -> Iterator[World]:
     """Give a fleet on SQLite."""
     path = tmp_path / "fleet.db"
     environ = {"MODELCTL_DATABASE_URL": f"sqlite:///{path}"}
-    with Fleet(Config.load(environ=environ), actor=ACTOR) as fleet:
-        fleet.upgrade()
+    with contextlib.ExitStack() as stack:
+        both = fleets(environ, stack)
+        both[0].upgrade()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
 
             def sql(text: str, *values: Any) -> list[tuple[Any, ...]]:
                 return connection.execute(text.replace("%s", "?"), values).fetchall()
 
             ago = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-2 hours')"
-            world = World(fleet, sql, None, None, ago)
-            fleet.on_warning = world.warnings.append
-            yield world
+            seconds = "((julianday({}) - 2440587.5) * 86400.0)"
+            yield World(both, sql, None, None, ago, seconds)
 
 
 def run(machine: type[Machine], world: World, examples: int, *, random: bool = False) -> None:
