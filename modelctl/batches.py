@@ -17,7 +17,6 @@ from modelctl.tables import (
     all_found,
     findable,
     named,
-    rows,
     text,
 )
 
@@ -124,7 +123,7 @@ class Batches(Changes):
                 trusted=bool(row[6]),
                 would_disable=row[7],
             )
-            for row in connection.execute(text(sql), parameters)
+            for row in connection.execute(text(sql), parameters).all()
         }
         all_found(wanted, found)
         return found
@@ -210,11 +209,11 @@ class Batches(Changes):
             )
             for model_id, now in after.items()
         ]
-        connection.execute(text(self._batch_update()), rows(_FOLDED, folded))
+        connection.execute(text(self._batch_update()), self.sql.values(_FOLDED, folded))
         if noted := [(i, after[i].would_disable) for i in back if after[i].would_disable]:
             # The triggers take it for left over where a model was switched on.
             sql = f"UPDATE models SET would_disable = noted.would_disable FROM {self.sql.rows('noted', _NOTED)}"
-            connection.execute(text(f"{sql} WHERE models.id = noted.id"), rows(_NOTED, noted))
+            connection.execute(text(f"{sql} WHERE models.id = noted.id"), self.sql.values(_NOTED, noted))
         self.log(connection, events, actor)
         self._hold(connection, guards)
         return before, after
@@ -244,7 +243,7 @@ class Batches(Changes):
             " ON CONFLICT (scope) DO UPDATE SET until = excluded.until"
         )
         window = {"window": self.config.recovery.incident_window}
-        connection.execute(text(sql), rows(_HOLD, going) | window)
+        connection.execute(text(sql), self.sql.values(_HOLD, going) | window)
         began = [
             ("", "incident", None, None, f"{number} models", kind, provider)
             for (provider, kind), number in guards.began.items()
@@ -344,7 +343,7 @@ class Batches(Changes):
         added = differs = 0
         for start in range(0, len(entries), tables.CHUNK):
             chunk = entries[start : start + tables.CHUNK]
-            values = rows(_ENTRY, chunk)
+            values = self.sql.values(_ENTRY, chunk)
             changed = {row[0]: row[1] for row in connection.execute(text(differing), values)}
             if changed and on_conflict == "fail":
                 raise RefusedError(
@@ -355,7 +354,7 @@ class Batches(Changes):
             if changed and on_conflict == "update":
                 # Only what is locked: others may have written since the SELECT.
                 ours = [entry for entry in chunk if entry[0] in changed]
-                connection.execute(text(update), rows(_ENTRY, ours))
+                connection.execute(text(update), self.sql.values(_ENTRY, ours))
                 events += [(i, "updated", s, s, None, None, None) for i, s in changed.items()]
             new = connection.execute(text(insert), values).all()
             events += [(i, "added", None, s, None, None, None) for i, s in new]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modelctl import health
 from modelctl.model import ModelStatus
 from modelctl.results import StatusChange
-from modelctl.tables import AUTO_OFF, ON, STATUS, Statements, rows, text
+from modelctl.tables import AUTO_OFF, ON, STATUS, Statements, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,7 +213,7 @@ class Changes(Statements):
         sql = f"SELECT *, {change.after} AS after, {change.event} AS event FROM ({find} {which})"
         found = connection.execute(text(sql), parameters).all()
         relation = self.sql.rows("found", dict.fromkeys(names, ""))
-        these = parameters | rows(names, found)
+        these = parameters | self.sql.values(names, found)
         for step in steps:
             connection.execute(text(f"WITH touched AS (SELECT * FROM {relation}) {step}"), these)
         return [status_change((row[0], row[1], *row[-2:])) for row in found]

@@ -21,7 +21,6 @@ from modelctl.tables import (
     UtcTime,
     all_found,
     findable,
-    rows,
     text,
 )
 
@@ -316,7 +315,7 @@ class Recovery(Changes):
         def work(connection: sa.Connection) -> None:
             off = connection.execute(text(lock), {"ids": self.ids(answers)}).all()
             these = [(model_id, *answers[model_id]) for model_id, _ in off]
-            connection.execute(text(sql), rows(_FAILED, these))
+            connection.execute(text(sql), self.sql.values(_FAILED, these))
             events = [
                 (
                     model_id,

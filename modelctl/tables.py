@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from contextlib import contextmanager
@@ -119,7 +120,8 @@ class Dialect:
     among: str  # the values in :ids
     lock: str  # until the transaction ends, in the order of the rows
     skip_locked: str
-    relation: str  # made of the JSON in :rows
+    relation: str  # made of JSON: on PostgreSQL a list for each column, on SQLite one for each row
+    source: str
     field: str
 
     @property
@@ -133,9 +135,22 @@ class Dialect:
         return f"coalesce({', '.join(times)})"
 
     def rows(self, name: str, columns: dict[str, str]) -> str:
-        """The parameter :rows as a relation called *name*."""
-        fields = (self.field.format(column=c, kind=kind) for c, kind in columns.items())
-        return self.relation.format(name=name, fields=", ".join(fields))
+        """The parameters of `values` as a relation called *name*."""
+        kinds = enumerate(columns.items())
+        fields = [self.field.format(column=c, kind=kind, place=i) for i, (c, kind) in kinds]
+        return self.relation.format(
+            name=name,
+            fields=", ".join(fields),
+            sources=", ".join(self.source.format(column=c) for c in columns),
+            columns=", ".join(columns),
+        )
+
+    def values(self, columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """The parameters that hold *rows*."""
+        if not self.source:
+            return {"rows": json.dumps([*map(tuple, rows)])}
+        lists = zip(*rows, strict=True) if rows else itertools.repeat(())
+        return {f"rows_{c}": json.dumps(each) for c, each in zip(columns, lists, strict=False)}
 
 
 POSTGRES = Dialect(
@@ -150,8 +165,10 @@ POSTGRES = Dialect(
     among="{column} = ANY(CAST(:ids AS text[]))",
     lock=" FOR UPDATE OF models",
     skip_locked=" FOR UPDATE SKIP LOCKED",
-    relation="json_to_recordset(CAST(:rows AS json)) AS {name}({fields})",
-    field="{column} {kind}",
+    # Three times as fast as json_to_recordset, on both sides.
+    relation="(SELECT {fields} FROM ROWS FROM ({sources}) AS lists ({columns})) AS {name}",
+    source="json_array_elements_text(CAST(:rows_{column} AS json))",
+    field="CAST({column} AS {kind}) AS {column}",
 )
 # Times are text, and BEGIN IMMEDIATE has locked everything.
 SQLITE = Dialect(
@@ -166,7 +183,8 @@ SQLITE = Dialect(
     lock="",
     skip_locked="",
     relation="(SELECT {fields} FROM json_each(:rows)) AS {name}",
-    field="json_extract(value, '$.{column}') AS {column}",
+    source="",
+    field="json_extract(value, '$[{place}]') AS {column}",
 )
 
 EVENT = {
@@ -227,7 +245,7 @@ class Statements:
                 f"INSERT INTO modelctl_events ({names}, actor)"
                 f" SELECT {names}, CAST(:actor AS text) FROM {self.sql.rows('happened', EVENT)}"
             )
-            connection.execute(text(sql), rows(EVENT, events) | {"actor": actor})
+            connection.execute(text(sql), self.sql.values(EVENT, events) | {"actor": actor})
 
     def wait_for_turn(self, connection: sa.Connection) -> None:
         """Let nobody else switch models off beside the guards until this transaction ends.
@@ -241,11 +259,6 @@ class Statements:
 _LONE = re.compile("[\ud800-\udfff]")
 # One object per statement, so that SQLAlchemy looks at its text once.
 text = functools.cache(sa.text)
-
-
-def rows(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
-    """The parameter :rows."""
-    return {"rows": json.dumps([dict(zip(columns, row, strict=True)) for row in rows])}
 
 
 def findable(ids: Sequence[str]) -> None:
