@@ -13,8 +13,7 @@ import os
 import re
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from modelctl import points
 from modelctl.errors import (
@@ -64,8 +63,7 @@ _TLS_PARAMETERS = (
 _SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A number that may be shown, its age and what is left of it (seconds)."""
 
     active: int
@@ -73,8 +71,7 @@ class Hit:
     expires_in: float
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(NamedTuple):
     """Nothing to show; with a token the reader may fill what it counts *after* this."""
 
     token: str | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 import threading
 import time
 from contextlib import closing, suppress
@@ -607,8 +606,10 @@ class Fleet:
         how: dict[str, Any],
     ) -> Iterator[str]:
         """Ask before they come back; those that were healthy do."""
+        from uuid import uuid4
+
         recovery = self._store.recovery
-        owner = f"{self._actor} {random.random()}"  # noqa: S311 - a name, no secret
+        owner = f"{self._actor} {uuid4()}"
         longest = 2 * max(probe.timeout for probe in probes.values()) + 60
         source = iter(ids)
         try:
@@ -835,6 +836,8 @@ class Fleet:
                     # Committed all the same; what the outbox still says comes once more.
                     self._cache.invalidate(sweep)
             except _CACHE_ERRORS as exc:
+                import random
+
                 pause += random.uniform(0.05, 0.15)  # noqa: S311 - jitter
                 if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
                     time.sleep(pause)

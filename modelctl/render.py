@@ -8,11 +8,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modelctl.errors import UNSAFE, ModelctlError, clean
 from modelctl.explain import describe, left
@@ -77,8 +77,7 @@ _CACHE_NOTES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A result as rows.
 
     *names*: the column that ``-o name`` prints. *spare*: what a narrow terminal leaves out, the
