@@ -213,7 +213,9 @@ class Batches(Changes):
         if noted := [(i, after[i].would_disable) for i in back if after[i].would_disable]:
             # The triggers take it for left over where a model was switched on.
             sql = f"UPDATE models SET would_disable = noted.would_disable FROM {self.sql.rows('noted', _NOTED)}"
-            connection.execute(text(f"{sql} WHERE models.id = noted.id"), self.sql.values(_NOTED, noted))
+            connection.execute(
+                text(f"{sql} WHERE models.id = noted.id"), self.sql.values(_NOTED, noted)
+            )
         self.log(connection, events, actor)
         self._hold(connection, guards)
         return before, after

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -313,7 +314,7 @@ def _connect(how: dict[str, Any]) -> Any:
 
 
 def _lenient(usual: Any) -> Any:
-    """A loader of times for which infinity and the years before 1 are unreadable, not an error."""
+    """A loader of UTC times for which infinity and the years before 1 are None, not an error."""
     import psycopg
     from psycopg.adapt import Loader
 
@@ -324,11 +325,21 @@ def _lenient(usual: Any) -> Any:
 
         def load(self, data: Any) -> Any:
             try:
-                return self._usual.load(data)
+                return in_utc(self._usual.load(data))
             except psycopg.DataError:
                 return None
 
     return Lenient
+
+
+def in_utc(time: datetime) -> datetime | None:
+    """Return an aware time; one without a zone is UTC, one that has no equal in UTC is None."""
+    if time.tzinfo is None:
+        return time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def _sqlstate(exc: BaseException | None) -> str | None:

@@ -181,41 +181,67 @@ class ModelStore:
         return sa.select(MODELS, now)
 
     def _model(self, row: Any) -> Model:
-        status = health.status_of(bool(row.active), bool(row.auto_disabled))
-        rule, ejections = self._config.recovery, row.ejections or 0
+        # By position: a list of all models spends its time here.
+        (
+            model_id,
+            display_name,
+            provider,
+            active,
+            auto_disabled,
+            consecutive_failures,
+            ejections,
+            success_count,
+            failure_count,
+            last_success_at,
+            last_failure_at,
+            failure_type,
+            failure_reason,
+            disabled_at,
+            disabled_by,
+            disabled_reason,
+            disabled_until,
+            recovered_at,
+            would_disable,
+            created_at,
+            updated_at,
+            now,
+        ) = row
+        ejections = ejections or 0
+        status = health.status_of(active, auto_disabled)
+        rule = self._config.recovery
         retry_at = left = None
         if status is ModelStatus.DISABLED:
-            retry_at = row.disabled_until
+            retry_at = disabled_until
         elif status is ModelStatus.AUTO_DISABLED and not health.waits_for_person(ejections, rule):
-            times = (row.last_failure_at, row.disabled_at, row.updated_at)
+            times = (last_failure_at, disabled_at, updated_at)
             retry_at, left = health.retry_at(rule, ejections, *times), 0.0
         if retry_at:
-            left = max(0.0, (retry_at - row.now).total_seconds())
+            left = max(0.0, (retry_at - now).total_seconds())
         return Model(
-            id=row.id,
-            display_name=row.display_name or "",
-            provider=row.provider or "",
-            active=bool(row.active),
-            auto_disabled=bool(row.auto_disabled),
-            consecutive_failures=row.consecutive_failures or 0,
-            ejections=row.ejections or 0,
-            success_count=row.success_count or 0,
-            failure_count=row.failure_count or 0,
-            last_success_at=row.last_success_at,
-            last_failure_at=row.last_failure_at,
-            failure_type=row.failure_type,
-            failure_reason=row.failure_reason,
-            disabled_at=row.disabled_at,
-            disabled_by=row.disabled_by,
-            disabled_reason=row.disabled_reason,
-            disabled_until=row.disabled_until,
-            recovered_at=row.recovered_at,
-            would_disable=row.would_disable if status is ModelStatus.ACTIVE else None,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            status=status,
-            retry_at=retry_at,
-            seconds_left=left,
+            model_id,
+            display_name or "",
+            provider or "",
+            bool(active),
+            bool(auto_disabled),
+            consecutive_failures or 0,
+            ejections,
+            success_count or 0,
+            failure_count or 0,
+            last_success_at,
+            last_failure_at,
+            failure_type,
+            failure_reason,
+            disabled_at,
+            disabled_by,
+            disabled_reason,
+            disabled_until,
+            recovered_at,
+            would_disable if active else None,
+            created_at,
+            updated_at,
+            status,
+            retry_at,
+            left,
         )
 
     def stats(self) -> Stats:

@@ -8,12 +8,13 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from modelctl import health
+from modelctl.database import in_utc
 from modelctl.errors import ModelNotFoundError, clean
 
 if TYPE_CHECKING:
@@ -40,18 +41,15 @@ class UtcTime(sa.TypeDecorator[datetime]):
         kind = sa.Text() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
         return dialect.type_descriptor(kind)
 
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """On PostgreSQL the connection's loader has read them."""
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
+
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
         """Return an aware time; what another program left unreadable is no time."""
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value)
-            except ValueError:
-                return None
-        if not isinstance(value, datetime):
-            return None
         try:
-            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-        except OverflowError:
+            return in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
+        except ValueError:
             return None
 
 
