@@ -9,6 +9,7 @@ kept true?". The names of the steps there are the names of the methods here.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
@@ -340,12 +341,18 @@ class RedisCache:
             return None
         return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
 
+    @functools.cached_property
+    def _question(self) -> bytes:
+        """Written once: it is the same on every page of an application."""
+        from modelctl.glance import request
+
+        return request(["MGET", self._key, self._tomb]) + request(["PTTL", self._key])
+
     def _look(self, pool: Any) -> tuple[bytes | None, bytes | None, int]:
         """Value, tombstone and time to live (ms); a Pipeline costs as much as both commands."""
         connection = pool.get_connection()
         try:
-            commands = [("MGET", self._key, self._tomb), ("PTTL", self._key)]
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([self._question])
             (value, tomb), left = connection.read_response(), connection.read_response()
         except BaseException:
             connection.disconnect()  # there may be an answer that nobody has read

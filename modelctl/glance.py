@@ -45,7 +45,7 @@ def glance(url: str, key: str, tomb: str, timeout: float) -> _Found | None:
     end = monotonic() + timeout
     try:
         with _connect(parts, end) as connection:
-            connection.sendall(b"".join(map(_request, requests)))
+            connection.sendall(b"".join(map(request, requests)))
             answer = b""
             while len(answer) < _LONGEST:
                 connection.settimeout(max(0.001, end - monotonic()))
@@ -81,7 +81,7 @@ def _connect(parts: SplitResult, end: float) -> socket.socket:
     raise OSError("no address")
 
 
-def _request(words: list[str]) -> bytes:
+def request(words: list[str]) -> bytes:
     """Write a command as RESP."""
     encoded = [word.encode() for word in words]
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)
