@@ -137,7 +137,8 @@ def _is_newer(statement: str) -> bool:
 
 def _as_of_0001(statement: str) -> str:
     added = (
-        r"NEW\.(disabled_until|would_disable) := NULL;|,\s+(disabled_until|would_disable) = NULL"
+        r"NEW\.(disabled_until|would_disable) := NULL;"
+        r"|,\s+(disabled_until|would_disable) = NULL|,\s+NEW\.(disabled_until|would_disable)"
     )
     statement = re.sub(added, "", statement)
     assert not any(name in statement for name in r0002_recovery.NEEDED)

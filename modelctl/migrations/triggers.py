@@ -38,10 +38,14 @@ POSTGRESQL = (
         ELSIF TG_OP = 'DELETE' THEN
             changed := EXISTS (SELECT FROM old_rows);
         ELSIF TG_OP = 'UPDATE' THEN
-            changed := EXISTS (
-                SELECT FROM old_rows o LEFT JOIN new_rows n ON n.id = o.id
-                WHERE n.id IS NULL OR n.active IS DISTINCT FROM o.active
-            );
+            changed := (SELECT count(*) FROM old_rows WHERE active)
+                <> (SELECT count(*) FROM new_rows WHERE active);
+            IF NOT changed THEN  -- or as many were switched on as off
+                changed := EXISTS (
+                    SELECT FROM old_rows o LEFT JOIN new_rows n ON n.id = o.id
+                    WHERE n.id IS NULL OR n.active IS DISTINCT FROM o.active
+                );
+            END IF;
         END IF;
         IF changed THEN
             INSERT INTO {outbox} DEFAULT VALUES;
@@ -79,12 +83,17 @@ POSTGRESQL = (
     SET search_path = pg_catalog, pg_temp
     AS $modelctl$
     BEGIN
-        NEW.auto_disabled := false;
-        NEW.disabled_at := NULL;
-        NEW.disabled_by := NULL;
-        NEW.disabled_reason := NULL;
-        NEW.disabled_until := NULL;
-        NEW.would_disable := NULL;
+        -- modelctl has seen to it itself, perhaps for very many rows.
+        IF NEW.auto_disabled OR num_nonnulls(NEW.disabled_at, NEW.disabled_by,
+            NEW.disabled_reason, NEW.disabled_until, NEW.would_disable) > 0
+        THEN
+            NEW.auto_disabled := false;
+            NEW.disabled_at := NULL;
+            NEW.disabled_by := NULL;
+            NEW.disabled_reason := NULL;
+            NEW.disabled_until := NULL;
+            NEW.would_disable := NULL;
+        END IF;
         RETURN NEW;
     END
     $modelctl$
