@@ -196,17 +196,16 @@ class Recovery(Changes):
         Many at once, without a limit, come as they lie on disk: chunks of neighbours cost half.
         """
         sql = f"SELECT id FROM models WHERE {self._candidates} AND ({self._why}) IS NULL"
-        in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, id LIMIT :size"
-        few = tables.CHUNK + 1
-        values = parameters | {"size": few if limit is None else limit}
-        with self.streaming(text(in_order), values) as found:
-            due = Spool(row[0] for row in found)
-        if limit is not None or len(due) < few:
-            return due
-        with self.streaming(
-            text(sql if self.on_sqlite else f"{sql} ORDER BY ctid"), values
-        ) as found:
-            return Spool(row[0] for row in found)
+        in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, id"
+
+        def found(query: str, **more: Any) -> Sequence[str]:
+            with self.streaming(text(query), parameters | more) as rows:
+                return Spool(row[0] for row in rows)
+
+        if limit is not None:
+            return found(f"{in_order} LIMIT :size", size=limit)
+        due = found(sql if self.on_sqlite else f"{sql} ORDER BY ctid")
+        return due if len(due) > tables.CHUNK else found(in_order)
 
     def finished(self) -> None:
         """Remember that a run of recover is through."""

@@ -213,9 +213,12 @@ class Statements:
         """The SQL of this database."""
         return SQLITE if self.on_sqlite else POSTGRES
 
-    def ids(self, ids: Iterable[str]) -> Any:
-        """The parameter :ids."""
-        return json.dumps(list(ids)) if self.on_sqlite else list(ids)
+    def ids(self, ids: Iterable[str]) -> str:
+        """The parameter :ids; written here, because psycopg takes ten times as long."""
+        if self.on_sqlite:
+            return json.dumps(list(ids))
+        quoted = (i.replace("\\", r"\\").replace('"', r"\"") for i in ids)
+        return "{" + ",".join(f'"{i}"' for i in quoted) + "}"
 
     def ladder(self, cooldowns: Sequence[float] | None = None) -> dict[str, Any]:
         """The parameters of the cooldown; *cooldowns* (seconds) instead of the configured ones."""
