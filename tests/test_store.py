@@ -13,6 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from modelctl import (
     DatabaseUnavailableError,
@@ -179,6 +181,25 @@ def test_values_arrive_as_they_are(pg_cleared: str, conforming: str) -> None:
         assert fleet.events(odd)[0].reason == odd
         assert fleet.remove(odd).changes[0].id == odd
         assert [model.id for model in fleet.list_models()] == ["other"]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(TEXTS, st.none() | TEXTS, st.none() | st.integers(0, 9))))
+@example(rows=[("NULL", None, 1), ('{"a,b\\"}', "null", None), ("\n\t\x01\u2028", "", 0)])
+def test_lists_arrive_as_they_are(
+    fleet: Fleet, rows: list[tuple[str, str | None, int | None]]
+) -> None:
+    """Whatever text there is, rows and ids come to the database unchanged and in their order."""
+    statements = fleet._store.batches
+    kinds = {"id": "text", "words": "text", "number": "integer"}
+    query = f"SELECT id, words, number FROM {statements.sql.rows('given', kinds)}"
+    query += f" WHERE {statements.sql.ids}"
+    values = statements.sql.values(kinds, rows) | {"ids": statements.ids(row[0] for row in rows)}
+    with fleet._store._database.reading() as connection:
+        assert [tuple(row) for row in connection.execute(sa.text(query), values)] == rows
 
 
 def test_sqlite_counts_its_statements_too(sqlite_database: str) -> None:
