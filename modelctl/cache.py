@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import threading
 import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -49,6 +50,7 @@ _REFUSALS = (
     "DB index is out of range",
 )
 _SCAN_COUNT = 1000
+_FINISH = "finish it: modelctl cache drain"
 # What may follow the question mark of redis.url; anything else could change what we get back.
 _PARAMETERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")
 _TLS_PARAMETERS = (
@@ -263,6 +265,9 @@ class RedisCache:
         self._made: Any = None
         self._ask_sentinel_at = 0.0
         self._first_look = True
+        self._sweeping = threading.RLock()
+        self._sweeps_begun = 0
+        self._swept = 0  # the number of the last one that came to its end
 
     # ── Connections and errors ──
 
@@ -426,6 +431,7 @@ class RedisCache:
             StaleCacheError: not everything is cleared; do not count it as delivered.
         """
         deadline = None if budget is None else time.monotonic() + budget
+        begun = self._sweeps_begun
         with self._redis() as client:
             home = self._home(client)
             # Alone and first: a DEL passes even when Redis is out of memory.
@@ -434,8 +440,25 @@ class RedisCache:
             tomb_ms = self._ttl_ms + round(TOMB_EXTRA_SECONDS * 1000)
             home.set(self._tomb, "", px=tomb_ms)
             points.reach("after-tomb")
-        for pattern in self._config.cache.clear:
-            self._clear(pattern, deadline)
+        self._sweep(begun, deadline)
+
+    def _sweep(self, begun: int, deadline: float | None) -> None:
+        """Clear the other keys, unless a sweep did that began after the first *begun* ones.
+
+        So threads that change models at the same time share one.
+        """
+        wait = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._sweeping.acquire(timeout=wait):
+            raise StaleCacheError("another sweep takes too long", hint=_FINISH)
+        try:
+            if self._swept > begun:
+                return
+            number = self._sweeps_begun = self._sweeps_begun + 1
+            for pattern in self._config.cache.clear:
+                self._clear(pattern, deadline)
+            self._swept = max(self._swept, number)
+        finally:
+            self._sweeping.release()
 
     def _clear(self, pattern: str, deadline: float | None) -> None:
         import redis
@@ -466,8 +489,7 @@ class RedisCache:
                         break
                     if deadline is not None and time.monotonic() > deadline:
                         raise StaleCacheError(
-                            f"the sweep of {pattern} takes too long",
-                            hint="finish it: modelctl cache drain",
+                            f"the sweep of {pattern} takes too long", hint=_FINISH
                         )
 
     def keys(self) -> tuple[CacheKey, ...]:

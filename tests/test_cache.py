@@ -644,6 +644,41 @@ def test_a_hit_is_one_round_trip(one_redis: RedisRig) -> None:
     assert one_redis.client.info("stats")["total_reads_processed"] == 2
 
 
+def test_changes_at_the_same_time_share_a_sweep(
+    one_redis: RedisRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep serves everybody who came before it began, and nobody who came later."""
+    cache = one_redis.cache()
+    sweeping, go_on, came = threading.Event(), threading.Event(), threading.Semaphore(0)
+    swept: list[str] = []
+
+    def hook(point: str) -> None:
+        if point == "in-sweep":
+            swept.append(point)
+            if len(swept) == 1:
+                sweeping.set()
+                assert go_on.wait(30)
+        elif point == "after-tomb" and sweeping.is_set():
+            came.release()
+
+    monkeypatch.setattr(points, "hook", hook)
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(cache.invalidate)]
+        assert sweeping.wait(30)
+        one_redis.client.set("db:leaderboard:new", "behind the cursor of the first")
+        with pytest.raises(StaleCacheError, match="another sweep takes too long"):
+            cache.invalidate(0.0)
+        assert came.acquire(timeout=30)
+        calls += [pool.submit(cache.invalidate) for _ in range(5)]
+        assert all(came.acquire(timeout=30) for _ in range(5))
+        assert one_redis.client.exists("db:leaderboard:new")
+        go_on.set()
+        for call in calls:
+            call.result(30)
+    assert len(swept) == 2
+    assert not one_redis.client.exists("db:leaderboard:new")
+
+
 RACES: dict[str, Callable[[RedisRig], object]] = {
     "lease deleted": lambda rig: rig.client.delete(LEASE),
     "lease expired": lambda rig: rig.client.pexpire(LEASE, 0),
