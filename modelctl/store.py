@@ -28,7 +28,7 @@ from modelctl.database import Database
 from modelctl.errors import InvalidConfigError, RefusedError
 from modelctl.model import ModelStatus, storable
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
-from modelctl.tables import EVENTS, MODELS, ON, UtcTime, all_found, findable, text
+from modelctl.tables import AUTO_OFF, EVENTS, MODELS, ON, UtcTime, all_found, findable, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -246,32 +246,27 @@ class ModelStore:
 
     def stats(self) -> Stats:
         """Return the totals, in one statement over the rows."""
-        c = MODELS.c
-        provider = sa.func.coalesce(c.provider, "").label("provider")
-        on, automatic = c.active.is_(True), c.auto_disabled.is_(True)
-        query = (
-            sa.select(
-                provider,
-                sa.func.count(),
-                sa.func.count().filter(on),
-                sa.func.count().filter(on.is_not(True), automatic),
-                sa.func.coalesce(sa.func.sum(c.success_count), 0),
-                sa.func.coalesce(sa.func.sum(c.failure_count), 0),
-            )
-            .group_by(provider)
-            .order_by(provider)
+        sql = (
+            f"SELECT provider, count(*), count(*) FILTER (WHERE {ON}),"
+            f" count(*) FILTER (WHERE {AUTO_OFF}), coalesce(sum(success_count), 0),"
+            " coalesce(sum(failure_count), 0) FROM models GROUP BY provider"
         )
+        totals = [0] * 5
+        providers: dict[str, list[int]] = {}
         with self._database.reading() as connection:
-            rows = [tuple(row) for row in connection.execute(query)]
-        models, active, automatic_off, successes, failures = (
-            sum(int(row[i]) for row in rows) for i in range(1, 6)
-        )
+            for provider, *numbers in connection.execute(text(sql)):
+                totals = [a + int(b) for a, b in zip(totals, numbers, strict=True)]
+                # NULL is as good as empty; asking the database for that costs a quarter more.
+                of_one = providers.setdefault(provider or "", [0, 0])
+                of_one[0] += numbers[0]
+                of_one[1] += numbers[1]
+        models, active, automatic_off, successes, failures = totals
         return Stats(
             models=models,
             active=active,
             disabled=models - active - automatic_off,
             auto_disabled=automatic_off,
-            providers=tuple(ProviderStats(row[0], row[1], row[2]) for row in rows),
+            providers=tuple(ProviderStats(name, *providers[name]) for name in sorted(providers)),
             success_count=successes,
             failure_count=failures,
         )
