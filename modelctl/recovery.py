@@ -95,23 +95,17 @@ class Recovery(Changes):
         parameters = self._parameters(cooldowns, now)
         if ids is not None:
             parameters["ids"] = self.ids(ids)
+        # As exact as the databases store it: the arithmetic of a double is not.
+        digits = 3 if self.on_sqlite else 6
         with self.streaming(text(sql), parameters) as found:
-            for row in found:
-                model_id, provider, timed, due, why = row
-                at = self._time(now if due is None else due)
+            for model_id, provider, timed, due, why in found:
+                at = _time(round(now if due is None else due, digits))
                 waiting = None
                 if why == "person":
                     waiting = Waiting(model_id, None, None, why)
                 elif why is not None:
                     waiting = Waiting(model_id, at, max(0.0, at.timestamp() - now), why)
                 yield Candidate(model_id, provider, bool(timed), at, waiting)
-
-    def _time(self, epoch: float) -> datetime:
-        # As exact as the databases store it: the arithmetic of a double is not.
-        try:
-            return datetime.fromtimestamp(round(epoch, 3 if self.on_sqlite else 6), UTC)
-        except (OverflowError, ValueError, OSError):
-            return _FOREVER
 
     def ahead(self, model_id: str) -> int:
         """Return how many models are due and come back before this one."""
@@ -344,6 +338,13 @@ class Recovery(Changes):
         return self.database.write(
             lambda connection: connection.execute(text(sql), parameters).first() is not None
         )
+
+
+def _time(epoch: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(epoch, UTC)
+    except (OverflowError, ValueError, OSError):
+        return _FOREVER
 
 
 def _scope(provider: str | None) -> str:
