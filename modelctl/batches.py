@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelctl import health, tables
 from modelctl.changes import TRUSTED, Changes
@@ -153,21 +153,49 @@ class Batches(Changes):
         for provider, *numbers in connection.execute(text(sql), parameters):
             guards.shares[provider] = health.Share(*numbers)
         if rule.incident_models:
-            since = self.sql.shifted.format(seconds="-:window")
-            # Those that are spared fail on without an event.
-            sql = (
-                f"SELECT coalesce(provider, ''), failure_type, id, {ON} FROM models"
-                f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
-                " UNION SELECT coalesce(models.provider, ''), e.failure_type, models.id,"
-                f" {ON} FROM modelctl_events e JOIN models ON models.id = e.model_id"
-                " WHERE e.event IN ('auto-disabled', 'would-disable')"
-                f" AND e.at > {since} AND {these}"
-            )
-            for provider, kind, model_id, on in connection.execute(
-                text(sql), parameters | {"window": rule.incident_window}
-            ):
-                guards.failing.setdefault((provider, kind), {})[model_id] = not on
+            self._incidents(connection, guards, these, parameters)
         return guards
+
+    def _incidents(
+        self,
+        connection: sa.Connection,
+        guards: health.Guards,
+        these: str,
+        parameters: dict[str, Any],
+    ) -> None:
+        """Tell *guards* who failed and who is off, as far as it matters to an incident."""
+        parameters = parameters | {"window": self.config.recovery.incident_window}
+        since = self.sql.shifted.format(seconds="-:window")
+        # Those that are spared fail on without an event.
+        sql = (
+            f"SELECT coalesce(provider, ''), failure_type, id FROM models"
+            f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
+        )
+        for provider, kind, model_id in connection.execute(text(sql), parameters):
+            guards.spared.setdefault((provider, kind), set()).add(model_id)
+        sql = (
+            f"SELECT coalesce(models.provider, ''), e.failure_type, models.id, {ON}"
+            " FROM modelctl_events e JOIN models ON models.id = e.model_id"
+            " WHERE e.event IN ('auto-disabled', 'would-disable')"
+            f" AND e.at > {since} AND {these}"
+        )
+        for provider, kind, model_id, on in connection.execute(text(sql), parameters):
+            guards.reachers.setdefault((provider, kind), set()).add(model_id)
+            if not on:
+                guards.off.add(model_id)
+        epoch = self.sql.epoch
+        began = (
+            f"SELECT min({epoch.format(time='h.since')}) FROM modelctl_holds h"
+            f" WHERE h.failure_type IS NOT NULL AND h.until > {self.sql.now}"
+            " AND h.provider = coalesce(models.provider, '')"
+        )
+        sql = (
+            f"SELECT coalesce(provider, ''), id FROM models WHERE {AUTO_OFF} AND {these}"
+            f" AND {epoch.format(time='disabled_at')} >"
+            f" coalesce(({began}), {epoch.format(time=self.sql.now)}) - :window"
+        )
+        for provider, model_id in connection.execute(text(sql), parameters):
+            guards.out.setdefault(provider, set()).add(model_id)
 
     def _record_chunk(
         self, connection: sa.Connection, chunk: Sequence[Outcome], actor: str

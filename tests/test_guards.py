@@ -49,14 +49,23 @@ def providers(url: str, **of: str) -> None:
 
 
 def test_one_broken_model_does_not_keep_an_incident_alive() -> None:
-    """An incident goes on only while as many models fail as began it."""
-    rule = RecoveryConfig(incident_models=3)
-    alone = Guards(rule, incidents={("p", BAD)}, shares={"p": Share(6, 4, 2)})
-    alone.reached("m", "p", BAD, off=False)
-    assert not alone.went_on
-    others = Guards(rule, incidents={("p", BAD)}, failing={("p", BAD): {"a": True, "b": True}})
-    others.reached("m", "p", BAD, off=False)
-    assert others.went_on == {("p", BAD)}
+    """An incident goes on only while as many models are spared or off as would begin it."""
+    rule, key = RecoveryConfig(incident_models=3), ("p", BAD)
+
+    def goes_on(share: Share, spared: str = "", out: str = "") -> bool:
+        guards = Guards(rule, incidents={key}, shares={"p": share})
+        guards.spared[key], guards.out["p"] = set(spared), set(out)
+        guards.failed("m", "p", BAD)
+        guards.reached("m", "p", BAD, None)
+        return guards.went_on == {key}
+
+    assert not goes_on(Share(6, 6, 0))
+    assert not goes_on(Share(6, 4, 2))  # two that are off for another reason
+    assert goes_on(Share(6, 4, 2), out="ab")
+    assert goes_on(Share(6, 6, 0), spared="ab")
+    assert goes_on(Share(6, 5, 1), spared="a", out="b")
+    # A few bad models of many are no fault of the provider.
+    assert not goes_on(Share(60, 55, 5), spared="abc", out="de")
 
 
 def test_the_floor_is_exact_whatever_the_isolation_of_the_database(pg_cleared: str) -> None:

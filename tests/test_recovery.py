@@ -85,7 +85,8 @@ def then(url: str, seconds: float) -> str:
 def let_pass(url: str, seconds: float) -> None:
     """Let so much time go by for all that is held, remembered and written down."""
     times = ("last_failure_at", "disabled_at", "disabled_until", "recovered_at")
-    columns = [("modelctl_holds", "until"), ("modelctl_events", "at")]
+    holds = [("modelctl_holds", "since"), ("modelctl_holds", "until")]
+    columns = [*holds, ("modelctl_events", "at")]
     for table, column in columns + [("models", time) for time in times]:
         if is_sqlite(url):
             later = f"strftime('%Y-%m-%dT%H:%M:%fZ', {column}, '-{seconds} seconds')"
@@ -744,8 +745,8 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
     put(fleet_url, *"abcdef", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:
         fail(fleet, *"abcd")
-        began = fleet.holds()[0].since
         let_pass(fleet_url, 400)
+        began = fleet.holds()[0].since
         assert fleet.holds()[0].seconds_left < 201
         # What does not count, or does not reach the threshold, prolongs nothing.
         fail(fleet, "e", times=4)
@@ -767,6 +768,32 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
         fail(fleet, *"ef")
         assert status(fleet, *"abcdef") == [AUTO, AUTO, ACTIVE, AUTO, ACTIVE, ACTIVE]
         assert would(fleet, *"ef") == ["incident"] * 2
+
+
+def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fail) -> None:
+    """Hours of it switch off those that made it an incident, once; after it a bad model goes again."""
+    put(fleet_url, *"abcd", provider="p")
+    put_off(fleet_url, "old", failed=9 * HOUR, ejections=5, provider="p")
+    with opened(fleet_url, **GUARDED, recovery_max_ejections=5) as fleet:
+
+        def hours_go_by(*failing: str) -> None:
+            for _ in range(12):
+                let_pass(fleet_url, 500)
+                fail(fleet, *failing, times=1)
+
+        fail(fleet, *"abcd")
+        hours_go_by("d")
+        assert fleet.holds()[0].seconds_left > 290
+        assert fleet.recover().recovered == ("a", "b", "c")
+        fail(fleet, *"abc", times=3)
+        assert would(fleet, *"abcd") == ["incident"] * 4
+        hours_go_by(*"abcd")
+        assert story(fleet).count("incident p") == 1
+        assert status(fleet, *"abcd") == [ACTIVE] * 4
+        fleet.record_batch({"id": i, "outcome": "success"} for i in "abc")
+        hours_go_by("d")
+        assert fleet.holds() == ()
+        assert status(fleet, *"abcd") == [ACTIVE] * 3 + [AUTO]
 
 
 def test_who_is_spared_by_an_incident_is_forgotten_with_it(fleet_url: str) -> None:
