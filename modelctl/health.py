@@ -114,8 +114,10 @@ def record(
         guards.failed(outcome.id, health.provider, spared)
     event = None
     if reached:
-        if off or why != health.would_disable:
-            event = "auto-disabled" if off else "would-disable"
+        if off:
+            event = "auto-disabled"
+        elif health.would_disable is None:  # once, also if the reason changes later
+            event = "would-disable"
         guards.reached(outcome.id, health.provider, outcome.type, event)
     return Health(
         active=health.active and not off,

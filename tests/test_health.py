@@ -440,7 +440,7 @@ def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, k
         if step.went:
             assert (step.event, step.after.status) == ("auto-disabled", "auto-disabled")
         else:
-            news = why != step.before.would_disable
+            news = step.before.would_disable is None
             assert step.event == ("would-disable" if news else None)
 
 

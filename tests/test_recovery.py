@@ -820,6 +820,21 @@ def test_recover_goes_on_during_an_incident(fleet_url: str) -> None:
         assert status(fleet, *"ab") == [ACTIVE, ACTIVE]
 
 
+def test_a_model_is_noted_once_whatever_spares_it(fleet_url: str, fail: Fail) -> None:
+    """Failures of two types that are spared for two reasons are one event; the column follows."""
+    put(fleet_url, *"abcd", provider="p")
+    with opened(fleet_url, **GUARDED, recovery_min_active=1) as fleet:
+        fail(fleet, *"abcd")
+        for kind, reason in ((OTHER, "floor"), (BAD, "incident")) * 2:
+            fail(fleet, "d", times=1, kind=kind)
+            assert would(fleet, "d") == [reason]
+        assert story(fleet, "d") == ["would-disable"]
+        # A success ends it: the next time is news.
+        fleet.record_success("d")
+        fail(fleet, "d")
+        assert story(fleet, "d") == ["would-disable"] * 2
+
+
 def test_an_incident_is_shown(fleet_url: str, tool: Cli) -> None:
     """stats, doctor and a listing on a terminal say that a provider has an incident."""
     put(fleet_url, *"abcd", provider="acme")
