@@ -65,12 +65,15 @@ class Batches(Changes):
     ) -> tuple[int, tuple[StatusChange, ...]]:
         """Record outcomes in their order, all in one transaction, a chunk at a time.
 
-        *outcomes* starts again from the first on every call: a deadlock runs the batch again.
+        *outcomes* starts again from the first on every call: they are looked through before they
+        are recorded, and a deadlock runs the batch again.
         Return how many, and the models whose status differs in the end.
         """
 
         def work(connection: sa.Connection) -> tuple[int, tuple[StatusChange, ...]]:
-            if self.config.recovery.guarded:
+            # Others have a say in a counted failure alone.
+            counted = self.config.health.counted
+            if self.config.recovery.guarded and any(o.type in counted for o in outcomes()):
                 self.wait_for_turn(connection)
             recorded = 0
             first: dict[str, ModelStatus] = {}

@@ -15,6 +15,7 @@ from modelctl.config import RecoveryConfig
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType
 from modelctl.probe_config import ProbeConfig
+from modelctl.tables import GUARD_LOCK
 from tests.fleets import ACTOR, ago, configured, opened, seed, sql
 
 BAD = FailureType.PARSE_ERROR
@@ -115,6 +116,28 @@ def test_a_forced_disable_takes_its_turn(pg_cleared: str, monkeypatch: pytest.Mo
         go_on.set()
         assert rule.result().changes[0].after is ModelStatus.AUTO_DISABLED
         assert by_hand.result().changes[0].after is ModelStatus.DISABLED
+
+
+def test_a_batch_without_counted_failures_waits_for_nobody(pg_cleared: str) -> None:
+    """Successes and failures that do not count pass a turn that somebody has taken; others wait."""
+    harmless = [{"id": "a", "outcome": "success"}]
+    harmless += [{"id": "b", "outcome": "failure", "type": "timeout"}]
+    waits = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+    )
+    with opened(pg_cleared, **FLOOR) as fleet, ThreadPoolExecutor(1) as pool:
+        seed(fleet, "ab")
+        with psycopg.connect(pg_cleared) as other:
+            other.execute("SELECT pg_advisory_xact_lock(%s)", [GUARD_LOCK])
+            assert fleet.record_batch(harmless).recorded == 2
+            counted = [*harmless, {"id": "b", "outcome": "failure", "type": BAD}]
+            waiting = pool.submit(fleet.record_batch, counted)
+            while sql(pg_cleared, waits) != [(1,)]:
+                assert not waiting.done()
+            # It holds no row meanwhile.
+            other.execute("SELECT FROM models FOR UPDATE NOWAIT")
+        assert waiting.result().changes[0].after is ModelStatus.AUTO_DISABLED
 
 
 def test_a_limit_is_one_of_requests_too(fleet_url: str) -> None:
