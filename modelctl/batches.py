@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelctl import health, tables
 from modelctl.changes import TRUSTED, Changes
 from modelctl.errors import RefusedError
-from modelctl.model import ModelStatus
+from modelctl.model import ModelStatus, numbered
 from modelctl.results import StatusChange
 from modelctl.tables import (
     AUTO_OFF,
@@ -252,15 +252,9 @@ class Batches(Changes):
 
     def _hold(self, connection: sa.Connection, guards: health.Guards) -> None:
         """Write the incidents that began or went on; they end one window after the last failure."""
+        reasons = {key: numbered(models) for key, models in guards.began.items()}
         going = [
-            (
-                f"incident:{kind}:{provider}",
-                provider,
-                kind,
-                f"{guards.began[provider, kind]} models",
-            )
-            if (provider, kind) in guards.began
-            else (f"incident:{kind}:{provider}", provider, kind, None)
+            (f"incident:{kind}:{provider}", provider, kind, reasons.get((provider, kind)))
             for provider, kind in guards.went_on | guards.began.keys()
         ]
         if not going:
@@ -277,8 +271,8 @@ class Batches(Changes):
         window = {"window": self.config.recovery.incident_window}
         connection.execute(text(sql), rows(_HOLD, going) | window)
         began = [
-            ("", "incident", None, None, f"{number} models", kind, provider)
-            for (provider, kind), number in guards.began.items()
+            ("", "incident", None, None, reason, kind, provider)
+            for (provider, kind), reason in reasons.items()
         ]
         self.log(connection, began, health.HEALTH_RULE)
 

@@ -658,7 +658,7 @@ def test_a_person_may_do_what_leaves_the_floor_alone(fleet_url: str, tool: Cli) 
     floor = {"recovery_min_active": 3}
     assert tool("disable", "off", "auto", **floor).code == 0
     assert tool("enable", "off", **floor).code == 0
-    tool("disable", "on", **floor).failed(8, "1 models would stay on")
+    tool("disable", "on", **floor).failed(8, "1 model would stay on")
 
 
 # ── An incident of a provider ───────────────────────────────────────────────────────────────────
