@@ -307,7 +307,10 @@ class RecoveryConfig:
         _factor,
     )
     max_cooldown: float = _key(
-        86400.0, "how far a cooldown grows", "duration", _duration(0, _LONGEST)
+        86400.0,
+        "how far a cooldown grows; not less than recovery.cooldown",
+        "duration",
+        _duration(0, _LONGEST),
     )
     restart_failures: int = _key(
         2,
@@ -521,6 +524,13 @@ class Config:
             )
             hint = "a model that comes back must have a failure left"
             fail("recovery.restart_failures", wrong, hint)
+        first, longest = self.recovery.cooldown, self.recovery.max_cooldown
+        # The default is no word of anybody: a cooldown beyond it just does not grow.
+        if longest < first and self.origins["recovery.max_cooldown"] != "default":
+            shown = f"{format_duration(longest)} is less than {format_duration(first)}"
+            wrong = f"must not be less than recovery.cooldown, but {shown}"
+            hint = f"give at least {format_duration(first)}, or leave it out"
+            fail("recovery.max_cooldown", wrong, hint)
         own = f"{{{self.cache.count_key}}}:"
         for name in self.cache.clear:
             literal = re.split(r"[*?[\\]", name)[0]

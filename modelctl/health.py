@@ -250,7 +250,7 @@ def cooldowns(rule: RecoveryConfig) -> tuple[float, ...]:
     """Return the cooldown (seconds) after the first, second, ... ejection in a row; the last stays.
 
     Exponential, with a cap, as the ejection times of outlier detection in Envoy and the backoff
-    of Kubernetes; a cap below the base does not shorten it.
+    of Kubernetes; a cap below the base, as the default may be, does not shorten it.
     """
     ladder = [rule.cooldown]
     cap = max(rule.cooldown, rule.max_cooldown)

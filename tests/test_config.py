@@ -27,6 +27,7 @@ from modelctl.config import (
     settings,
 )
 from modelctl.errors import InvalidConfigError, UsageError
+from modelctl.health import cooldowns
 from modelctl.model import FailureType
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
@@ -269,6 +270,11 @@ def test_byte_order_mark_and_crlf_are_no_fault(home: Path) -> None:
         ("[recovery]\nrestart_failures = -1", ["recovery.restart_failures", "0 to"]),
         ("[recovery]\nrestart_failures = 5", ["less than health.threshold", "5"]),
         ("[health]\nthreshold = 2", ["recovery.restart_failures (default)", "health.threshold"]),
+        ("[recovery]\nmax_cooldown = '59m'", ["recovery.max_cooldown in", "59m is less than 1h"]),
+        (
+            "[recovery]\ncooldown = '2d'\nmax_cooldown = '1d'",
+            ["recovery.max_cooldown in", "recovery.cooldown", "1d is less than 2d", "leave it out"],
+        ),
         ("[health]\ncounted = 'parse-error'", ["health.counted", "list of strings"]),
         ("[health]\ncounted = [1]", ["list of strings"]),
         ("[health]\ncounted = ['parse-eror']", ["'parse-eror'", "nearest is 'parse-error'"]),
@@ -295,6 +301,20 @@ def test_bad_file_says_what_and_where(home: Path, text: str | bytes, parts: list
         load(home, text)
     for part in parts:
         assert part in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_cooldown_beyond_the_default_cap(home: Path) -> None:
+    """Only a cap that somebody wrote is held against a longer cooldown, which then does not grow."""
+    rule = load(
+        home, MODELCTL_RECOVERY_COOLDOWN="2d", MODELCTL_RECOVERY_COOLDOWN_FACTOR="2"
+    ).recovery
+    assert cooldowns(rule) == (2 * 86400,)
+    equal = load(home, "[recovery]\nmax_cooldown = '1h'").recovery
+    assert equal.cooldown == equal.max_cooldown
+    with pytest.raises(InvalidConfigError, match=r"^recovery.max_cooldown in .*1d is less than 2d"):
+        load(home, "[recovery]\nmax_cooldown = '1d'", MODELCTL_RECOVERY_COOLDOWN="2d")
+    with pytest.raises(InvalidConfigError, match="environment MODELCTL_RECOVERY_MAX_COOLDOWN"):
+        load(home, MODELCTL_RECOVERY_MAX_COOLDOWN="1m")
 
 
 def test_file_is_checked_where_the_environment_wins(home: Path) -> None:

@@ -204,7 +204,7 @@ def why(fleet: Fleet, **how: Any) -> dict[str, str]:
         (2, "5h", [1, 2, 4, 5, 5]),
         (1.5, "1d", [1, 1.5, 2.25, 3.375]),
         (10, "2h", [1, 2, 2]),
-        (2, "30m", [1, 1, 1]),
+        (2, "1h", [1, 1, 1]),
     ],
 )
 def test_the_cooldown_grows_with_each_ejection(
