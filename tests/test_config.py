@@ -727,6 +727,31 @@ def test_the_probes_of_the_example_can_be_taken_over(home: Path) -> None:
     assert config.probes["openai"].max_tokens == 16
 
 
+def test_settings_show_how_each_provider_is_asked(home: Path) -> None:
+    """All that matters to a probe, set or not, as the file would write it; no words of a command."""
+    config = load(
+        home,
+        "[probe.p]\nurl = 'http://h/v1'\nkey_env = 'KEY'\nallow_http = true\ntimeout = '90s'\n"
+        "[probe.'my lab']\ncommand = ['ask', '--password=zq7secret']\nmodel = '{id}'",
+    )
+    rows = settings(config)[len(KEYS) :]
+    assert [(row.key, row.value, row.origin) for row in rows] == [
+        ("probe.p.url", '"http://h/v1"', "file"),
+        ("probe.p.key_env", '"KEY"', "file"),
+        ("probe.p.model", '"{name}"', "default"),
+        ("probe.p.max_tokens", "16", "default"),
+        ("probe.p.max_tokens_field", '"max_tokens"', "default"),
+        ("probe.p.timeout", '"90s"', "file"),
+        ("probe.p.allow_http", "true", "file"),
+        ("probe.p.allow_private", "false", "default"),
+        ('probe."my lab".command', '["ask", "..."]', "file"),
+        ('probe."my lab".model', '"{id}"', "file"),
+        ('probe."my lab".timeout', '"10s"', "default"),
+    ]
+    for row in rows:
+        tomllib.loads(f"{row.key} = {row.value}")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
