@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelctl import health, tables
 from modelctl.changes import TRUSTED, Changes
 from modelctl.errors import RefusedError
-from modelctl.model import ModelStatus
+from modelctl.model import ModelStatus, numbered
 from modelctl.results import StatusChange
 from modelctl.tables import (
     AUTO_OFF,
@@ -64,12 +64,15 @@ class Batches(Changes):
     ) -> tuple[int, tuple[StatusChange, ...]]:
         """Record outcomes in their order, all in one transaction, a chunk at a time.
 
-        *outcomes* starts again from the first on every call: a deadlock runs the batch again.
+        *outcomes* starts again from the first on every call: they are looked through before they
+        are recorded, and a deadlock runs the batch again.
         Return how many, and the models whose status differs in the end.
         """
 
         def work(connection: sa.Connection) -> tuple[int, tuple[StatusChange, ...]]:
-            if self.config.recovery.guarded:
+            # Others have a say in a counted failure alone.
+            counted = self.config.health.counted
+            if self.config.recovery.guarded and any(o.type in counted for o in outcomes()):
                 self.wait_for_turn(connection)
             recorded = 0
             first: dict[str, ModelStatus] = {}
@@ -152,21 +155,49 @@ class Batches(Changes):
         for provider, *numbers in connection.execute(text(sql), parameters):
             guards.shares[provider] = health.Share(*numbers)
         if rule.incident_models:
-            since = self.sql.shifted.format(seconds="-:window")
-            # Those that are spared fail on without an event.
-            sql = (
-                f"SELECT coalesce(provider, ''), failure_type, id, {ON} FROM models"
-                f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
-                " UNION SELECT coalesce(models.provider, ''), e.failure_type, models.id,"
-                f" {ON} FROM modelctl_events e JOIN models ON models.id = e.model_id"
-                " WHERE e.event IN ('auto-disabled', 'would-disable')"
-                f" AND e.at > {since} AND {these}"
-            )
-            for provider, kind, model_id, on in connection.execute(
-                text(sql), parameters | {"window": rule.incident_window}
-            ):
-                guards.failing.setdefault((provider, kind), {})[model_id] = not on
+            self._incidents(connection, guards, these, parameters)
         return guards
+
+    def _incidents(
+        self,
+        connection: sa.Connection,
+        guards: health.Guards,
+        these: str,
+        parameters: dict[str, Any],
+    ) -> None:
+        """Tell *guards* who failed and who is off, as far as it matters to an incident."""
+        parameters = parameters | {"window": self.config.recovery.incident_window}
+        since = self.sql.shifted.format(seconds="-:window")
+        # Those that are spared fail on without an event.
+        sql = (
+            f"SELECT coalesce(provider, ''), failure_type, id FROM models"
+            f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
+        )
+        for provider, kind, model_id in connection.execute(text(sql), parameters):
+            guards.spared.setdefault((provider, kind), set()).add(model_id)
+        sql = (
+            f"SELECT coalesce(models.provider, ''), e.failure_type, models.id, {ON}"
+            " FROM modelctl_events e JOIN models ON models.id = e.model_id"
+            " WHERE e.event IN ('auto-disabled', 'would-disable')"
+            f" AND e.at > {since} AND {these}"
+        )
+        for provider, kind, model_id, on in connection.execute(text(sql), parameters):
+            guards.reachers.setdefault((provider, kind), set()).add(model_id)
+            if not on:
+                guards.off.add(model_id)
+        epoch = self.sql.epoch
+        began = (
+            f"SELECT min({epoch.format(time='h.since')}) FROM modelctl_holds h"
+            f" WHERE h.failure_type IS NOT NULL AND h.until > {self.sql.now}"
+            " AND h.provider = coalesce(models.provider, '')"
+        )
+        sql = (
+            f"SELECT coalesce(provider, ''), id FROM models WHERE {AUTO_OFF} AND {these}"
+            f" AND {epoch.format(time='disabled_at')} >"
+            f" coalesce(({began}), {epoch.format(time=self.sql.now)}) - :window"
+        )
+        for provider, model_id in connection.execute(text(sql), parameters):
+            guards.out.setdefault(provider, set()).add(model_id)
 
     def _record_chunk(
         self, connection: sa.Connection, chunk: Sequence[Outcome], actor: str
@@ -222,15 +253,9 @@ class Batches(Changes):
 
     def _hold(self, connection: sa.Connection, guards: health.Guards) -> None:
         """Write the incidents that began or went on; they end one window after the last failure."""
+        reasons = {key: numbered(models) for key, models in guards.began.items()}
         going = [
-            (
-                f"incident:{kind}:{provider}",
-                provider,
-                kind,
-                f"{guards.began[provider, kind]} models",
-            )
-            if (provider, kind) in guards.began
-            else (f"incident:{kind}:{provider}", provider, kind, None)
+            (f"incident:{kind}:{provider}", provider, kind, reasons.get((provider, kind)))
             for provider, kind in guards.went_on | guards.began.keys()
         ]
         if not going:
@@ -247,8 +272,8 @@ class Batches(Changes):
         window = {"window": self.config.recovery.incident_window}
         connection.execute(text(sql), self.sql.values(_HOLD, going) | window)
         began = [
-            ("", "incident", None, None, f"{number} models", kind, provider)
-            for (provider, kind), number in guards.began.items()
+            ("", "incident", None, None, reason, kind, provider)
+            for (provider, kind), reason in reasons.items()
         ]
         self.log(connection, began, health.HEALTH_RULE)
 

@@ -113,7 +113,7 @@ SUCCESS = Change(
 FAILURE = Change(
     flags=(
         ("reached", REACHED),
-        ("noted", "coalesce(would_disable, '')"),
+        ("noted", "would_disable IS NOT NULL"),
         (
             "held",
             f"CASE WHEN NOT ({REACHED}) THEN NULL WHEN {PAUSED} THEN 'paused'"
@@ -121,7 +121,7 @@ FAILURE = Change(
         ),
     ),
     event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
-    " WHEN reached AND held <> noted THEN 'would-disable' END",
+    " WHEN reached AND NOT noted THEN 'would-disable' END",
     after="CASE WHEN reached AND held IS NULL THEN 'auto-disabled' ELSE before END",
     assign="failure_count = coalesce(failure_count, 0) + 1, last_failure_at = {now},"
     " consecutive_failures = coalesce(consecutive_failures, 0)"

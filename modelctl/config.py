@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -307,7 +307,10 @@ class RecoveryConfig:
         _factor,
     )
     max_cooldown: float = _key(
-        86400.0, "how far a cooldown grows", "duration", _duration(0, _LONGEST)
+        86400.0,
+        "how far a cooldown grows; not less than recovery.cooldown",
+        "duration",
+        _duration(0, _LONGEST),
     )
     restart_failures: int = _key(
         2,
@@ -461,7 +464,7 @@ class Config:
     # How the models of each provider are asked whether they work.
     probes: Mapping[str, ProbeConfig] = field(default_factory=dict)
     file: Path | None = None
-    # "cache.ttl" -> "default", "file" or "environment MODELCTL_CACHE_TTL"
+    # "cache.ttl" -> "default", "file" or "environment MODELCTL_CACHE_TTL"; of a probe what is set
     origins: Mapping[str, str] = field(default_factory=dict)
     data_home: Path | None = field(
         default_factory=lambda: _home(os.environ, "XDG_DATA_HOME", ".local/share"), repr=False
@@ -495,9 +498,12 @@ class Config:
                     section[name] = key.read_text(environ[key.variable])
             except UsageError as exc:
                 raise InvalidConfigError(f"{where}: {exc.message}", hint=exc.hint) from None
+        probes = _read_probes(file, tables.get("probe", {}))
+        for provider in probes:
+            origins |= {f"probe.{provider}.{name}": "file" for name in tables["probe"][provider]}
         config = cls(
             **{section: SECTIONS[section](**given) for section, given in values.items()},
-            probes=_read_probes(file, tables.get("probe", {})),
+            probes=probes,
             file=file,
             origins=origins,
             data_home=_home(environ, "XDG_DATA_HOME", ".local/share"),
@@ -521,6 +527,13 @@ class Config:
             )
             hint = "a model that comes back must have a failure left"
             fail("recovery.restart_failures", wrong, hint)
+        first, longest = self.recovery.cooldown, self.recovery.max_cooldown
+        # The default is no word of anybody: a cooldown beyond it just does not grow.
+        if longest < first and self.origins["recovery.max_cooldown"] != "default":
+            shown = f"{format_duration(longest)} is less than {format_duration(first)}"
+            wrong = f"must not be less than recovery.cooldown, but {shown}"
+            hint = f"give at least {format_duration(first)}, or leave it out"
+            fail("recovery.max_cooldown", wrong, hint)
         own = f"{{{self.cache.count_key}}}:"
         for name in self.cache.clear:
             literal = re.split(r"[*?[\\]", name)[0]
@@ -717,12 +730,29 @@ def settings(config: Config) -> list[Setting]:
         # Whole numbers, strings and lists of strings look the same in JSON and TOML.
         shown = json.dumps(value, ensure_ascii=False)
         rows.append(Setting(str(key), shown, config.origins.get(str(key), "default"), key.variable))
-    for provider, probe in config.probes.items():
-        # Of a command only the program: there may be a password in its words.
-        asks = {"url": probe.url} if probe.url else {"command": [*probe.command[:1], "..."]}
-        shown = json.dumps(asks, ensure_ascii=False)
-        rows.append(Setting(f"probe.{provider}", shown, "file", ""))
+    for probe in config.probes.values():
+        rows += _probe_settings(config, probe)
     return rows
+
+
+def _probe_settings(config: Config, probe: ProbeConfig) -> Iterator[Setting]:
+    import json
+
+    from modelctl.results import Setting
+
+    name = probe.provider
+    shown = name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    for of in fields(probe):
+        value, origin = getattr(probe, of.name), config.origins.get(f"probe.{name}.{of.name}")
+        asks = of.name in ("command", "timeout") or not probe.command
+        if of.name == "provider" or not (origin or asks) or value in ("", ()):
+            continue
+        if of.name == "command":  # only the program: there may be a password in its words
+            value = [*value[:1], "..."]
+        elif isinstance(value, float):
+            value = format_duration(value)
+        written = json.dumps(value, ensure_ascii=False)
+        yield Setting(f"probe.{shown}.{of.name}", written, origin or "default", "")
 
 
 def default_actor(environ: Mapping[str, str] | None = None) -> str:

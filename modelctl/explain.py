@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.model import ModelStatus
+from modelctl.model import ModelStatus, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,8 +128,9 @@ def _next_recover(model: Model, config: Config, candidate: Candidate | None, ahe
         )
         return f"The next recover leaves it off: {what} ends at {end}."
     if rule.limit and ahead >= rule.limit:
+        are = "is" if ahead == 1 else "are"
         return (
-            f"The next recover leaves it off: {ahead} models are due before it, and a run brings"
+            f"The next recover leaves it off: {numbered(ahead)} {are} due before it, and a run brings"
             f" {rule.limit} back."
         )
     failures = 0 if model.status is ModelStatus.DISABLED else rule.restart_failures

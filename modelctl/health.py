@@ -88,6 +88,8 @@ def record(
         )
         if back:
             guards.switched_on(outcome.id, health.provider)
+        if health.would_disable:
+            guards.failed(outcome.id, health.provider, None)
         return Health(  # not replace(), which takes three times as long
             active=health.active or back,
             auto_disabled=health.auto_disabled and not back,
@@ -106,9 +108,17 @@ def record(
     reached = counted and health.active and failures >= config.health.threshold
     why = guards.against(health.provider, outcome.type) if reached else None
     off = reached and why is None
+    noted = why if reached else health.would_disable
+    if noted or health.would_disable:
+        spared = outcome.type if noted and health.active else None
+        guards.failed(outcome.id, health.provider, spared)
+    event = None
     if reached:
-        guards.reached(outcome.id, health.provider, outcome.type, off=off)
-    event = "auto-disabled" if off else "would-disable" if why != health.would_disable else None
+        if off:
+            event = "auto-disabled"
+        elif health.would_disable is None:  # once, also if the reason changes later
+            event = "would-disable"
+        guards.reached(outcome.id, health.provider, outcome.type, event)
     return Health(
         active=health.active and not off,
         auto_disabled=health.auto_disabled or off,
@@ -116,12 +126,12 @@ def record(
         ejections=health.ejections + off,
         provider=health.provider,
         trusted=health.trusted,
-        would_disable=why if reached else health.would_disable,
+        would_disable=noted,
         successes=health.successes,
         failures=health.failures + 1,
         failure_type=outcome.type,
         failure_reason=outcome.reason,
-    ), event if reached else None
+    ), event
 
 
 @dataclass(slots=True)
@@ -138,8 +148,10 @@ class Guards:
     """What one transaction knows of the fleet; it keeps count of what it switches itself.
 
     *pauses*: providers whose switching is paused, None for the whole fleet. *incidents*: the
-    (provider, failure type) of those that last. *failing*: the models that reached the threshold
-    within the window of an incident, and whether they are off.
+    (provider, failure type) of those that last. *reachers*: the models that reached the threshold
+    within the window of an incident, *off*: those of them that are off. *spared*: the models that
+    are on, are spared, and failed within the window. *out*: the models of a provider that the rule
+    switched off since its incident began, or at most a window before.
     """
 
     rule: RecoveryConfig
@@ -147,7 +159,10 @@ class Guards:
     incidents: set[tuple[str, FailureType]] = field(default_factory=set)
     active: int = 0
     shares: dict[str, Share] = field(default_factory=dict)
-    failing: dict[tuple[str, FailureType], dict[str, bool]] = field(default_factory=dict)
+    reachers: dict[tuple[str, FailureType], set[str]] = field(default_factory=dict)
+    off: set[str] = field(default_factory=set)
+    spared: dict[tuple[str, FailureType], set[str]] = field(default_factory=dict)
+    out: dict[str, set[str]] = field(default_factory=dict)
     # Incidents that began or went on in this transaction, and how many models are in each.
     began: dict[tuple[str, FailureType], int] = field(default_factory=dict)
     went_on: set[tuple[str, FailureType]] = field(default_factory=set)
@@ -174,33 +189,46 @@ class Guards:
             return "share"
         return None
 
-    def reached(self, model_id: str, provider: str, kind: FailureType, *, off: bool) -> None:
-        """Learn that a model reached the threshold, and whether it was switched *off* for it.
+    def failed(self, model_id: str, provider: str, spared: FailureType | None) -> None:
+        """Learn of which type the last failure of a *spared* model is; None: it is not spared."""
+        for kind in FailureType:
+            self.spared.get((provider, kind), set()).discard(model_id)
+        if spared:
+            self.spared.setdefault((provider, spared), set()).add(model_id)
+
+    def reached(self, model_id: str, provider: str, kind: FailureType, event: str | None) -> None:
+        """Learn that a model reached the threshold, and what the history says of it.
 
         At least *incident_models* of a provider, and at least half of those that were active, are
-        an incident of the provider; it spares the ones to come, and goes on while so many fail.
+        an incident of the provider, which spares the ones to come. It goes on while so many are
+        spared and fail, or are off since it began: those send no failures any more.
         In a pause none begins or goes on: nobody has to be spared.
         """
-        share = self.shares.setdefault(provider, Share())
-        if off:
+        key, share = (provider, kind), self.shares.setdefault(provider, Share())
+        spared, out = self.spared.get(key, set()), self.out.setdefault(provider, set())
+        reachers = self.reachers.setdefault(key, set())
+        if event:
+            reachers.add(model_id)
+        if event == "auto-disabled":
             self.active -= 1
             share.active -= 1
             share.auto_disabled += 1
-        if not self.rule.incident_models:
+            self.off.add(model_id)
+            out.add(model_id)
+        if not self.rule.incident_models or self.paused(provider):
             return
-        failing = self.failing.setdefault((provider, kind), {})
-        failing[model_id] = off
-        if self.paused(provider):
+        if key in self.incidents:
+            if self._enough(len(spared) + len(out), share.active + len(out)):
+                self.went_on.add(key)
             return
-        if (provider, kind) in self.incidents:
-            # One broken model alone does not keep it going.
-            if len(failing) >= self.rule.incident_models:
-                self.went_on.add((provider, kind))
-            return
-        were_active = share.active + sum(failing.values())
-        if len(failing) >= self.rule.incident_models and 2 * len(failing) >= were_active:
-            self.incidents.add((provider, kind))
-            self.began[provider, kind] = len(failing)
+        failing = reachers | spared
+        if self._enough(len(failing), share.active + len(failing & self.off)):
+            self.incidents.add(key)
+            self.began[key] = len(failing)
+
+    def _enough(self, failing: int, were_active: int) -> bool:
+        """Whether so many are an incident."""
+        return failing >= self.rule.incident_models and 2 * failing >= were_active
 
     def switched_on(self, model_id: str, provider: str) -> None:
         """Learn that a model came back."""
@@ -208,9 +236,8 @@ class Guards:
         share = self.shares.setdefault(provider, Share())
         share.active += 1
         share.auto_disabled -= 1
-        for failing in self.failing.values():
-            if model_id in failing:
-                failing[model_id] = False
+        self.off.discard(model_id)
+        self.out.get(provider, set()).discard(model_id)
 
 
 def waits_for_person(ejections: int, rule: RecoveryConfig) -> bool:
@@ -223,7 +250,7 @@ def cooldowns(rule: RecoveryConfig) -> tuple[float, ...]:
     """Return the cooldown (seconds) after the first, second, ... ejection in a row; the last stays.
 
     Exponential, with a cap, as the ejection times of outlier detection in Envoy and the backoff
-    of Kubernetes; a cap below the base does not shorten it.
+    of Kubernetes; a cap below the base, as the default may be, does not shorten it.
     """
     ladder = [rule.cooldown]
     cap = max(rule.cooldown, rule.max_cooldown)

@@ -70,6 +70,11 @@ def storable(text: str, length: int | None = None) -> str:
     return kept.encode("utf-8", "replace").decode() if not kept.isascii() else kept
 
 
+def numbered(models: int) -> str:
+    """Say how many *models*: ``1 model``, ``2 models``."""
+    return "1 model" if models == 1 else f"{models} models"
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """How many models are active, where the number came from and how old it is (seconds)."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modelctl.errors import UNSAFE, ModelctlError, clean
 from modelctl.explain import describe, left
-from modelctl.model import CacheState, ModelStatus
+from modelctl.model import CacheState, ModelStatus, numbered
 
 if TYPE_CHECKING:
     from modelctl.model import Count, VerifiedCount
@@ -119,14 +119,14 @@ def _(result: Count) -> View:
     return View(
         ("active", "source", "age_seconds", "expires_in_seconds"),
         [row],
-        note=f"{_models(result.active)} active, {origin}",
+        note=f"{numbered(result.active)} active, {origin}",
     )
 
 
 @_shows
 def _(result: VerifiedCount) -> View:
     row = (result.database, result.cached, "yes" if result.match else "no")
-    note = f"{_models(result.database)} active, "
+    note = f"{numbered(result.database)} active, "
     if result.cached is None:
         note += "and nothing is cached"
     else:
@@ -197,7 +197,7 @@ def changes_view(result: Changes, *, same: str) -> View:
 def _(result: BatchResult) -> View:
     rows = [(c.id, c.before, c.after) for c in result.changes]
     outcomes = "1 outcome" if result.recorded == 1 else f"{result.recorded} outcomes"
-    switched = "no status changed" if not rows else f"{_models(len(rows))} changed status"
+    switched = "no status changed" if not rows else f"{numbered(len(rows))} changed status"
     note = f"{outcomes} recorded, {switched}"
     return View(("id", "before", "after"), rows, note=note, cache=result.cache)
 
@@ -227,7 +227,7 @@ def _(result: Recovery) -> View:
     if result.paused:
         notes.append(clean(describe(result.paused)))
     if result.requests and not result.dry_run:
-        notes.append(f"{_models(result.requests)} asked, {len(result.unhealthy)} not healthy")
+        notes.append(f"{numbered(result.requests)} asked, {len(result.unhealthy)} not healthy")
     if result.dry_run:
         notes.append("dry run: nothing was changed")
     return View(
@@ -277,7 +277,7 @@ def _(result: ImportResult) -> View:
 def _(result: Stats) -> View:
     rows = [(p.provider, p.models, p.active) for p in result.providers]
     note = (
-        f"{_models(result.models)}: {result.active} active, {result.disabled} disabled,"
+        f"{numbered(result.models)}: {result.active} active, {result.disabled} disabled,"
         f" {result.auto_disabled} auto-disabled;"
         f" {result.success_count} successes, {result.failure_count} failures"
     )
@@ -362,10 +362,6 @@ def settings_view(settings: Iterable[Setting], file: object) -> View:
 def _(result: Diagnosis) -> View:
     rows = [(c.check, "ok" if c.ok else "wrong", c.detail) for c in result.checks]
     return View(("check", "result", "detail"), rows)
-
-
-def _models(number: int) -> str:
-    return "1 model" if number == 1 else f"{number} models"
 
 
 # ── Writing ─────────────────────────────────────────────────────────────────────────────────────

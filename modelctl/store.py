@@ -26,7 +26,7 @@ from modelctl.changes import (
 )
 from modelctl.database import Database
 from modelctl.errors import InvalidConfigError, RefusedError
-from modelctl.model import ModelStatus, storable
+from modelctl.model import ModelStatus, numbered, storable
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
 from modelctl.tables import AUTO_OFF, EVENTS, MODELS, ON, UtcTime, all_found, findable, text
 
@@ -475,7 +475,7 @@ class ModelStore:
 def _leave(floor: int, active: int | None) -> None:
     if (active or 0) < floor:
         raise RefusedError(
-            f"{active} models would stay on, and recovery.min_active is {floor};"
+            f"{numbered(active or 0)} would stay on, and recovery.min_active is {floor};"
             " nothing was changed",
             hint="say --force if it must be",
         )

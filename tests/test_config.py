@@ -27,6 +27,7 @@ from modelctl.config import (
     settings,
 )
 from modelctl.errors import InvalidConfigError, UsageError
+from modelctl.health import cooldowns
 from modelctl.model import FailureType
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
@@ -269,6 +270,11 @@ def test_byte_order_mark_and_crlf_are_no_fault(home: Path) -> None:
         ("[recovery]\nrestart_failures = -1", ["recovery.restart_failures", "0 to"]),
         ("[recovery]\nrestart_failures = 5", ["less than health.threshold", "5"]),
         ("[health]\nthreshold = 2", ["recovery.restart_failures (default)", "health.threshold"]),
+        ("[recovery]\nmax_cooldown = '59m'", ["recovery.max_cooldown in", "59m is less than 1h"]),
+        (
+            "[recovery]\ncooldown = '2d'\nmax_cooldown = '1d'",
+            ["recovery.max_cooldown in", "recovery.cooldown", "1d is less than 2d", "leave it out"],
+        ),
         ("[health]\ncounted = 'parse-error'", ["health.counted", "list of strings"]),
         ("[health]\ncounted = [1]", ["list of strings"]),
         ("[health]\ncounted = ['parse-eror']", ["'parse-eror'", "nearest is 'parse-error'"]),
@@ -295,6 +301,20 @@ def test_bad_file_says_what_and_where(home: Path, text: str | bytes, parts: list
         load(home, text)
     for part in parts:
         assert part in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_cooldown_beyond_the_default_cap(home: Path) -> None:
+    """Only a cap that somebody wrote is held against a longer cooldown, which then does not grow."""
+    rule = load(
+        home, MODELCTL_RECOVERY_COOLDOWN="2d", MODELCTL_RECOVERY_COOLDOWN_FACTOR="2"
+    ).recovery
+    assert cooldowns(rule) == (2 * 86400,)
+    equal = load(home, "[recovery]\nmax_cooldown = '1h'").recovery
+    assert equal.cooldown == equal.max_cooldown
+    with pytest.raises(InvalidConfigError, match=r"^recovery.max_cooldown in .*1d is less than 2d"):
+        load(home, "[recovery]\nmax_cooldown = '1d'", MODELCTL_RECOVERY_COOLDOWN="2d")
+    with pytest.raises(InvalidConfigError, match="environment MODELCTL_RECOVERY_MAX_COOLDOWN"):
+        load(home, MODELCTL_RECOVERY_MAX_COOLDOWN="1m")
 
 
 def test_file_is_checked_where_the_environment_wins(home: Path) -> None:
@@ -705,6 +725,31 @@ def test_the_probes_of_the_example_can_be_taken_over(home: Path) -> None:
     config = load(home, "\n".join(line for line in lines if not line.startswith("key_file")))
     assert {*config.probes} == {"openai", "my lab"}
     assert config.probes["openai"].max_tokens == 16
+
+
+def test_settings_show_how_each_provider_is_asked(home: Path) -> None:
+    """All that matters to a probe, set or not, as the file would write it; no words of a command."""
+    config = load(
+        home,
+        "[probe.p]\nurl = 'http://h/v1'\nkey_env = 'KEY'\nallow_http = true\ntimeout = '90s'\n"
+        "[probe.'my lab']\ncommand = ['ask', '--password=zq7secret']\nmodel = '{id}'",
+    )
+    rows = settings(config)[len(KEYS) :]
+    assert [(row.key, row.value, row.origin) for row in rows] == [
+        ("probe.p.url", '"http://h/v1"', "file"),
+        ("probe.p.key_env", '"KEY"', "file"),
+        ("probe.p.model", '"{name}"', "default"),
+        ("probe.p.max_tokens", "16", "default"),
+        ("probe.p.max_tokens_field", '"max_tokens"', "default"),
+        ("probe.p.timeout", '"90s"', "file"),
+        ("probe.p.allow_http", "true", "file"),
+        ("probe.p.allow_private", "false", "default"),
+        ('probe."my lab".command', '["ask", "..."]', "file"),
+        ('probe."my lab".model', '"{id}"', "file"),
+        ('probe."my lab".timeout', '"10s"', "default"),
+    ]
+    for row in rows:
+        tomllib.loads(f"{row.key} = {row.value}")
 
 
 @pytest.mark.parametrize(

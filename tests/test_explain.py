@@ -187,6 +187,8 @@ def test_behind_others(fleet_url: str) -> None:
         assert "cooldown ends" in said(fleet, "fresh")
         assert fleet.recover().recovered == ("m0", "m1")
         assert "brings it back" in said(fleet, "m2")
+    with opened(fleet_url, recovery_limit=1) as fleet:
+        assert "leaves it off: 1 model is due before it" in said(fleet, "m3")
 
 
 def test_disabled_by_a_person(fleet_url: str) -> None:
@@ -293,6 +295,7 @@ def test_a_model_that_was_spared(fleet_url: str) -> None:
             fleet, "a"
         )
         assert "Incident at p: parse-error since" in said(fleet, "a")
+        assert "(1 model), until" in said(fleet, "a")
         fleet.record_failure("a", "parse-error")
         assert "would have switched it off, but its provider had an incident." in said(fleet, "a")
         fleet.pause(HOUR)

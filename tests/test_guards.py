@@ -15,6 +15,7 @@ from modelctl.config import RecoveryConfig
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType
 from modelctl.probe_config import ProbeConfig
+from modelctl.tables import GUARD_LOCK
 from tests.fleets import ACTOR, ago, configured, opened, seed, sql
 
 BAD = FailureType.PARSE_ERROR
@@ -49,14 +50,23 @@ def providers(url: str, **of: str) -> None:
 
 
 def test_one_broken_model_does_not_keep_an_incident_alive() -> None:
-    """An incident goes on only while as many models fail as began it."""
-    rule = RecoveryConfig(incident_models=3)
-    alone = Guards(rule, incidents={("p", BAD)}, shares={"p": Share(6, 4, 2)})
-    alone.reached("m", "p", BAD, off=False)
-    assert not alone.went_on
-    others = Guards(rule, incidents={("p", BAD)}, failing={("p", BAD): {"a": True, "b": True}})
-    others.reached("m", "p", BAD, off=False)
-    assert others.went_on == {("p", BAD)}
+    """An incident goes on only while as many models are spared or off as would begin it."""
+    rule, key = RecoveryConfig(incident_models=3), ("p", BAD)
+
+    def goes_on(share: Share, spared: str = "", out: str = "") -> bool:
+        guards = Guards(rule, incidents={key}, shares={"p": share})
+        guards.spared[key], guards.out["p"] = set(spared), set(out)
+        guards.failed("m", "p", BAD)
+        guards.reached("m", "p", BAD, None)
+        return guards.went_on == {key}
+
+    assert not goes_on(Share(6, 6, 0))
+    assert not goes_on(Share(6, 4, 2))  # two that are off for another reason
+    assert goes_on(Share(6, 4, 2), out="ab")
+    assert goes_on(Share(6, 6, 0), spared="ab")
+    assert goes_on(Share(6, 5, 1), spared="a", out="b")
+    # A few bad models of many are no fault of the provider.
+    assert not goes_on(Share(60, 55, 5), spared="abc", out="de")
 
 
 def test_the_floor_is_exact_whatever_the_isolation_of_the_database(pg_cleared: str) -> None:
@@ -106,6 +116,28 @@ def test_a_forced_disable_takes_its_turn(pg_cleared: str, monkeypatch: pytest.Mo
         go_on.set()
         assert rule.result().changes[0].after is ModelStatus.AUTO_DISABLED
         assert by_hand.result().changes[0].after is ModelStatus.DISABLED
+
+
+def test_a_batch_without_counted_failures_waits_for_nobody(pg_cleared: str) -> None:
+    """Successes and failures that do not count pass a turn that somebody has taken; others wait."""
+    harmless = [{"id": "a", "outcome": "success"}]
+    harmless += [{"id": "b", "outcome": "failure", "type": "timeout"}]
+    waits = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+    )
+    with opened(pg_cleared, **FLOOR) as fleet, ThreadPoolExecutor(1) as pool:
+        seed(fleet, "ab")
+        with psycopg.connect(pg_cleared) as other:
+            other.execute("SELECT pg_advisory_xact_lock(%s)", [GUARD_LOCK])
+            assert fleet.record_batch(harmless).recorded == 2
+            counted = [*harmless, {"id": "b", "outcome": "failure", "type": BAD}]
+            waiting = pool.submit(fleet.record_batch, counted)
+            while sql(pg_cleared, waits) != [(1,)]:
+                assert not waiting.done()
+            # It holds no row meanwhile.
+            other.execute("SELECT FROM models FOR UPDATE NOWAIT")
+        assert waiting.result().changes[0].after is ModelStatus.AUTO_DISABLED
 
 
 def test_a_limit_is_one_of_requests_too(fleet_url: str) -> None:

@@ -165,32 +165,51 @@ Happenings = list[tuple[str, Any]]
 class World:
     """A few models, and what stands beside them in the database.
 
-    *reached*: who has reached the threshold within the window.
+    *told*: of whose failures at the threshold the history of the last window tells. *failed*:
+    the type of the last failure within it. *out*: who went off since the provider's incident.
     """
 
     config: Config
     models: dict[str, Health]
     pauses: set[str | None] = field(default_factory=set)
     incidents: set[Key] = field(default_factory=set)
-    reached: set[tuple[Key, str]] = field(default_factory=set)
+    told: set[tuple[Key, str]] = field(default_factory=set)
+    failed: dict[str, FailureType] = field(default_factory=dict)
+    out: set[str] = field(default_factory=set)
 
     def copy(self) -> World:
         """Return the same, to look at later."""
-        sets = (set(self.pauses), set(self.incidents), set(self.reached))
-        return World(self.config, dict(self.models), *sets)
+        sets = (set(self.pauses), set(self.incidents), set(self.told))
+        return World(self.config, dict(self.models), *sets, dict(self.failed), set(self.out))
 
     def load(self) -> Guards:
         """Return what a transaction knows that begins now."""
         guards = Guards(self.config.recovery, set(self.pauses), set(self.incidents))
-        for health in self.models.values():
+        for model_id, health in self.models.items():
             share = guards.shares.setdefault(health.provider, Share())
             share.models += 1
             share.active += health.active
             share.auto_disabled += health.status is ModelStatus.AUTO_DISABLED
             guards.active += health.active
-        for key, model_id in self.reached:
-            guards.failing.setdefault(key, {})[model_id] = not self.models[model_id].active
+            if model_id in self.out:
+                guards.out.setdefault(health.provider, set()).add(model_id)
+        for key, model_id in self.told:
+            guards.reachers.setdefault(key, set()).add(model_id)
+            if not self.models[model_id].active:
+                guards.off.add(model_id)
+        for key in {(p, kind) for p in PROVIDERS.values() for kind in FailureType}:
+            guards.spared[key] = self.spared(key)
         return guards
+
+    def spared(self, key: Key) -> set[str]:
+        """Return who is spared and last failed like this."""
+        return {
+            i
+            for i, health in self.models.items()
+            if health.active
+            and health.would_disable
+            and (health.provider, self.failed.get(i)) == key
+        }
 
     def of(self, provider: str) -> list[Health]:
         """Return a provider's models."""
@@ -221,14 +240,18 @@ class World:
             return "share"
         return None
 
-    def breaks_out(self, key: Key) -> bool:
-        """Whether enough of a provider's models have failed alike."""
-        failed = {model_id for what, model_id in self.reached if what == key}
-        mine = {i for i, health in self.models.items() if health.provider == key[0]}
-        were_on = failed | {i for i in mine if self.models[i].active}
+    def failing(self, key: Key) -> set[str]:
+        """Return who makes an incident, or keeps it going."""
+        if key in self.incidents:
+            return self.spared(key) | {i for i in self.out if self.models[i].provider == key[0]}
+        return self.spared(key) | {model_id for what, model_id in self.told if what == key}
+
+    def ill(self, key: Key) -> bool:
+        """Whether so many of a provider's models fail alike that it is the provider's fault."""
+        failing = self.failing(key)
+        were_on = failing | {i for i, h in self.models.items() if h.provider == key[0] and h.active}
         least = self.config.recovery.incident_models
-        enough = 0 < least <= len(failed) and 2 * len(failed) >= len(were_on)
-        return enough and not self.paused(key[0])
+        return 0 < least <= len(failing) and 2 * len(failing) >= len(were_on)
 
 
 @dataclass(frozen=True)
@@ -283,9 +306,13 @@ class Play:
             guards = None  # the transaction is over
             if what == "pause":  # or resume
                 world.pauses ^= {value}
-            elif what == "calm":  # the window of an incident has passed
-                world.incidents.clear()
-                world.reached.clear()
+            elif what in ("calm", "long"):  # a window has passed
+                world.told.clear()
+                world.failed.clear()
+                if what == "calm":  # and with it the incidents
+                    world.incidents.clear()
+                ill = {provider for provider, _ in world.incidents}
+                world.out = {i for i in world.out if PROVIDERS[i] in ill}
             elif what == "rest" and world.models[value].active:  # a cooldown has passed
                 world.models[value] = replace(world.models[value], trusted=True)
 
@@ -296,8 +323,11 @@ def _recorded(world: World, outcome: Outcome, guards: Guards) -> Step:
     step = Step(outcome, before, after, said, old, world, guards)
     world.models[outcome.id] = after
     world.incidents = set(guards.incidents)
-    if step.kind:
-        world.reached.add(((before.provider, step.kind), outcome.id))
+    if outcome.type:
+        world.failed[outcome.id] = outcome.type
+    if step.kind and said:
+        world.told.add(((before.provider, step.kind), outcome.id))
+    (world.out.add if step.went else world.out.discard)(outcome.id)
     return replace(step, new=world.copy())
 
 
@@ -350,7 +380,7 @@ OUTCOMES = st.builds(
 BETWEEN = st.one_of(
     st.tuples(st.just("commit"), st.none()),
     st.tuples(st.just("pause"), st.sampled_from([None, "p", "q"])),
-    st.tuples(st.just("calm"), st.none()),
+    st.tuples(st.sampled_from(["calm", "long"]), st.none()),
     st.tuples(st.just("rest"), st.sampled_from([*PROVIDERS])),
 ).map(lambda happening: [happening])
 HAPPENING: st.SearchStrategy[Happenings] = st.sampled_from([OUTCOMES] * 6 + [BETWEEN]).flatmap(
@@ -410,7 +440,7 @@ def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, k
         if step.went:
             assert (step.event, step.after.status) == ("auto-disabled", "auto-disabled")
         else:
-            news = why != step.before.would_disable
+            news = step.before.would_disable is None
             assert step.event == ("would-disable" if news else None)
 
 
@@ -431,22 +461,21 @@ def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
 @given(PLAYS | BRISK, st.booleans())
 def test_when_an_incident_begins(play: Play, keep: bool) -> None:
     """With the model that makes enough of a provider's, and half of those that were on, unpaused."""
-    least = play.config.recovery.incident_models
     for step in play.steps(keep=keep):
         key = step.kind and (step.before.provider, step.kind)
-        failed = sum(what == key for what, _ in step.new.reached)
         new = step.new.incidents - step.old.incidents
         assert step.new.incidents >= step.old.incidents
-        if key and key not in step.old.incidents and step.new.breaks_out(key):
-            assert new == {key}
-            assert step.guards.began[key] == failed
+        # As it was when the model was counted: not yet an incident.
+        now = replace(step.new, incidents=step.old.incidents)
+        if key and now.ill(key) and not step.old.paused(key[0]):
+            if key in step.old.incidents:
+                assert key in step.guards.went_on  # it lasts for one window more
+            else:
+                assert new == {key}
+                assert step.guards.began[key] == len(now.failing(key))
         else:
             assert not new
-        paused = step.old.paused(step.before.provider)
-        if key and key in step.old.incidents and 0 < least <= failed and not paused:
-            assert key in step.guards.went_on  # it lasts for one window more
-        elif key and not keep:
-            assert key not in step.guards.went_on
+            assert keep or not step.guards.went_on
 
 
 @often

@@ -85,7 +85,8 @@ def then(url: str, seconds: float) -> str:
 def let_pass(url: str, seconds: float) -> None:
     """Let so much time go by for all that is held, remembered and written down."""
     times = ("last_failure_at", "disabled_at", "disabled_until", "recovered_at")
-    columns = [("modelctl_holds", "until"), ("modelctl_events", "at")]
+    holds = [("modelctl_holds", "since"), ("modelctl_holds", "until")]
+    columns = [*holds, ("modelctl_events", "at")]
     for table, column in columns + [("models", time) for time in times]:
         if is_sqlite(url):
             later = f"strftime('%Y-%m-%dT%H:%M:%fZ', {column}, '-{seconds} seconds')"
@@ -203,7 +204,7 @@ def why(fleet: Fleet, **how: Any) -> dict[str, str]:
         (2, "5h", [1, 2, 4, 5, 5]),
         (1.5, "1d", [1, 1.5, 2.25, 3.375]),
         (10, "2h", [1, 2, 2]),
-        (2, "30m", [1, 1, 1]),
+        (2, "1h", [1, 1, 1]),
     ],
 )
 def test_the_cooldown_grows_with_each_ejection(
@@ -657,7 +658,7 @@ def test_a_person_may_do_what_leaves_the_floor_alone(fleet_url: str, tool: Cli) 
     floor = {"recovery_min_active": 3}
     assert tool("disable", "off", "auto", **floor).code == 0
     assert tool("enable", "off", **floor).code == 0
-    tool("disable", "on", **floor).failed(8, "1 models would stay on")
+    tool("disable", "on", **floor).failed(8, "1 model would stay on")
 
 
 # ── An incident of a provider ───────────────────────────────────────────────────────────────────
@@ -744,8 +745,8 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
     put(fleet_url, *"abcdef", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:
         fail(fleet, *"abcd")
-        began = fleet.holds()[0].since
         let_pass(fleet_url, 400)
+        began = fleet.holds()[0].since
         assert fleet.holds()[0].seconds_left < 201
         # What does not count, or does not reach the threshold, prolongs nothing.
         fail(fleet, "e", times=4)
@@ -767,6 +768,32 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
         fail(fleet, *"ef")
         assert status(fleet, *"abcdef") == [AUTO, AUTO, ACTIVE, AUTO, ACTIVE, ACTIVE]
         assert would(fleet, *"ef") == ["incident"] * 2
+
+
+def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fail) -> None:
+    """Hours of it switch off those that made it an incident, once; after it a bad model goes again."""
+    put(fleet_url, *"abcd", provider="p")
+    put_off(fleet_url, "old", failed=9 * HOUR, ejections=5, provider="p")
+    with opened(fleet_url, **GUARDED, recovery_max_ejections=5) as fleet:
+
+        def hours_go_by(*failing: str) -> None:
+            for _ in range(12):
+                let_pass(fleet_url, 500)
+                fail(fleet, *failing, times=1)
+
+        fail(fleet, *"abcd")
+        hours_go_by("d")
+        assert fleet.holds()[0].seconds_left > 290
+        assert fleet.recover().recovered == ("a", "b", "c")
+        fail(fleet, *"abc", times=3)
+        assert would(fleet, *"abcd") == ["incident"] * 4
+        hours_go_by(*"abcd")
+        assert story(fleet).count("incident p") == 1
+        assert status(fleet, *"abcd") == [ACTIVE] * 4
+        fleet.record_batch({"id": i, "outcome": "success"} for i in "abc")
+        hours_go_by("d")
+        assert fleet.holds() == ()
+        assert status(fleet, *"abcd") == [ACTIVE] * 3 + [AUTO]
 
 
 def test_who_is_spared_by_an_incident_is_forgotten_with_it(fleet_url: str) -> None:
@@ -791,6 +818,21 @@ def test_recover_goes_on_during_an_incident(fleet_url: str) -> None:
         move(fleet_url, "last_failure_at", 2 * HOUR, "b")
         assert fleet.recover().recovered == ("b",)
         assert status(fleet, *"ab") == [ACTIVE, ACTIVE]
+
+
+def test_a_model_is_noted_once_whatever_spares_it(fleet_url: str, fail: Fail) -> None:
+    """Failures of two types that are spared for two reasons are one event; the column follows."""
+    put(fleet_url, *"abcd", provider="p")
+    with opened(fleet_url, **GUARDED, recovery_min_active=1) as fleet:
+        fail(fleet, *"abcd")
+        for kind, reason in ((OTHER, "floor"), (BAD, "incident")) * 2:
+            fail(fleet, "d", times=1, kind=kind)
+            assert would(fleet, "d") == [reason]
+        assert story(fleet, "d") == ["would-disable"]
+        # A success ends it: the next time is news.
+        fleet.record_success("d")
+        fail(fleet, "d")
+        assert story(fleet, "d") == ["would-disable"] * 2
 
 
 def test_an_incident_is_shown(fleet_url: str, tool: Cli) -> None:

@@ -149,7 +149,7 @@ class Row:
         if not self.active or self.in_a_row < 5:
             return None
         if against:
-            news = against != self.would_disable
+            news = self.would_disable is None
             self.would_disable = against
             return "would-disable" if news else None
         self.off("health rule", automatic=True)
