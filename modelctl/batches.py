@@ -170,7 +170,7 @@ class Batches(Changes):
         since = self.sql.shifted.format(seconds="-:window")
         # Those that are spared fail on without an event.
         sql = (
-            f"SELECT coalesce(provider, ''), failure_type, id FROM models"
+            "SELECT coalesce(provider, ''), failure_type, id FROM models"
             f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
         )
         for provider, kind, model_id in connection.execute(text(sql), parameters):
@@ -186,15 +186,15 @@ class Batches(Changes):
             if not on:
                 guards.off.add(model_id)
         epoch = self.sql.epoch
-        began = (
-            f"SELECT min({epoch.format(time='h.since')}) FROM modelctl_holds h"
-            f" WHERE h.failure_type IS NOT NULL AND h.until > {self.sql.now}"
-            " AND h.provider = coalesce(models.provider, '')"
+        incidents = (
+            f"SELECT provider, min({epoch.format(time='since')}) AS began FROM modelctl_holds"
+            f" WHERE failure_type IS NOT NULL AND until > {self.sql.now} GROUP BY provider"
         )
         sql = (
-            f"SELECT coalesce(provider, ''), id FROM models WHERE {AUTO_OFF} AND {these}"
-            f" AND {epoch.format(time='disabled_at')} >"
-            f" coalesce(({began}), {epoch.format(time=self.sql.now)}) - :window"
+            "SELECT coalesce(models.provider, ''), models.id FROM models"
+            f" LEFT JOIN ({incidents}) AS i ON i.provider = coalesce(models.provider, '')"
+            f" WHERE {AUTO_OFF} AND {these} AND {epoch.format(time='disabled_at')} >"
+            f" coalesce(i.began, {epoch.format(time=self.sql.now)}) - :window"
         )
         for provider, model_id in connection.execute(text(sql), parameters):
             guards.out.setdefault(provider, set()).add(model_id)

@@ -150,7 +150,7 @@ class Guards:
     *pauses*: providers whose switching is paused, None for the whole fleet. *incidents*: the
     (provider, failure type) of those that last. *reachers*: the models that reached the threshold
     within the window of an incident, *off*: those of them that are off. *spared*: the models that
-    are on, are spared, and failed within the window. *out*: the models of a provider that the rule
+    are spared and last failed so, within the window. *out*: the models of a provider that the rule
     switched off since its incident began, or at most a window before.
     """
 

@@ -81,10 +81,11 @@ HOLDS = st.sets(
 )
 
 
+@pytest.mark.timeout(900)
 @settings(
     max_examples=60,
     deadline=None,
-    phases=set(Phase) - {Phase.explain},  # it takes minutes
+    phases=set(Phase) - {Phase.explain},  # it takes minutes, as does making a failure smaller
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

@@ -773,7 +773,7 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
 def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fail) -> None:
     """Hours of it switch off those that made it an incident, once; after it a bad model goes again."""
     put(fleet_url, *"abcd", provider="p")
-    put_off(fleet_url, "old", failed=9 * HOUR, ejections=5, provider="p")
+    put_off(fleet_url, "dead", "gone", failed=9 * HOUR, ejections=5, provider="p")
     with opened(fleet_url, **GUARDED, recovery_max_ejections=5) as fleet:
 
         def hours_go_by(*failing: str) -> None:
@@ -1544,7 +1544,7 @@ def test_a_pause_in_the_middle_of_a_recover(
     pauses: list[Pause] = []
     with opened(fleet_url) as fleet, opened(fleet_url) as other:
         result = fleet.recover(progress=lambda done: pauses.append(other.pause(HOUR)))
-        assert result.recovered == ("a", "b")
+        assert len(result.recovered) == 2  # which ones is the table's order
         assert {w.why for w in result.waiting} == {"paused"}
 
 
