@@ -83,7 +83,7 @@ HOLDS = st.sets(
 
 @pytest.mark.timeout(900)
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     phases=set(Phase) - {Phase.explain},  # it takes minutes, as does making a failure smaller
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
