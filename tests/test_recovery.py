@@ -784,7 +784,7 @@ def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fa
         fail(fleet, *"abcd")
         hours_go_by("d")
         assert fleet.holds()[0].seconds_left > 290
-        assert fleet.recover().recovered == ("a", "b", "c")
+        assert sorted(fleet.recover().recovered) == ["a", "b", "c"]
         fail(fleet, *"abc", times=3)
         assert would(fleet, *"abcd") == ["incident"] * 4
         hours_go_by(*"abcd")
@@ -1086,7 +1086,7 @@ def test_ejected_by_the_rule_until_a_person_comes(fleet_url: str, fail: Fail) ->
     with opened(fleet_url, recovery_max_ejections=2) as fleet:
         fail(fleet, *"ab")
         move(fleet_url, "last_failure_at", 2 * HOUR, *"ab")
-        assert fleet.recover().recovered == ("a", "b")
+        assert sorted(fleet.recover().recovered) == ["a", "b"]
         move(fleet_url, "recovered_at", 2 * HOUR, "a")
         fleet.record_success("a")
         fail(fleet, *"ab")
