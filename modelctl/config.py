@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl.errors import UNSAFE, InvalidConfigError, UsageError, clean
 from modelctl.model import FailureType, storable
+from modelctl.record import record
 
 if TYPE_CHECKING:
     from modelctl.probe_config import ProbeConfig
@@ -221,7 +222,7 @@ def _clear(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DatabaseConfig:
     """Where the models are."""
 
@@ -236,7 +237,7 @@ class DatabaseConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RedisConfig:
     """Where the active count is cached beside PostgreSQL."""
 
@@ -251,7 +252,7 @@ class RedisConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheConfig:
     """What is cached, and what a change of status makes wrong."""
 
@@ -272,7 +273,7 @@ class CacheConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HealthConfig:
     """When a model is switched off by its failures."""
 
@@ -290,7 +291,7 @@ class HealthConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecoveryConfig:
     """When a model that was switched off by its failures comes back, and what guards the fleet."""
 
@@ -452,7 +453,7 @@ def _home(environ: Mapping[str, str], variable: str, below: str) -> Path | None:
     return Path(home, below) if os.path.isabs(home) else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Config:
     """All settings, and where each came from."""
 

@@ -5,10 +5,10 @@ The other results are in `results`, which a cached count does not need to load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from modelctl.errors import UNSAFE, UsageError
+from modelctl.record import record
 
 ID_LENGTH = 200
 
@@ -75,7 +75,7 @@ def numbered(models: int) -> str:
     return "1 model" if models == 1 else f"{models} models"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Count:
     """How many models are active, where the number came from and how old it is (seconds)."""
 
@@ -85,7 +85,7 @@ class Count:
     expires_in_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VerifiedCount(Count):
     """A fresh count beside the cached one (None: nothing believable is cached)."""
 

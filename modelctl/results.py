@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from modelctl.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from modelctl.model import CacheState, FailureType, ModelStatus
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Model:
     """One row of ``models``. Times are UTC.
 
@@ -48,7 +49,7 @@ class Model:
     seconds_left: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hold:
     """What keeps the health rule from switching; it ends by itself. Times are UTC.
 
@@ -66,14 +67,14 @@ class Hold:
     actor: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExplainedModel(Model):
     """A model, and the sentences that answer why it is as it is and what comes next."""
 
     explanation: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pause:
     """What `pause` or `resume` did: *changed* is False where nothing was paused."""
 
@@ -84,7 +85,7 @@ class Pause:
     changed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatusChange:
     """One model before and after a command; *before* is None when added, *after* when removed."""
 
@@ -94,7 +95,7 @@ class StatusChange:
     changed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Changes:
     """What a command did to each model it was given."""
 
@@ -103,7 +104,7 @@ class Changes:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BatchResult:
     """How many outcomes were recorded, and the models whose status changed in the end."""
 
@@ -112,7 +113,7 @@ class BatchResult:
     cache: CacheState
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProbeResult:
     """What came of asking a model; *seconds*: how long it took."""
 
@@ -123,7 +124,7 @@ class ProbeResult:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProbeReport:
     """The answers of models that were asked; *requests*: how many were, or would be."""
 
@@ -132,7 +133,7 @@ class ProbeReport:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LastRecover:
     """When `recover` last finished (UTC, None: never), and how often it is expected (seconds)."""
 
@@ -142,7 +143,7 @@ class LastRecover:
     overdue: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waiting:
     """A model that is off and does not come back now, and why.
 
@@ -167,7 +168,7 @@ class Candidate(NamedTuple):
     waiting: Waiting | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recovery:
     """What one run of ``recover`` did; *busy*: another run was at work.
 
@@ -185,7 +186,7 @@ class Recovery:
     unhealthy: tuple[ProbeResult, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rejection:
     """A catalogue entry that was not taken, and why."""
 
@@ -193,7 +194,7 @@ class Rejection:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImportResult:
     """How many catalogue entries ended where."""
 
@@ -206,7 +207,7 @@ class ImportResult:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProviderStats:
     """One provider's share of the fleet."""
 
@@ -215,7 +216,7 @@ class ProviderStats:
     active: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stats:
     """Totals of the fleet, always from the database."""
 
@@ -229,7 +230,7 @@ class Stats:
     holds: tuple[Hold, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaderboardEntry:
     """An active model and its success rate (0 to 1; None: never called)."""
 
@@ -242,7 +243,7 @@ class LeaderboardEntry:
     failure_count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One change of status in the history; without a model it is of a provider or the fleet."""
 
@@ -258,7 +259,7 @@ class Event:
     provider: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Check:
     """One line of ``doctor``: what was looked at, whether it is well, what was seen."""
 
@@ -267,7 +268,7 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Audit:
     """Cache and database compared, for monitoring; ages in seconds."""
 
@@ -277,7 +278,7 @@ class Audit:
     triggers: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Diagnosis:
     """What ``doctor`` found."""
 
@@ -286,7 +287,7 @@ class Diagnosis:
     audit: Audit | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheKey:
     """A name in the cache: its value (None: absent) and its time to live (seconds)."""
 
@@ -295,7 +296,7 @@ class CacheKey:
     expires_in_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheReport:
     """The cache's keys and the invalidations that wait for delivery."""
 
@@ -306,7 +307,7 @@ class CacheReport:
     oldest_queued_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DrainResult:
     """How many queued invalidations were delivered, and how many still wait."""
 
@@ -315,7 +316,7 @@ class DrainResult:
     cache: CacheState
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SchemaStatus:
     """Where the schema stands against this release."""
 
@@ -325,7 +326,7 @@ class SchemaStatus:
     up_to_date: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Setting:
     """One line of ``config show``."""
 
