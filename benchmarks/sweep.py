@@ -181,6 +181,10 @@ def _shared(bench: Bench, fleet: Fleet, keys: int) -> None:
             stats: Any = client.info("commandstats")
         return int(stats.get("cmdstat_scan", {}).get("calls", 0))
 
+    before = scans()
+    fleet.clear_cache()
+    alone = scans() - before
+
     def counted(work: Callable[[], object]) -> float:
         before = scans()
         work()
@@ -194,8 +198,6 @@ def _shared(bench: Bench, fleet: Fleet, keys: int) -> None:
         bench.postgres.execute("UPDATE modelctl_outbox SET due = now()", bench.fleet(1000, 0))
         return fleet.drain()
 
-    alone = 1
-    alone = int(counted(fleet.clear_cache))
     in_a_row, at_once, settled = [], [], []
     with ThreadPoolExecutor(_CHANGES) as pool:
 

@@ -252,7 +252,11 @@ class Batches(Changes):
         return before, after
 
     def _hold(self, connection: sa.Connection, guards: health.Guards) -> None:
-        """Write the incidents that began or went on; they end one window after the last failure."""
+        """Write the incidents that began or went on.
+
+        They end one window after the last failure, at most half a window later: what is written
+        lasts for half a window more, in which the next failures need not write it again.
+        """
         reasons = {key: numbered(models) for key, models in guards.began.items()}
         going = [
             (f"incident:{kind}:{provider}", provider, kind, reasons.get((provider, kind)))
@@ -265,9 +269,10 @@ class Batches(Changes):
         sql = (
             "INSERT INTO modelctl_holds (scope, provider, failure_type, since, until, reason, actor)"
             f" SELECT scope, provider, failure_type, {now},"
-            f" {self.sql.shifted.format(seconds=':window')}, reason, '{health.HEALTH_RULE}'"
+            f" {self.sql.shifted.format(seconds='1.5 * :window')}, reason, '{health.HEALTH_RULE}'"
             f" FROM {self.sql.rows('going', _HOLD)} WHERE TRUE"
             " ON CONFLICT (scope) DO UPDATE SET until = excluded.until"
+            f" WHERE modelctl_holds.until <= {self.sql.shifted.format(seconds=':window')}"
         )
         window = {"window": self.config.recovery.incident_window}
         connection.execute(text(sql), self.sql.values(_HOLD, going) | window)

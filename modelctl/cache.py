@@ -265,7 +265,8 @@ class RedisCache:
         self._made: Any = None
         self._ask_sentinel_at = 0.0
         self._first_look = True
-        self._sweeping = threading.RLock()
+        self._sweeping = threading.RLock()  # a signal's handler may change models, too
+        self._sweep_seconds = 0.0  # what the last one took
         self._sweeps_begun = 0
         self._swept = 0  # the number of the last one that came to its end
 
@@ -445,20 +446,31 @@ class RedisCache:
     def _sweep(self, begun: int, deadline: float | None) -> None:
         """Clear the other keys, unless a sweep did that began after the first *begun* ones.
 
-        So threads that change models at the same time share one.
+        So threads that change models at the same time share one, unless there is no time to wait
+        for the one that is under way and then, perhaps, for another.
         """
-        wait = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._sweeping.acquire(timeout=wait):
+        left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        if deadline is not None and 2 * self._sweep_seconds > left:
+            self._clear_all(deadline)
+            return
+        if not self._sweeping.acquire(timeout=left):
             raise StaleCacheError("another sweep takes too long", hint=_FINISH)
         try:
             if self._swept > begun:
                 return
             number = self._sweeps_begun = self._sweeps_begun + 1
-            for pattern in self._config.cache.clear:
-                self._clear(pattern, deadline)
-            self._swept = max(self._swept, number)
+            self._clear_all(deadline)
+            self._swept = max(self._swept, number)  # another may have run in the middle of ours
         finally:
             self._sweeping.release()
+
+    def _clear_all(self, deadline: float | None) -> None:
+        began = time.monotonic()
+        try:
+            for pattern in self._config.cache.clear:
+                self._clear(pattern, deadline)
+        finally:
+            self._sweep_seconds = time.monotonic() - began
 
     def _clear(self, pattern: str, deadline: float | None) -> None:
         import redis

@@ -141,10 +141,10 @@ FAILURE = Change(
 
 
 # A failure in which the other models have no say: below the threshold, or of one that is spared by a
-# hold, as was noted, which lasts half a window more.
+# hold, as was noted, which lasts a window more.
 UNDISPUTED = (
     f"NOT ({REACHED}) OR (would_disable = 'paused' AND {PAUSED})"
-    f" OR (would_disable = 'incident' AND {_holds(_INCIDENT, '{half}')})"
+    f" OR (would_disable = 'incident' AND {_holds(_INCIDENT, '{window}')})"
 )
 
 
@@ -162,7 +162,7 @@ class Changes(Statements):
             .replace("{until}", until)
             .replace("{back}", epoch.format(time="recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
-            .replace("{half}", self.sql.shifted.format(seconds=":half"))
+            .replace("{window}", self.sql.shifted.format(seconds=":window"))
             .replace("{epoch}", epoch.format(time=self.sql.now))
             .replace("{now}", self.sql.now)
         )

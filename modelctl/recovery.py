@@ -145,7 +145,7 @@ class Recovery(Changes):
         actor: str,
         ids: Sequence[str] | None = None,
     ) -> Iterator[list[str] | None]:
-        """Bring back what is due, longest waiting first; yield the ids of each chunk.
+        """Bring back what is due; yield the ids of each chunk. For the order see `_due_ids`.
 
         Works in chunks with short locks; each takes the run's lock again and looks again whether
         its models are still due. Where another run has the lock None comes, and the end.
@@ -199,7 +199,7 @@ class Recovery(Changes):
         if limit is not None:
             return found(f"{in_order} LIMIT :size", size=limit)
         due = found(sql if self.on_sqlite else f"{sql} ORDER BY ctid")
-        return due if len(due) > tables.CHUNK else found(in_order)
+        return found(in_order) if 1 < len(due) <= tables.CHUNK else due
 
     def finished(self) -> None:
         """Remember that a run of recover is through."""

@@ -361,8 +361,8 @@ class ModelStore:
             return self._change(FAILURE, [outcome.id], **how)[0]
         # Only one that does not reach the threshold, or is spared as before; the other models have
         # a say in the rest.
-        half = self._config.recovery.incident_window / 2
-        short = self._change(FAILURE, [outcome.id], only=UNDISPUTED, half=half, **how)
+        window = self._config.recovery.incident_window
+        short = self._change(FAILURE, [outcome.id], only=UNDISPUTED, window=window, **how)
         return short[0] if short else self.batches.record_one(outcome, actor=actor)
 
     def _change(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import re
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from modelctl.database import in_utc
 from modelctl.errors import ModelNotFoundError, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
     from modelctl.config import Config
     from modelctl.database import Database
@@ -143,12 +142,12 @@ class Dialect:
             columns=", ".join(columns),
         )
 
-    def values(self, columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    def values(self, columns: Collection[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """The parameters that hold *rows*."""
         if not self.source:
             return {"rows": json.dumps([*map(tuple, rows)])}
-        lists = zip(*rows, strict=True) if rows else itertools.repeat(())
-        return {f"rows_{c}": json.dumps(each) for c, each in zip(columns, lists, strict=False)}
+        lists = [*zip(*rows, strict=True)] if rows else [()] * len(columns)
+        return {f"rows_{c}": json.dumps(each) for c, each in zip(columns, lists, strict=True)}
 
 
 POSTGRES = Dialect(

@@ -679,6 +679,27 @@ def test_changes_at_the_same_time_share_a_sweep(
     assert not one_redis.client.exists("db:leaderboard:new")
 
 
+def test_long_sweeps_are_not_waited_for(
+    one_redis: RedisRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a change has no time for two sweeps, it does not wait for that of another."""
+    cache = one_redis.cache()
+    cache._sweep_seconds = 1.1
+    done: list[bool] = []
+
+    def hook(point: str) -> None:
+        if point == "in-sweep":
+            monkeypatch.setattr(points, "hook", None)
+            one_redis.client.set("db:leaderboard:new", "behind the cursor of the first")
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(cache.invalidate, 2.0).result(30)
+            done.append(bool(one_redis.client.exists("db:leaderboard:new")))
+
+    monkeypatch.setattr(points, "hook", hook)
+    cache.invalidate()
+    assert done == [False]
+
+
 RACES: dict[str, Callable[[RedisRig], object]] = {
     "lease deleted": lambda rig: rig.client.delete(LEASE),
     "lease expired": lambda rig: rig.client.pexpire(LEASE, 0),

@@ -61,7 +61,7 @@ def test_one_broken_model_does_not_keep_an_incident_alive() -> None:
         return guards.went_on == {key}
 
     assert not goes_on(Share(6, 6, 0))
-    assert not goes_on(Share(6, 4, 2))  # two that are off for another reason
+    assert not goes_on(Share(6, 4, 2))  # two that are off for longer
     assert goes_on(Share(6, 4, 2), out="ab")
     assert goes_on(Share(6, 6, 0), spared="ab")
     assert goes_on(Share(6, 5, 1), spared="a", out="b")

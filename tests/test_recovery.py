@@ -675,7 +675,7 @@ def test_an_incident_of_a_provider(fleet_url: str, fail: Fail) -> None:
         fail(fleet, "c")
         (hold,) = fleet.holds()
         assert (hold.provider, hold.failure_type, hold.reason) == ("p", BAD, "3 models")
-        assert 590 < hold.seconds_left <= 600
+        assert 890 < hold.seconds_left <= 900
         event = next(e for e in fleet.events() if e.event == "incident")
         assert (event.model_id, event.provider, event.failure_type) == (None, "p", BAD)
         assert (event.before, event.after) == (None, None)
@@ -741,21 +741,22 @@ def test_an_incident_is_within_the_window(fleet_url: str, fail: Fail) -> None:
 
 
 def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
-    """It lasts one window from the last failure at the threshold; then a new one is a new event."""
+    """It lasts a window and a half from the last failure that is written; a new one is a new event."""
     put(fleet_url, *"abcdef", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:
         fail(fleet, *"abcd")
         let_pass(fleet_url, 400)
         began = fleet.holds()[0].since
-        assert fleet.holds()[0].seconds_left < 201
+        assert fleet.holds()[0].seconds_left < 501
         # What does not count, or does not reach the threshold, prolongs nothing.
         fail(fleet, "e", times=4)
         fail(fleet, "d", kind="timeout")
-        assert fleet.holds()[0].seconds_left < 201
+        assert fleet.holds()[0].seconds_left < 501
         fail(fleet, "d", times=1)
-        assert fleet.holds()[0].seconds_left > 590
+        assert fleet.holds()[0].seconds_left > 890
+        fail(fleet, "d", times=1)
         assert fleet.holds()[0].since == began
-        let_pass(fleet_url, 590)
+        let_pass(fleet_url, 890)
         assert would(fleet, "d") == ["incident"]
         assert len(fleet.holds()) == 1
         let_pass(fleet_url, 20)
@@ -768,6 +769,19 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
         fail(fleet, *"ef")
         assert status(fleet, *"abcdef") == [AUTO, AUTO, ACTIVE, AUTO, ACTIVE, ACTIVE]
         assert would(fleet, *"ef") == ["incident"] * 2
+
+
+def test_an_incident_outlasts_a_silence_of_a_window(fleet_url: str, fail: Fail) -> None:
+    """However the failures are spread, one that comes within a window of the last is spared."""
+    put(fleet_url, *"abcd", provider="p")
+    with opened(fleet_url, **GUARDED) as fleet:
+        fail(fleet, *"abcd")
+        for silence in (280, 590, 10, 290, 595, 301, 299, 590):
+            let_pass(fleet_url, silence)
+            fail(fleet, "d", times=1)
+            assert fleet.show("d").active
+        let_pass(fleet_url, 901)
+        assert not fleet.holds()
 
 
 def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fail) -> None:
@@ -802,7 +816,7 @@ def test_who_is_spared_by_an_incident_is_forgotten_with_it(fleet_url: str) -> No
     with opened(fleet_url, **GUARDED) as fleet:
         one_by_one(fleet, *"abcdefg")
         assert status(fleet, *"abcdefgh") == [AUTO] * 4 + [ACTIVE] * 4
-        let_pass(fleet_url, 601)
+        let_pass(fleet_url, 901)
         one_by_one(fleet, "e", times=1)
         assert fleet.holds() == ()
         assert status(fleet, "e") == [AUTO]
@@ -1250,11 +1264,12 @@ def test_a_run_that_loses_the_lock_says_what_it_did(
             other.execute("SELECT pg_advisory_xact_lock(%s)", [tables.RECOVER_LOCK])
 
         result = fleet.recover(progress=come_in_between)
-        assert (result.recovered, result.busy) == (("a", "b"), False)
-        assert [w.id for w in result.waiting] == ["c", "d", "e"]
+        assert (len(result.recovered), result.busy) == (2, False)
+        left = sorted({*"abcde"} - {*result.recovered})
+        assert sorted(w.id for w in result.waiting) == left
         assert fleet.last_recover().at is None
         other.rollback()
-        assert fleet.recover().recovered == ("c", "d", "e")
+        assert sorted(fleet.recover().recovered) == left
         assert fleet.last_recover().at is not None
 
 

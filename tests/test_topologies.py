@@ -700,7 +700,7 @@ class TestPgBouncer:
             other.execute(f"SELECT pg_advisory_xact_lock({RECOVER_LOCK})".encode())
             assert fleet.recover(cooldown=0).busy
             other.rollback()
-            assert fleet.recover(cooldown=0).recovered == ("m1", "m2")
+            assert sorted(fleet.recover(cooldown=0).recovered) == ["m1", "m2"]
             held = "SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
             assert not postgres.execute(
                 f"{held} WHERE locktype = 'advisory' AND datname = '{name}'"
