@@ -339,7 +339,7 @@ class RecoveryConfig:
     )
     incident_window: float = _key(
         600.0,
-        "within what time they do, and how long after the last of them an incident lasts",
+        "within what time they do, and how long an incident lasts at least after the last",
         "duration",
         _duration(1, _LONGEST),
     )
