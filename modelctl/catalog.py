@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 
 from modelctl.errors import UsageError, clean
 from modelctl.model import ID_LENGTH, check_id, storable
+from modelctl.record import record
 from modelctl.results import Rejection
 
 TEXT_LENGTH = 200
@@ -43,7 +43,7 @@ _PROVIDER_KEYS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CatalogModel:
     """What a catalogue knows about one model."""
 
@@ -52,7 +52,7 @@ class CatalogModel:
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Catalog:
     """The models of a catalogue in its order, and the entries that cannot be taken."""
 

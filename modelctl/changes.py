@@ -7,11 +7,11 @@ IMMEDIATE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl import health
 from modelctl.model import ModelStatus
+from modelctl.record import record
 from modelctl.results import StatusChange
 from modelctl.tables import AUTO_OFF, ON, STATUS, Statements, text
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
     """What one command does to the rows it finds, in SQL.
 

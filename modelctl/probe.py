@@ -13,7 +13,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.health import failure_type_of_status
 from modelctl.model import FailureType, storable
 from modelctl.probe_config import PLACE, ProbeConfig, check_probe, script_of
+from modelctl.record import record
 from modelctl.results import ProbeResult
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _Failure = tuple[FailureType | None, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Target:
     """A model to ask."""
 
@@ -170,7 +171,7 @@ def _answers(
         thread.join()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Job:
     target: Target
     config: ProbeConfig

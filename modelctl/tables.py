@@ -6,7 +6,6 @@ import functools
 import json
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from modelctl import health
 from modelctl.database import in_utc
 from modelctl.errors import ModelNotFoundError, clean
+from modelctl.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Iterator, Sequence
@@ -104,7 +104,7 @@ STATUS = (
 _COOLDOWN_FROM = ("last_failure_at", "disabled_at", "updated_at")  # the first that is there
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dialect:
     """Where the SQL of the two databases differs."""
 
@@ -195,7 +195,7 @@ EVENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Statements:
     """What a group of statements works with: the configuration and the database."""
 
