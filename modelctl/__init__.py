@@ -58,57 +58,23 @@ if TYPE_CHECKING:
     from modelctl.model import (
         VerifiedCount as VerifiedCount,
     )
-    from modelctl.results import (
-        BatchResult as BatchResult,
-    )
-    from modelctl.results import (
-        CacheReport as CacheReport,
-    )
-    from modelctl.results import (
-        Changes as Changes,
-    )
-    from modelctl.results import (
-        Diagnosis as Diagnosis,
-    )
-    from modelctl.results import (
-        DrainResult as DrainResult,
-    )
-    from modelctl.results import (
-        Event as Event,
-    )
-    from modelctl.results import (
-        ExplainedModel as ExplainedModel,
-    )
-    from modelctl.results import (
-        Hold as Hold,
-    )
-    from modelctl.results import (
-        ImportResult as ImportResult,
-    )
-    from modelctl.results import (
-        LeaderboardEntry as LeaderboardEntry,
-    )
-    from modelctl.results import (
-        Model as Model,
-    )
-    from modelctl.results import (
-        Pause as Pause,
-    )
-    from modelctl.results import (
-        Recovery as Recovery,
-    )
-    from modelctl.results import (
-        SchemaStatus as SchemaStatus,
-    )
-    from modelctl.results import (
-        Stats as Stats,
-    )
-    from modelctl.results import (
-        StatusChange as StatusChange,
-    )
-    from modelctl.results import (
-        Waiting as Waiting,
-    )
+    from modelctl.reports import CacheReport as CacheReport
+    from modelctl.reports import Diagnosis as Diagnosis
+    from modelctl.reports import DrainResult as DrainResult
+    from modelctl.reports import Hold as Hold
+    from modelctl.reports import ImportResult as ImportResult
+    from modelctl.reports import Pause as Pause
+    from modelctl.reports import Recovery as Recovery
+    from modelctl.reports import SchemaStatus as SchemaStatus
+    from modelctl.reports import Waiting as Waiting
+    from modelctl.results import BatchResult as BatchResult
+    from modelctl.results import Changes as Changes
+    from modelctl.results import Event as Event
+    from modelctl.results import ExplainedModel as ExplainedModel
+    from modelctl.results import LeaderboardEntry as LeaderboardEntry
+    from modelctl.results import Model as Model
+    from modelctl.results import Stats as Stats
+    from modelctl.results import StatusChange as StatusChange
 
 __version__ = "0.1.0"
 
@@ -126,27 +92,27 @@ _MODULE_OF = {
     "Fleet": "fleet",
     "Outcome": "health",
     "BatchResult": "results",
-    "CacheReport": "results",
+    "CacheReport": "reports",
     "CacheState": "model",
     "Changes": "results",
     "Count": "model",
-    "Diagnosis": "results",
-    "DrainResult": "results",
+    "Diagnosis": "reports",
+    "DrainResult": "reports",
     "Event": "results",
     "ExplainedModel": "results",
     "FailureType": "model",
-    "Hold": "results",
-    "ImportResult": "results",
+    "Hold": "reports",
+    "ImportResult": "reports",
     "LeaderboardEntry": "results",
     "Model": "results",
     "ModelStatus": "model",
-    "Pause": "results",
-    "Recovery": "results",
-    "SchemaStatus": "results",
+    "Pause": "reports",
+    "Recovery": "reports",
+    "SchemaStatus": "reports",
     "Stats": "results",
     "StatusChange": "results",
     "VerifiedCount": "model",
-    "Waiting": "results",
+    "Waiting": "reports",
 }
 
 __all__ = list(_MODULE_OF)

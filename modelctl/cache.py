@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from modelctl.config import Config
-    from modelctl.results import CacheKey
+    from modelctl.reports import CacheKey
 
 LEASE_SECONDS = 10.0
 # A tombstone outlives every value that could have been written before it, by the settle time.
@@ -242,7 +242,7 @@ class SqliteCache:
         sql = f"SELECT key, value, expires_at - {self._NOW} FROM modelctl_cache ORDER BY key"
         with self._connection() as connection:
             rows = connection.execute(sql).fetchall()
-        from modelctl.results import CacheKey
+        from modelctl.reports import CacheKey
 
         return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
 
@@ -506,7 +506,7 @@ class RedisCache:
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return our three keys and the plain names that an invalidation clears."""
-        from modelctl.results import CacheKey
+        from modelctl.reports import CacheKey
 
         patterns = self._config.cache.clear
         names = [self._key, self._lease, self._tomb]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from modelctl.errors import UsageError, clean
 from modelctl.model import ID_LENGTH, check_id, storable
 from modelctl.record import record
-from modelctl.results import Rejection
+from modelctl.reports import Rejection
 
 TEXT_LENGTH = 200
 

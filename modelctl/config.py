@@ -15,7 +15,7 @@ from modelctl.record import record
 
 if TYPE_CHECKING:
     from modelctl.probe_config import ProbeConfig
-    from modelctl.results import Setting
+    from modelctl.reports import Setting
 
 SYSTEM_FILE = Path("/etc/modelctl/config.toml")
 _LARGEST_FILE = 1_000_000
@@ -715,7 +715,7 @@ def settings(config: Config) -> list[Setting]:
     """Return every setting as the file would write it, with passwords hidden."""
     import json
 
-    from modelctl.results import Setting
+    from modelctl.reports import Setting
 
     rows = []
     for key in KEYS:
@@ -739,7 +739,7 @@ def settings(config: Config) -> list[Setting]:
 def _probe_settings(config: Config, probe: ProbeConfig) -> Iterator[Setting]:
     import json
 
-    from modelctl.results import Setting
+    from modelctl.reports import Setting
 
     name = probe.provider
     shown = name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelctl.config import Config
-    from modelctl.results import Candidate, Hold, Model
+    from modelctl.reports import Candidate, Hold
+    from modelctl.results import Model
 
 _SPARED = {
     "floor": "the fleet would have fewer active models than recovery.min_active",

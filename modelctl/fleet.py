@@ -32,30 +32,32 @@ if TYPE_CHECKING:
     from modelctl.health import Outcome
     from modelctl.model import FailureType
     from modelctl.probe_config import ProbeConfig
-    from modelctl.results import (
+    from modelctl.reports import (
         Audit,
-        BatchResult,
         CacheReport,
         Candidate,
-        Changes,
         Check,
         Diagnosis,
         DrainResult,
-        Event,
-        ExplainedModel,
         Hold,
         ImportResult,
         LastRecover,
-        LeaderboardEntry,
-        Model,
         Pause,
         ProbeReport,
         ProbeResult,
         Recovery,
         SchemaStatus,
+        Waiting,
+    )
+    from modelctl.results import (
+        BatchResult,
+        Changes,
+        Event,
+        ExplainedModel,
+        LeaderboardEntry,
+        Model,
         Stats,
         StatusChange,
-        Waiting,
     )
     from modelctl.spool import Spool
     from modelctl.store import ModelStore
@@ -546,7 +548,7 @@ class Fleet:
         Raises:
             InvalidConfigError: *probe*, and no probe is configured.
         """
-        from modelctl.results import Recovery
+        from modelctl.reports import Recovery
         from modelctl.spool import Spool
 
         rule = self.config.recovery
@@ -667,7 +669,7 @@ class Fleet:
         paused: Hold | None,
     ) -> Recovery:
         """What `recover` would do now, and why not more."""
-        from modelctl.results import Recovery
+        from modelctl.reports import Recovery
         from modelctl.spool import Spool
 
         due: Spool[str] = Spool()
@@ -695,7 +697,7 @@ class Fleet:
             ModelNotFoundError: an id is unknown; nobody is asked.
             RefusedError: a model is active; nobody is asked.
         """
-        from modelctl.results import ProbeReport
+        from modelctl.reports import ProbeReport
 
         if not ids:
             raise UsageError("no model is named")
@@ -719,7 +721,7 @@ class Fleet:
 
     def last_recover(self) -> LastRecover:
         """Say when a run of `recover` last finished, and whether that is too long ago."""
-        from modelctl.results import LastRecover
+        from modelctl.reports import LastRecover
 
         last = self._store.recovery.last_finished()
         every = self.config.recovery.expect_every
@@ -734,7 +736,7 @@ class Fleet:
 
         *provider*: only its models. What people do goes on, and outcomes are recorded.
         """
-        from modelctl.results import Pause
+        from modelctl.reports import Pause
 
         if not 0 < duration <= LONGEST_COOLDOWN:
             raise UsageError("a pause is more than 0 s and at most ten years")
@@ -746,7 +748,7 @@ class Fleet:
 
     def resume(self, *, provider: str | None = None, reason: str | None = None) -> Pause:
         """End the pause of the fleet, or of *provider*, before its time."""
-        from modelctl.results import Pause
+        from modelctl.reports import Pause
 
         provider = _provider(provider)
         found = self._store.recovery.resume(
@@ -774,7 +776,7 @@ class Fleet:
             RefusedError: ``fail`` and a model differs.
         """
         from modelctl.catalog import parse
-        from modelctl.results import ImportResult
+        from modelctl.reports import ImportResult
 
         if on_conflict not in ("update", "skip", "fail"):
             raise UsageError(f"no policy '{on_conflict}'", hint="one of: update, skip, fail")
@@ -874,7 +876,7 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached; what is queued stays queued.
         """
-        from modelctl.results import DrainResult
+        from modelctl.reports import DrainResult
 
         store = self._store
         if self._cache.name != "redis":
@@ -891,7 +893,7 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached.
         """
-        from modelctl.results import DrainResult
+        from modelctl.reports import DrainResult
 
         store = self._store
         if self._cache.name == "off":
@@ -908,7 +910,7 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached.
         """
-        from modelctl.results import CacheReport
+        from modelctl.reports import CacheReport
 
         queued, settling, age = self._store.queue()
         return CacheReport(self._cache.name, self._cache.keys(), queued, settling, age)
@@ -938,7 +940,7 @@ class Fleet:
         *audit*: also compare the cached count with the database, twice, 5 s apart. A difference
         that stays is wrong; one that went was a change on its way.
         """
-        from modelctl.results import Check, Diagnosis
+        from modelctl.reports import Check, Diagnosis
 
         checks = [Check("configuration", True, str(self.config.file or "no file"))]
         found = None
@@ -959,7 +961,7 @@ class Fleet:
 
     def _doctor_database(self) -> Iterator[Check]:
         from modelctl import migrations
-        from modelctl.results import Check
+        from modelctl.reports import Check
 
         store = self._store
         where = mask_url(self.config.database.url) or str(self.config.sqlite_path)
@@ -985,7 +987,7 @@ class Fleet:
 
     def _doctor_recovery(self) -> Iterator[Check]:
         from modelctl.explain import describe
-        from modelctl.results import Check
+        from modelctl.reports import Check
 
         last, recovery, rule = self.last_recover(), self._store.recovery, self.config.recovery
         ago = last.seconds_ago
@@ -1012,7 +1014,7 @@ class Fleet:
         yield Check("guards", True, detail)
 
     def _doctor_cache(self) -> Check:
-        from modelctl.results import Check
+        from modelctl.reports import Check
 
         if self._cache.name != "redis":
             kind = "in the database's file" if self._cache.name == "sqlite" else "off"
@@ -1028,7 +1030,7 @@ class Fleet:
 
     def _audit(self) -> Audit:
         from modelctl import migrations
-        from modelctl.results import Audit
+        from modelctl.reports import Audit
 
         differed = 0
         for comparison in range(AUDIT_COMPARISONS):
@@ -1066,7 +1068,7 @@ class _Run:
 
 
 def _later(candidate: Candidate, why: str) -> Waiting:
-    from modelctl.results import Waiting
+    from modelctl.reports import Waiting
 
     return Waiting(candidate.id, candidate.due, 0.0, why)
 

@@ -1,6 +1,6 @@
 """What every command speaks about: statuses, failures, ids, the count. Frozen data, no I/O.
 
-The other results are in `results`, which a cached count does not need to load.
+The other results are in `results` and `reports`, which a cached count does not need to load.
 """
 
 from __future__ import annotations

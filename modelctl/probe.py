@@ -23,7 +23,7 @@ from modelctl.health import failure_type_of_status
 from modelctl.model import FailureType, storable
 from modelctl.probe_config import PLACE, ProbeConfig, check_probe, script_of
 from modelctl.record import record
-from modelctl.results import ProbeResult
+from modelctl.reports import ProbeResult
 
 if TYPE_CHECKING:
     import ssl

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
 from modelctl.model import ModelStatus
-from modelctl.results import Candidate, Hold, Waiting
+from modelctl.reports import Candidate, Hold, Waiting
 from modelctl.spool import Spool
 from modelctl.tables import (
     AUTO_OFF,

@@ -20,23 +20,25 @@ from modelctl.model import CacheState, ModelStatus, numbered
 
 if TYPE_CHECKING:
     from modelctl.model import Count, VerifiedCount
-    from modelctl.results import (
-        BatchResult,
+    from modelctl.reports import (
         CacheReport,
-        Changes,
         Diagnosis,
         DrainResult,
-        Event,
-        ExplainedModel,
         ImportResult,
         LastRecover,
-        LeaderboardEntry,
-        Model,
         Pause,
         ProbeReport,
         Recovery,
         SchemaStatus,
         Setting,
+    )
+    from modelctl.results import (
+        BatchResult,
+        Changes,
+        Event,
+        ExplainedModel,
+        LeaderboardEntry,
+        Model,
         Stats,
         StatusChange,
     )

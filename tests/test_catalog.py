@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelctl.catalog import Catalog, CatalogFormat, CatalogModel, parse
 from modelctl.errors import UsageError
 from modelctl.model import check_id
-from modelctl.results import Rejection
+from modelctl.reports import Rejection
 
 FLEET = Path(__file__).parent.parent / "examples" / "fleet.jsonl"
 

@@ -21,7 +21,7 @@ from modelctl import migrations
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations.triggers import NAMES, POSTGRESQL, SQLITE, install_triggers
 from modelctl.migrations.versions import r0001_schema, r0002_recovery
-from modelctl.results import SchemaStatus
+from modelctl.reports import SchemaStatus
 from modelctl.tables import AUTO_OFF, TIMED_OFF
 from tests import commands
 from tests.servers import Postgres

@@ -27,7 +27,7 @@ from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.model import FailureType
 from modelctl.probe import Target, _is_public, ask
 from modelctl.probe_config import ProbeConfig, check_probe
-from modelctl.results import ProbeResult
+from modelctl.reports import ProbeResult
 
 KEY = "sk-Very+Secret/0123456789"
 HEALTHY = {"choices": [{"message": {"role": "assistant", "content": "pong"}}]}

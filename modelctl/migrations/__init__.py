@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations.triggers import install_triggers, installed_triggers
-from modelctl.results import SchemaStatus
+from modelctl.reports import SchemaStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
