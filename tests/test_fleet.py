@@ -367,7 +367,7 @@ def act(fleet: Fleet, url: str, verb: str, *what: Any) -> None:
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     phases=set(Phase) - {Phase.explain},  # it takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

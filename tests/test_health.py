@@ -421,7 +421,7 @@ BRISK = st.builds(
     ),
 )
 # Enough of them that each guard says no in many.
-often = settings(max_examples=200, deadline=None)
+often = settings(max_examples=100, deadline=None)
 
 
 @often
@@ -548,7 +548,7 @@ def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
             assert step.after.status is not ModelStatus.DISABLED
 
 
-@settings(often, max_examples=500)
+@settings(often, max_examples=200)
 @given(PLAYS | BRISK)
 def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
     """Guards that are kept decide as guards that are loaded anew from rows and history."""

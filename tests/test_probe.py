@@ -994,7 +994,7 @@ SHELLS = [[name] for name in ("sh", "bash")] + [["env", "LANG=C", "bash", "-eu"]
 
 @pytest.mark.parametrize("shell", SHELLS, ids=["sh", "bash", "env"])
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(id_=IDS)
 @example(id_="'")
@@ -1023,7 +1023,7 @@ PIECES = [
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )

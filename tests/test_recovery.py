@@ -1718,7 +1718,7 @@ def sacred(sqlite_database: str) -> Iterator[tuple[Fleet, Callable[..., Any]]]:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(STEPS)
 def test_what_a_person_switched_off_only_a_person_switches_on(

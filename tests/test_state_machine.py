@@ -1127,7 +1127,7 @@ def run(machine: type[Machine], world: World, examples: int, *, random: bool = F
     )
 
 
-EXAMPLES = [(RedisMachine, 50), (WholeMachine, 30)]
+EXAMPLES = [(RedisMachine, 40), (WholeMachine, 25)]
 
 
 # A failure is made smaller before it is shown, which takes minutes.
@@ -1150,8 +1150,8 @@ def test_sqlite(sqlite_world: World) -> None:
 def test_postgresql_and_redis_for_long(
     redis_world: World, machine: type[Machine], examples: int
 ) -> None:
-    """The same with twenty times as many examples, others each time."""
-    run(machine, redis_world, 20 * examples, random=True)
+    """The same with 25 times as many examples, others each time."""
+    run(machine, redis_world, 25 * examples, random=True)
 
 
 @pytest.mark.long
