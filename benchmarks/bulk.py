@@ -341,17 +341,13 @@ def _import(bench: Bench) -> None:
                 raise RuntimeError("not everything was imported")
             return took
 
-    def copied(template: str, *after: str) -> float:
+    def by_copy(template: str, *after: str) -> float:
         with _copied(bench, template) as database, bench.connect(database) as connection:
 
             def copy() -> None:
-                with (
-                    connection.transaction(),
-                    connection.cursor() as cursor,
-                ):
-                    with cursor.copy(
-                        "COPY models (id, display_name, provider) FROM STDIN"
-                    ) as stream:
+                command = "COPY models (id, display_name, provider) FROM STDIN"
+                with connection.transaction(), connection.cursor() as cursor:
+                    with cursor.copy(command) as stream:
                         stream.write(text)
                     for sql in after:
                         cursor.execute(sql.encode())
@@ -360,8 +356,8 @@ def _import(bench: Bench) -> None:
 
     ways = {
         "product": product,
-        "floor": lambda: copied(bare),
-        "logged": lambda: copied(empty, _LOG_ADDED),
+        "floor": lambda: by_copy(bare),
+        "logged": lambda: by_copy(empty, _LOG_ADDED),
     }
     times = interleave(ways, bench.scale.bulk_rounds, warmups=0)
     bench.report.add(

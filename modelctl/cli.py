@@ -28,7 +28,7 @@ from modelctl.errors import (
     UsageError,
 )
 from modelctl.explain import describe
-from modelctl.model import CacheState, ModelStatus
+from modelctl.model import CacheState, ModelStatus, numbered
 from modelctl.render import Output
 
 if TYPE_CHECKING:
@@ -681,16 +681,12 @@ def recover(
         if result.busy:
             render.say("another recover is running")
         if probe and dry_run and output is not Output.JSON:
-            _foretell(result.requests)
+            render.say(f"{numbered(result.requests, 'request')} would be made")
         if output is None and not dry_run and render.default_output() is Output.TSV:
             render.write_lines(result.recovered)
         else:
             _write(result, render.view(result), output)
     return _exit_code(result.cache)
-
-
-def _foretell(requests: int) -> None:
-    render.say("1 request would be made" if requests == 1 else f"{requests} requests would be made")
 
 
 def _check_recover(fleet: Fleet, output: Output | None) -> ExitCode:
@@ -725,7 +721,7 @@ def probe(
         result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
     _write(result, render.view(result), output, items=result.answers)
     if dry_run and output is not Output.JSON:
-        _foretell(result.requests)
+        render.say(f"{numbered(result.requests, 'request')} would be made")
     well = all(answer.healthy for answer in result.answers)
     return ExitCode.OK if well else ExitCode.UNEXPECTED
 

@@ -741,7 +741,7 @@ class Fleet:
         if not 0 < duration <= LONGEST_COOLDOWN:
             raise UsageError("a pause is more than 0 s and at most ten years")
         provider, reason = _provider(provider), self._reason(reason)
-        if provider is not None and all(p.provider != provider for p in self.stats().providers):
+        if provider is not None and not self.list_models(provider=provider, limit=1):
             self.on_warning(f"no model has the provider '{provider}'")
         until = self._store.recovery.pause(provider, duration, reason=reason, actor=self._actor)
         return Pause(provider, True, until, reason, True)

@@ -70,9 +70,9 @@ def storable(text: str, length: int | None = None) -> str:
     return kept.encode("utf-8", "replace").decode() if not kept.isascii() else kept
 
 
-def numbered(models: int) -> str:
-    """Say how many *models*: ``1 model``, ``2 models``."""
-    return "1 model" if models == 1 else f"{models} models"
+def numbered(number: int, what: str = "model") -> str:
+    """Say how many: ``1 model``, ``2 models``."""
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 @record

@@ -198,9 +198,8 @@ def changes_view(result: Changes, *, same: str) -> View:
 @_shows
 def _(result: BatchResult) -> View:
     rows = [(c.id, c.before, c.after) for c in result.changes]
-    outcomes = "1 outcome" if result.recorded == 1 else f"{result.recorded} outcomes"
     switched = "no status changed" if not rows else f"{numbered(len(rows))} changed status"
-    note = f"{outcomes} recorded, {switched}"
+    note = f"{numbered(result.recorded, 'outcome')} recorded, {switched}"
     return View(("id", "before", "after"), rows, note=note, cache=result.cache)
 
 
