@@ -10,18 +10,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
-from modelctl import cache as caches
 from modelctl import points
 from modelctl.config import Config, default_actor, mask_url
+from modelctl.count.protocol import CachedCount
 from modelctl.errors import (
-    DatabaseUnavailableError,
     InvalidConfigError,
     ModelctlError,
     RefusedError,
-    StaleCacheError,
     UsageError,
 )
-from modelctl.model import CacheState, Count, ModelStatus, VerifiedCount, check_id, storable
+from modelctl.model import ModelStatus, check_id, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from modelctl.catalog import CatalogFormat
     from modelctl.health import Outcome
-    from modelctl.model import FailureType
+    from modelctl.model import CacheState, Count, FailureType, VerifiedCount
     from modelctl.probe_config import ProbeConfig
     from modelctl.reports import (
         Audit,
@@ -62,14 +60,10 @@ if TYPE_CHECKING:
     from modelctl.spool import Spool
     from modelctl.store import ModelStore
 
-# In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
-INVALIDATE_SECONDS = 2.0
 LONGEST_COOLDOWN = 3650 * 86400.0
 AUDIT_COMPARISONS = 2
 AUDIT_PAUSE_SECONDS = 5.0
 PROBES_AT_ONCE = 8
-# Redis being away and Redis refusing us: a read goes on without it, a change queues.
-_CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
 
 
 def _ignore(_: int) -> None:
@@ -102,11 +96,13 @@ class Fleet:
         self.config = config
         self._actor = storable(actor, 200) if actor else default_actor()
         self._pool_size = pool_size or config.database.pool_size
-        self._cache = caches.open_cache(config)
         self._made: ModelStore | None = None
         self._lock = threading.Lock()
         # Told what went wrong without failing the call.
         self.on_warning: Callable[[str], None] = _log
+        self._cached_count = CachedCount(
+            config, lambda: self._store.outbox, lambda message: self.on_warning(message)
+        )
 
     @classmethod
     def open(cls, config: Config | str | Path | None = None, *, actor: str | None = None) -> Self:
@@ -128,7 +124,7 @@ class Fleet:
             if self._made:
                 self._made.close()
                 self._made = None
-        self._cache.close()
+        self._cached_count.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,44 +186,7 @@ class Fleet:
         Redis being away fails no count: it comes from the database then.
         """
         self._create_embedded()
-        try:
-            if fresh or (strong and self._cache.name == "off"):
-                miss = caches.Miss(self._cache.lease())
-            elif strong and self._cache.name == "redis" and self._store.unsettled():
-                # Asked before the cache is read; after it would be too late.
-                miss = caches.Miss(self._cache.lease())
-            else:
-                found = caches.read(self._cache)
-                if isinstance(found, caches.Hit):
-                    return Count(found.active, "cache", found.age, found.expires_in)
-                miss = found
-        except _CACHE_ERRORS as exc:
-            if self._cache.name != "redis":
-                raise
-            self._degraded(exc)
-            miss = caches.Miss(None)
-        return Count(self._count_and_fill(miss.token), "database", 0.0, None)
-
-    def _count_and_fill(self, token: str | None) -> int:
-        """COUNT(*) after the lease; a queued invalidation is delivered before the fill."""
-        points.reach("after-lease")
-        active, owed = self._store.count()
-        if token is None:
-            return active
-        points.reach("after-snapshot")
-        try:
-            # Nothing drained: somebody else did, and our lease tells whether before or after it.
-            if owed and self._deliver(INVALIDATE_SECONDS):
-                token = self._cache.lease()
-                active, _ = self._store.count()
-            if token is not None:
-                self._cache.fill(token, active)
-        except (*_CACHE_ERRORS, DatabaseUnavailableError) as exc:
-            self._degraded(exc)
-        return active
-
-    def _degraded(self, exc: ModelctlError) -> None:
-        self.on_warning(f"{exc.message}; counted from the database")
+        return self._cached_count.count(fresh=fresh, strong=strong)
 
     def verify(self) -> VerifiedCount:
         """Count from the database and compare with what a cached count would show now.
@@ -235,27 +194,7 @@ class Fleet:
         Redis being away fails no read: nothing is cached then, as far as anybody can tell.
         """
         self._create_embedded()
-        for _ in range(3):
-            hit = self._peek()
-            active, _owed = self._store.count()
-            # A change between the two is no difference: then the cached number is gone.
-            if hit is None or hit.active == active:
-                break
-            again = self._peek()
-            if again is not None and again.active == hit.active:
-                break
-        cached = hit.active if hit else None
-        match = cached is None or cached == active
-        return VerifiedCount(active, "database", 0.0, None, cached, active, match)
-
-    def _peek(self) -> caches.Hit | None:
-        try:
-            return self._cache.peek()
-        except _CACHE_ERRORS as exc:
-            if self._cache.name != "redis":
-                raise
-            self._degraded(exc)
-            return None
+        return self._cached_count.verify()
 
     # ── Reads ──
 
@@ -683,7 +622,8 @@ class Fleet:
             else:
                 due.append(candidate.id)
                 requests += not candidate.timed and candidate.provider in probes
-        return Recovery(due, waiting, False, self._untouched(), True, paused, requests)
+        untouched = self._cached_count.cache.state_when_untouched
+        return Recovery(due, waiting, False, untouched, True, paused, requests)
 
     def probe(
         self, *ids: str, dry_run: bool = False, progress: Callable[[int], None] = _ignore
@@ -811,64 +751,11 @@ class Fleet:
 
     # ── Invalidation ──
 
-    def _untouched(self) -> CacheState:
-        return CacheState.OFF if self._cache.name == "off" else CacheState.UNCHANGED
-
     def _invalidate(
         self, *, owed: bool, changed: bool = True, to_the_end: bool = False
     ) -> CacheState:
-        """After COMMIT: clear the caches, or leave the invalidation queued in the outbox.
-
-        *changed*: whether a row was; else only what others left undelivered can be queued.
-        *to_the_end*: let clearing the leaderboard take as long as it takes.
-        """
         points.reach("after-commit")
-        if not owed or self._cache.name == "off":
-            return self._untouched()
-        if self._cache.name == "sqlite":  # its triggers did it, in the same transaction
-            return CacheState.INVALIDATED
-        deadline = time.monotonic() + INVALIDATE_SECONDS
-        pause = 0.0
-        while True:
-            try:
-                sweep = None if to_the_end else max(0.0, deadline - time.monotonic())
-                try:
-                    self._deliver(sweep, even_if_none=True)
-                except DatabaseUnavailableError:
-                    # Committed all the same; what the outbox still says comes once more.
-                    self._cache.invalidate(sweep)
-            except _CACHE_ERRORS as exc:
-                import random
-
-                pause += random.uniform(0.05, 0.15)  # noqa: S311 - jitter
-                if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
-                    time.sleep(pause)
-                    continue
-                if not changed and self._all_delivered():
-                    return CacheState.UNCHANGED
-                self.on_warning(f"committed, but the invalidation is queued: {exc.message}")
-                return CacheState.QUEUED
-            return CacheState.INVALIDATED
-
-    def _all_delivered(self) -> bool:
-        try:
-            return not self._store.unsettled()
-        except ModelctlError:
-            return False
-
-    def _deliver(self, sweep: float | None, *, even_if_none: bool = False) -> int:
-        """One invalidation for all outbox rows that are due; return how many it served.
-
-        *sweep*: seconds for clearing the leaderboard (None: to the end).
-        """
-        due = self._store.due_invalidations()  # before the DEL, or it may miss one of them
-        if due or even_if_none:
-            points.reach("after-due")
-            self._cache.invalidate(sweep)
-            points.reach("before-settle")
-        if due:
-            self._store.settle(due)
-        return len(due)
+        return self._cached_count.invalidate(owed=owed, changed=changed, to_the_end=to_the_end)
 
     def drain(self) -> DrainResult:
         """Deliver every queued invalidation that is due, to the end.
@@ -876,16 +763,7 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached; what is queued stays queued.
         """
-        from modelctl.reports import DrainResult
-
-        store = self._store
-        if self._cache.name != "redis":
-            return DrainResult(0, store.queue()[0], self._untouched())
-        delivered = 0
-        while served := self._deliver(None):
-            delivered += served
-        state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
-        return DrainResult(delivered, store.queue()[0], state)
+        return self._cached_count.drain()
 
     def clear_cache(self) -> DrainResult:
         """Invalidate now, whether or not something is queued.
@@ -893,16 +771,7 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached.
         """
-        from modelctl.reports import DrainResult
-
-        store = self._store
-        if self._cache.name == "off":
-            return DrainResult(0, store.queue()[0], CacheState.OFF)
-        if self._cache.name == "sqlite":
-            self._cache.invalidate()
-            return DrainResult(0, 0, CacheState.INVALIDATED)
-        served = self._deliver(None, even_if_none=True)
-        return DrainResult(served, store.queue()[0], CacheState.INVALIDATED)
+        return self._cached_count.clear()
 
     def cache_report(self) -> CacheReport:
         """Return the cache's keys as they are, and what waits in the queue.
@@ -910,10 +779,7 @@ class Fleet:
         Raises:
             StaleCacheError: Redis cannot be reached.
         """
-        from modelctl.reports import CacheReport
-
-        queued, settling, age = self._store.queue()
-        return CacheReport(self._cache.name, self._cache.keys(), queued, settling, age)
+        return self._cached_count.report()
 
     # ── The schema, and how all is ──
 
@@ -974,8 +840,8 @@ class Fleet:
         broken = [name for name, well in store.schema(migrations.triggers).items() if not well]
         detail = f"missing or disabled: {', '.join(broken)}" if broken else "all there"
         yield Check("triggers", not broken, detail)
-        queued, settling, age = store.queue()
-        if self._cache.name == "redis":
+        queued, settling, age = store.outbox.queue()
+        if self._cached_count.cache.needs_delivery:
             # The next change or missed count would deliver them: older means nobody could.
             late = age is not None and age > self.config.cache.ttl
             oldest = f", the oldest {age:.0f} s old" if age is not None else ""
@@ -1016,17 +882,17 @@ class Fleet:
     def _doctor_cache(self) -> Check:
         from modelctl.reports import Check
 
-        if self._cache.name != "redis":
-            kind = "in the database's file" if self._cache.name == "sqlite" else "off"
-            return Check("cache", True, kind)
+        cache = self._cached_count.cache
+        if not cache.needs_delivery:
+            return Check("cache", True, cache.place)
         try:
-            self._cache.keys()
+            cache.keys()
             # What a change and a fill need: reading alone would say that all is well.
-            if token := self._cache.lease():
-                self._cache.release(token)
+            if token := cache.lease():
+                cache.release(token)
         except ModelctlError as exc:
             return Check("cache", False, _told(exc))
-        return Check("cache", True, f"Redis answers, {mask_url(self.config.redis.url)}")
+        return Check("cache", True, f"Redis answers, {cache.place}")
 
     def _audit(self) -> Audit:
         from modelctl import migrations
@@ -1038,7 +904,7 @@ class Fleet:
                 time.sleep(AUDIT_PAUSE_SECONDS)
             differed += not self.verify().match
         well = all(self._store.schema(migrations.triggers).values())
-        return Audit(AUDIT_COMPARISONS, differed, self._store.queue()[2], well)
+        return Audit(AUDIT_COMPARISONS, differed, self._store.outbox.queue()[2], well)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""ModelStore: reads of models and events, changes of single models, the outbox.
+"""ModelStore: reads of models and events, changes of single models.
 
 Reads are Core expressions. What changes a status is in `changes`, many models at once in
 `batches`, and what `recover` does in `recovery`.
@@ -25,7 +25,7 @@ from modelctl.changes import (
     status_change,
 )
 from modelctl.database import Database
-from modelctl.errors import InvalidConfigError, RefusedError
+from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered, storable
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
 from modelctl.tables import AUTO_OFF, EVENTS, MODELS, ON, UtcTime, all_found, findable, text
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
     from modelctl.batches import Batches
     from modelctl.config import Config
+    from modelctl.count.outbox import Outbox
     from modelctl.health import Outcome
     from modelctl.recovery import Recovery
 
 T = TypeVar("T")
 
-SETTLE_SECONDS = 15
 _A_PAGE = 1000  # rows that need no cursor
 
 _SORTS: dict[str, tuple[Any, ...]] = {
@@ -81,6 +81,13 @@ class ModelStore:
         return Batches(self._config, self._database)
 
     @functools.cached_property
+    def outbox(self) -> Outbox:
+        """The count, and the invalidations that its cache is owed."""
+        from modelctl.count.outbox import Outbox
+
+        return Outbox(self._config, self._database)
+
+    @functools.cached_property
     def recovery(self) -> Recovery:
         """What `recover` does, and what stops it."""
         from modelctl.recovery import Recovery
@@ -97,37 +104,6 @@ class ModelStore:
             return work(connection)
 
     # ── Reads ──
-
-    def count(self) -> tuple[int, bool]:
-        """Return COUNT(*) of the active models and whether a queued invalidation is due.
-
-        One statement with its own snapshot, on the primary.
-
-        Raises:
-            InvalidConfigError: the server is a standby, whose count may be old.
-        """
-        if self._on_sqlite:
-            sql = "SELECT count(*), FALSE, FALSE FROM models WHERE active = TRUE"
-        else:
-            sql = (
-                "SELECT (SELECT count(*) FROM models WHERE active = TRUE),"
-                " EXISTS (SELECT FROM modelctl_outbox WHERE due <= clock_timestamp()),"
-                " pg_is_in_recovery()"
-            )
-        with self._database.reading() as connection:
-            active, owed, standby = connection.execute(text(sql)).one()
-        _refuse_standby(standby)
-        return active, owed
-
-    def unsettled(self) -> bool:
-        """Whether a change is committed whose first invalidation is not delivered yet."""
-        if self._on_sqlite:
-            return False
-        sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
-        with self._database.reading() as connection:
-            unsettled, standby = connection.execute(text(sql)).one()
-        _refuse_standby(standby)
-        return bool(unsettled)
 
     def iter_models(
         self,
@@ -410,50 +386,6 @@ class ModelStore:
         found = {c.id: c for c in done}
         return tuple(found[model_id] for model_id in wanted if model_id in found)
 
-    # ── The outbox ──
-
-    def due_invalidations(self) -> list[tuple[int, bool]]:
-        """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000."""
-        sql = (
-            "SELECT id, settle FROM modelctl_outbox WHERE due <= clock_timestamp()"
-            " ORDER BY due LIMIT 10000"
-        )
-        with self._database.reading() as connection:
-            return [(row[0], row[1]) for row in connection.execute(text(sql))]
-
-    def settle(self, due: Sequence[tuple[int, bool]]) -> None:
-        """Mark *due* as delivered: the settled ones go, the others are due once more in 15 s.
-
-        What a row was when it was seen decides, not what it is now: another drain may have
-        delivered it first, and its second delivery must still come.
-        """
-        sql = (
-            "WITH gone AS (DELETE FROM modelctl_outbox WHERE id = ANY(CAST(:settled AS bigint[])))"
-            " UPDATE modelctl_outbox SET settle = TRUE,"
-            f" due = clock_timestamp() + interval '{SETTLE_SECONDS} seconds'"
-            " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"
-        )
-        rows = {
-            "settled": [row for row, settled in due if settled],
-            "new": [row for row, settled in due if not settled],
-        }
-        # One statement by itself, because it may be repeated.
-        with self._database.reading() as connection:
-            connection.execute(text(sql), rows)
-
-    def queue(self) -> tuple[int, int, float | None]:
-        """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""
-        if self._on_sqlite:
-            return 0, 0, None
-        sql = (
-            "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
-            " CAST(extract(epoch FROM clock_timestamp() - min(due) FILTER (WHERE NOT settle))"
-            " AS double precision) FROM modelctl_outbox"
-        )
-        with self._database.reading() as connection:
-            queued, settling, age = connection.execute(text(sql)).one()
-        return queued, settling, age
-
     # ── For doctor ──
 
     def version(self) -> str:
@@ -478,12 +410,4 @@ def _leave(floor: int, active: int | None) -> None:
             f"{numbered(active or 0)} would stay on, and recovery.min_active is {floor};"
             " nothing was changed",
             hint="say --force if it must be",
-        )
-
-
-def _refuse_standby(standby: bool) -> None:
-    if standby:
-        raise InvalidConfigError(
-            "the database server is a standby, whose count may be old",
-            hint="name the primary in database.url, or several hosts",
         )

@@ -410,7 +410,7 @@ def test_what_is_queued_is_delivered(
     shared.fleet.count()
     shared.redis.set(LEADERBOARD, "x")
     with monkeypatch.context() as impatient:
-        impatient.setattr("modelctl.fleet.INVALIDATE_SECONDS", 0.0)
+        impatient.setattr("modelctl.count.protocol.INVALIDATE_SECONDS", 0.0)
         assert down.disable("m1").cache == CacheState.QUEUED
     assert shared.fleet.count().active == MODELS
     assert shared.queue() == (1, 0)
@@ -507,7 +507,7 @@ def test_one_thread_counts_for_all(shared: World, monkeypatch: pytest.MonkeyPatc
         assert shared.redis
         shared.redis.delete(K)
         # Time enough, however slow this machine is.
-        monkeypatch.setattr("modelctl.cache.POLL_SECONDS", 0.5)
+        monkeypatch.setattr("modelctl.count.protocol.POLL_SECONDS", 0.5)
         counted: list[str] = []
         start = threading.Barrier(8)
 

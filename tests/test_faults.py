@@ -387,7 +387,7 @@ def test_a_change_with_a_fault_at_any_step(
             world.to_redis.break_at(step, how, once=once)
             with monkeypatch.context() as patch:
                 if not once:
-                    patch.setattr("modelctl.fleet.INVALIDATE_SECONDS", 0.02)
+                    patch.setattr("modelctl.count.protocol.INVALIDATE_SECONDS", 0.02)
                 result = world.fleet.disable("m1", "m2")
             assert [change.changed for change in result.changes] == [True, True]
             asked = len(world.to_redis.requests)
@@ -461,7 +461,7 @@ def test_a_redis_in_a_state(world: World, state: str, monkeypatch: pytest.Monkey
         assert "zq7" not in warning
         world.to_redis.requests.clear()
         with monkeypatch.context() as patch:
-            patch.setattr("modelctl.fleet.INVALIDATE_SECONDS", 0.2)
+            patch.setattr("modelctl.count.protocol.INVALIDATE_SECONDS", 0.2)
             assert fleet.disable("m1").cache == CacheState.QUEUED
         tried = names(world.to_redis.requests)
         (_, warning) = world.warnings
@@ -507,7 +507,7 @@ def test_a_redis_that_loads(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     # A second for 1,000 keys; it answers after each kilobyte.
     slow = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"]
     slow += ["--enable-debug-command", "local"]
-    monkeypatch.setattr("modelctl.fleet.INVALIDATE_SECONDS", 0.1)
+    monkeypatch.setattr("modelctl.count.protocol.INVALIDATE_SECONDS", 0.1)
     with Redis(*slow) as server, opened(world.url, redis_url=server.url()) as fleet:
         fleet.on_warning = world.warnings.append
         assert fleet.count().active == 5

@@ -28,10 +28,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from modelctl import cache as caches
-from modelctl import fleet as core
-from modelctl import points, store
+from modelctl import points
 from modelctl.config import Config
+from modelctl.count import outbox, protocol
+from modelctl.count.cache import Hit
 from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError
 from modelctl.fleet import Fleet
 from modelctl.model import CacheState, ModelStatus
@@ -701,11 +701,11 @@ class FleetRules(Machine):
     @rule(which=st.integers(0, 2), begin=rarely)
     def reader(self, which: int, begin: bool) -> None:
         """One of our readers makes one step: lease, count, fill; others may come in between."""
-        cache, database = self.fleet._cache, self.fleet._store
+        cache, database = self.fleet._cached_count.cache, self.fleet._store.outbox
         with contextlib.suppress(*([StaleCacheError] if self.away else [])):
             if not self.readers or (begin and len(self.readers) < 3):
-                found = caches.read(cache)
-                if isinstance(found, caches.Hit):
+                found = protocol.read(cache)
+                if isinstance(found, Hit):
                     assert found.active in self.believable
                 elif found.token is not None:
                     self.readers.append(Reader(found.token))
@@ -1032,7 +1032,7 @@ class RedisMachine(FleetRules):
     @invariant()
     def outbox(self) -> None:
         """The outbox has the rows it should; empty, K is right for everybody."""
-        assert self.fleet._store.queue()[:2] == (self.queued, self.settling)
+        assert self.fleet._store.outbox.queue()[:2] == (self.queued, self.settling)
         if not (self.away or self.queued or self.settling):
             assert self.world.ask("GET", KEY) in (None, str(self.active))
 
@@ -1056,9 +1056,9 @@ class SqliteMachine(StatusRules):
 @pytest.fixture
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time passes by rule: no retries, no polls, and 15 s are never over by themselves."""
-    monkeypatch.setattr(core, "INVALIDATE_SECONDS", 0.05)
-    monkeypatch.setattr(caches, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(store, "SETTLE_SECONDS", 3600)
+    monkeypatch.setattr(protocol, "INVALIDATE_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(outbox, "SETTLE_SECONDS", 3600)
 
 
 def fleets(environ: dict[str, str], stack: contextlib.ExitStack) -> dict[int, Fleet]:

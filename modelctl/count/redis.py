@@ -1,7 +1,7 @@
-"""The cached count, behind one interface: RedisCache, SqliteCache, NullCache.
+"""The count in Redis: the steps that touch Redis, and the connections they use.
 
-The protocol and why each step stands where it does: docs/decisions.md, "How is the cached count
-kept true?". The names of the steps there are the names of the methods here.
+Why each step stands where it does: docs/decisions.md, "How is the cached count kept true?". The
+names of the steps there are the names of the methods here.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -14,29 +14,23 @@ import os
 import re
 import threading
 import time
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from modelctl import points
-from modelctl.errors import (
-    InvalidConfigError,
-    MissingSchemaError,
-    ModelctlError,
-    StaleCacheError,
-)
+from modelctl.config import mask_url
+from modelctl.count.cache import LEASE_SECONDS, Hit
+from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
+from modelctl.model import CacheState
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator
 
     from modelctl.config import Config
     from modelctl.reports import CacheKey
 
-LEASE_SECONDS = 10.0
 # A tombstone outlives every value that could have been written before it, by the settle time.
 TOMB_EXTRA_SECONDS = 15.0
-POLLS = 3
-POLL_SECONDS = 0.05
 REDIS_TIMEOUT = 0.5
 SENTINEL_SECONDS = 1.0
 _COUNT = re.compile(rb"[0-9]{1,18}")
@@ -66,197 +60,18 @@ _TLS_PARAMETERS = (
 _SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
 
 
-class Hit(NamedTuple):
-    """A number that may be shown, its age and what is left of it (seconds)."""
-
-    active: int
-    age: float
-    expires_in: float
-
-
-class Miss(NamedTuple):
-    """Nothing to show; with a token the reader may fill what it counts *after* this."""
-
-    token: str | None
-
-
-class Cache(Protocol):
-    """What the core knows of a cache.
-
-    Every method of `RedisCache` raises `StaleCacheError` when Redis cannot be reached and
-    `InvalidConfigError` when it refuses this user.
-    """
-
-    name: str
-
-    def peek(self) -> Hit | None:
-        """Return what may be believed, without a claim to fill."""
-
-    def lease(self) -> str | None:
-        """Claim the right to fill, before the database is read; None: somebody else has it."""
-
-    def fill(self, token: str, active: int) -> None:
-        """Store the number unless the lease is gone, which every invalidation takes away."""
-
-    def release(self, token: str) -> None:
-        """Give the lease back without a fill, if it is still ours."""
-
-    def invalidate(self, budget: float | None = None) -> None:
-        """Make wrong values unreadable; *budget*: seconds for the sweep (None: to the end)."""
-
-    def keys(self) -> tuple[CacheKey, ...]:
-        """Return the keys as they are, for a person."""
-
-    def close(self) -> None:
-        """Close the connections."""
-
-
-def read(cache: Cache) -> Hit | Miss:
-    """Return a hit, or a miss with the right to fill; wait a moment for another filler."""
-    if hit := cache.peek():
-        return hit
-    if token := cache.lease():
-        return Miss(token)
-    for _ in range(POLLS if cache.name == "redis" else 0):
-        time.sleep(POLL_SECONDS)
-        if hit := cache.peek():
-            return hit
-    return Miss(None)
-
-
-class NullCache:
-    """No cache is configured: always a miss, nothing to invalidate."""
-
-    name = "off"
-
-    def peek(self) -> Hit | None:
-        """Nothing is cached."""
-        return None
-
-    def lease(self) -> str | None:
-        """Nothing can be filled."""
-        return None
-
-    def fill(self, token: str, active: int) -> None:
-        """Never called: nobody gets a token."""
-
-    def release(self, token: str) -> None:
-        """Never called: nobody gets a token."""
-
-    def invalidate(self, budget: float | None = None) -> None:
-        """Nothing is cached."""
-
-    def keys(self) -> tuple[CacheKey, ...]:
-        """There are none."""
-        return ()
-
-    def close(self) -> None:
-        """There is no connection."""
-
-
-class SqliteCache:
-    """The count in the database's own file; triggers delete it in the transaction of a change.
-
-    So it is always right, and an invalidation needs no delivery. A file that cannot be written
-    is read without a fill. Uses the standard library alone: a cached count must start fast.
-    """
-
-    name = "sqlite"
-    _KEY = "count:active"
-    _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
-
-    def __init__(self, config: Config) -> None:
-        assert config.sqlite_path is not None  # noqa: S101 - for the type checker
-        self._path = config.sqlite_path
-        self._ttl = config.cache.ttl
-
-    @contextmanager
-    def _connection(self, busy: float | None = None) -> Iterator[sqlite3.Connection]:
-        import sqlite3
-
-        from modelctl import sqlite
-
-        seconds = sqlite.BUSY_SECONDS if busy is None else busy
-        try:
-            with closing(sqlite.connect(self._path, busy=seconds)) as connection:
-                yield connection
-        except sqlite3.Error as exc:
-            raise sqlite.translate(exc, self._path) from exc
-
-    def peek(self) -> Hit | None:
-        """Return the cached count while it lives."""
-        sql = (
-            f"SELECT value, expires_at - {self._NOW} FROM modelctl_cache"
-            " WHERE key = ? AND value IS NOT NULL"
-        )
-        with self._connection() as connection:
-            row = connection.execute(sql, (self._KEY,)).fetchone()
-        if row is None or not 0 < row[1] <= self._ttl:
-            return None
-        return Hit(row[0], self._ttl - row[1], row[1])
-
-    def lease(self) -> str | None:
-        """Put a row with a new nonce where nothing lives; the triggers will take it away."""
-        nonce = os.urandom(16).hex()
-        sql = (
-            "INSERT INTO modelctl_cache (key, value, nonce, expires_at)"
-            f" VALUES (?, NULL, ?, {self._NOW} + ?) ON CONFLICT (key) DO UPDATE"
-            " SET value = NULL, nonce = excluded.nonce, expires_at = excluded.expires_at"
-            f" WHERE modelctl_cache.expires_at NOT BETWEEN {self._NOW} AND {self._NOW} + ?"
-            " OR modelctl_cache.value IS NOT NULL"
-        )
-        longest = max(self._ttl, LEASE_SECONDS)
-        changed = self._try(sql, (self._KEY, nonce, LEASE_SECONDS, longest))
-        return nonce if changed else None
-
-    def fill(self, token: str, active: int) -> None:
-        """Store the number in the row that still carries the nonce."""
-        sql = (
-            f"UPDATE modelctl_cache SET value = ?, nonce = NULL, expires_at = {self._NOW} + ?"
-            " WHERE key = ? AND nonce = ?"
-        )
-        self._try(sql, (active, self._ttl, self._KEY, token))
-
-    def release(self, token: str) -> None:
-        """Delete the row that still carries the nonce."""
-        self._try("DELETE FROM modelctl_cache WHERE key = ? AND nonce = ?", (self._KEY, token))
-
-    def invalidate(self, budget: float | None = None) -> None:
-        """Forget the count; only for a person who asks: the triggers see to the rest."""
-        with self._connection() as connection:
-            connection.execute("DELETE FROM modelctl_cache")
-
-    def _try(self, sql: str, values: tuple[Any, ...]) -> bool:
-        """Write if that is possible; a count does not need it. A missing schema is an error."""
-        try:
-            # A filler does not queue behind a long write: an answer without a fill is as good.
-            with self._connection(busy=0.2) as connection:
-                return connection.execute(sql, values).rowcount > 0
-        except MissingSchemaError:
-            raise
-        except ModelctlError:
-            return False
-
-    def keys(self) -> tuple[CacheKey, ...]:
-        """Return the rows of the cache's table."""
-        sql = f"SELECT key, value, expires_at - {self._NOW} FROM modelctl_cache ORDER BY key"
-        with self._connection() as connection:
-            rows = connection.execute(sql).fetchall()
-        from modelctl.reports import CacheKey
-
-        return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
-
-    def close(self) -> None:
-        """Every call opens and closes its own connection."""
-
-
 class RedisCache:
     """The count in Redis, shared with programs that GET, SETEX and DEL it as they like."""
 
     name = "redis"
+    needs_delivery = True
+    state_when_untouched = CacheState.UNCHANGED
+    state_when_changed = CacheState.INVALIDATED
+    polls = 3
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.place = mask_url(config.redis.url)
         self._ttl_ms = round(config.cache.ttl * 1000)
         self._key = config.cache.count_key
         # The braces put all three into one slot of a cluster.
@@ -350,7 +165,7 @@ class RedisCache:
     @functools.cached_property
     def _question(self) -> bytes:
         """Written once: it is the same on every page of an application."""
-        from modelctl.glance import request
+        from modelctl.count.first_look import request
 
         return request(["MGET", self._key, self._tomb]) + request(["PTTL", self._key])
 
@@ -372,7 +187,7 @@ class RedisCache:
         first, self._first_look = self._first_look and self._made is None, False
         if not first:
             return None
-        from modelctl.glance import ReplyError, glance
+        from modelctl.count.first_look import ReplyError, glance
 
         try:
             return glance(self._config.redis.url, self._key, self._tomb, REDIS_TIMEOUT)
@@ -590,10 +405,3 @@ def _client(config: Config) -> Any:
         [(host, int(port or 26379)) for host, port in addresses], sentinel_kwargs=to_sentinel
     )
     return sentinel.master_for(master, **how)
-
-
-def open_cache(config: Config) -> Cache:
-    """Return the cache that the configuration names."""
-    if config.sqlite_path:
-        return SqliteCache(config)
-    return RedisCache(config) if config.redis.url else NullCache()

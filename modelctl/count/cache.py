@@ -1,0 +1,98 @@
+"""What a cache of the count is: the interface, Hit, Miss, and the cache that is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from modelctl.model import CacheState
+
+if TYPE_CHECKING:
+    from modelctl.reports import CacheKey
+
+LEASE_SECONDS = 10.0
+
+
+class Hit(NamedTuple):
+    """A number that may be shown, its age and what is left of it (seconds)."""
+
+    active: int
+    age: float
+    expires_in: float
+
+
+class Miss(NamedTuple):
+    """Nothing to show; with a token the reader may fill what it counts *after* this."""
+
+    token: str | None
+
+
+class Cache(Protocol):
+    """What the core knows of a cache.
+
+    Every method of `RedisCache` raises `StaleCacheError` when Redis cannot be reached and
+    `InvalidConfigError` when it refuses this user.
+    """
+
+    name: str
+    # Whether an invalidation has to be carried there after COMMIT, and reads go on without it.
+    needs_delivery: bool
+    state_when_untouched: CacheState  # what a change says that owed no invalidation
+    state_when_changed: CacheState  # and one whose invalidation is done
+    place: str  # where it is, for a person; without secrets
+    polls: int  # how often a reader looks again for what another one is filling
+
+    def peek(self) -> Hit | None:
+        """Return what may be believed, without a claim to fill."""
+
+    def lease(self) -> str | None:
+        """Claim the right to fill, before the database is read; None: somebody else has it."""
+
+    def fill(self, token: str, active: int) -> None:
+        """Store the number unless the lease is gone, which every invalidation takes away."""
+
+    def release(self, token: str) -> None:
+        """Give the lease back without a fill, if it is still ours."""
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Make wrong values unreadable; *budget*: seconds for the sweep (None: to the end)."""
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """Return the keys as they are, for a person."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class NullCache:
+    """No cache is configured: always a miss, nothing to invalidate."""
+
+    name = "off"
+    needs_delivery = False
+    state_when_untouched = CacheState.OFF
+    state_when_changed = CacheState.OFF
+    place = "off"
+    polls = 0
+
+    def peek(self) -> Hit | None:
+        """Nothing is cached."""
+        return None
+
+    def lease(self) -> str | None:
+        """Nothing can be filled."""
+        return None
+
+    def fill(self, token: str, active: int) -> None:
+        """Never called: nobody gets a token."""
+
+    def release(self, token: str) -> None:
+        """Never called: nobody gets a token."""
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Nothing is cached."""
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """There are none."""
+        return ()
+
+    def close(self) -> None:
+        """There is no connection."""

@@ -1,0 +1,112 @@
+"""Outbox: the invalidations that changes owe, and the count that is read beside them.
+
+Triggers write a row of ``modelctl_outbox`` in the transaction of each change of status.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.errors import InvalidConfigError
+from modelctl.tables import text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelctl.config import Config
+    from modelctl.database import Database
+
+SETTLE_SECONDS = 15
+
+
+class Outbox:
+    """The statements of the protocol of the count.
+
+    Every method is one autocommit statement and raises `DatabaseUnavailableError`,
+    `InvalidConfigError` or `MissingSchemaError` where the database says so.
+    """
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._database = database
+        self._on_sqlite = config.sqlite_path is not None
+
+    def count(self) -> tuple[int, bool]:
+        """Return COUNT(*) of the active models and whether a queued invalidation is due.
+
+        One statement with its own snapshot, on the primary.
+
+        Raises:
+            InvalidConfigError: the server is a standby, whose count may be old.
+        """
+        if self._on_sqlite:
+            sql = "SELECT count(*), FALSE, FALSE FROM models WHERE active = TRUE"
+        else:
+            sql = (
+                "SELECT (SELECT count(*) FROM models WHERE active = TRUE),"
+                " EXISTS (SELECT FROM modelctl_outbox WHERE due <= clock_timestamp()),"
+                " pg_is_in_recovery()"
+            )
+        with self._database.reading() as connection:
+            active, owed, standby = connection.execute(text(sql)).one()
+        _refuse_standby(standby)
+        return active, owed
+
+    def unsettled(self) -> bool:
+        """Whether a change is committed whose first invalidation is not delivered yet."""
+        if self._on_sqlite:
+            return False
+        sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
+        with self._database.reading() as connection:
+            unsettled, standby = connection.execute(text(sql)).one()
+        _refuse_standby(standby)
+        return bool(unsettled)
+
+    def due(self) -> list[tuple[int, bool]]:
+        """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000."""
+        sql = (
+            "SELECT id, settle FROM modelctl_outbox WHERE due <= clock_timestamp()"
+            " ORDER BY due LIMIT 10000"
+        )
+        with self._database.reading() as connection:
+            return [(row[0], row[1]) for row in connection.execute(text(sql))]
+
+    def settle(self, due: Sequence[tuple[int, bool]]) -> None:
+        """Mark *due* as delivered: the settled ones go, the others are due once more in 15 s.
+
+        What a row was when it was seen decides, not what it is now: another drain may have
+        delivered it first, and its second delivery must still come.
+        """
+        sql = (
+            "WITH gone AS (DELETE FROM modelctl_outbox WHERE id = ANY(CAST(:settled AS bigint[])))"
+            " UPDATE modelctl_outbox SET settle = TRUE,"
+            f" due = clock_timestamp() + interval '{SETTLE_SECONDS} seconds'"
+            " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"
+        )
+        rows = {
+            "settled": [row for row, settled in due if settled],
+            "new": [row for row, settled in due if not settled],
+        }
+        # One statement by itself, because it may be repeated.
+        with self._database.reading() as connection:
+            connection.execute(text(sql), rows)
+
+    def queue(self) -> tuple[int, int, float | None]:
+        """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""
+        if self._on_sqlite:
+            return 0, 0, None
+        sql = (
+            "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
+            " CAST(extract(epoch FROM clock_timestamp() - min(due) FILTER (WHERE NOT settle))"
+            " AS double precision) FROM modelctl_outbox"
+        )
+        with self._database.reading() as connection:
+            queued, settling, age = connection.execute(text(sql)).one()
+        return queued, settling, age
+
+
+def _refuse_standby(standby: bool) -> None:
+    if standby:
+        raise InvalidConfigError(
+            "the database server is a standby, whose count may be old",
+            hint="name the primary in database.url, or several hosts",
+        )

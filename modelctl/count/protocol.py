@@ -1,0 +1,236 @@
+"""CachedCount: how the number of active models is kept true, step by step.
+
+Read it beside docs/decisions.md, "How is the cached count kept true?": the steps have the same
+names and the same order there. `Cache` is where the count is kept, `Outbox` what a change owes it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from modelctl import points
+from modelctl.count.cache import Cache, Hit, Miss, NullCache
+from modelctl.errors import (
+    DatabaseUnavailableError,
+    InvalidConfigError,
+    ModelctlError,
+    StaleCacheError,
+)
+from modelctl.model import CacheState, Count, VerifiedCount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelctl.config import Config
+    from modelctl.count.outbox import Outbox
+    from modelctl.reports import CacheReport, DrainResult
+
+# In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
+INVALIDATE_SECONDS = 2.0
+POLL_SECONDS = 0.05
+# Redis being away and Redis refusing us: a read goes on without it, a change queues.
+_CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
+
+
+def open_cache(config: Config) -> Cache:
+    """Return the cache that the configuration names."""
+    if config.sqlite_path:
+        from modelctl.count.sqlite import SqliteCache
+
+        return SqliteCache(config)
+    if config.redis.url:
+        from modelctl.count.redis import RedisCache
+
+        return RedisCache(config)
+    return NullCache()
+
+
+def read(cache: Cache) -> Hit | Miss:
+    """Return a hit, or a miss with the right to fill; wait a moment for another filler."""
+    if hit := cache.peek():
+        return hit
+    if token := cache.lease():
+        return Miss(token)
+    for _ in range(cache.polls):
+        time.sleep(POLL_SECONDS)
+        if hit := cache.peek():
+            return hit
+    return Miss(None)
+
+
+class CachedCount:
+    """The count of the active models, its cache, and the invalidations that a change owes it."""
+
+    def __init__(
+        self, config: Config, outbox: Callable[[], Outbox], warn: Callable[[str], None]
+    ) -> None:
+        """*outbox*: connects when it is called; *warn* is told what failed no call."""
+        self.cache = open_cache(config)
+        self._open_outbox = outbox
+        self._warn = warn
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self._open_outbox()
+
+    def close(self) -> None:
+        """Close the connections of the cache."""
+        self.cache.close()
+
+    # ── Reading ──
+
+    def count(self, *, fresh: bool, strong: bool) -> Count:
+        """Return the count, cached or from the database; see `Fleet.count`."""
+        try:
+            # The outbox is asked before the cache is read; after it would be too late.
+            strong = strong and self.cache.needs_delivery
+            if fresh or (strong and self._outbox.unsettled()):
+                miss = Miss(self.cache.lease())
+            else:
+                found = read(self.cache)
+                if isinstance(found, Hit):
+                    return Count(found.active, "cache", found.age, found.expires_in)
+                miss = found
+        except _CACHE_ERRORS as exc:
+            if not self.cache.needs_delivery:
+                raise
+            self._degraded(exc)
+            miss = Miss(None)
+        return Count(self._count_and_fill(miss.token), "database", 0.0, None)
+
+    def _count_and_fill(self, token: str | None) -> int:
+        """COUNT(*) after the lease; a queued invalidation is delivered before the fill."""
+        points.reach("after-lease")
+        active, owed = self._outbox.count()
+        if token is None:
+            return active
+        points.reach("after-snapshot")
+        try:
+            # Nothing drained: somebody else did, and our lease tells whether before or after it.
+            if owed and self._deliver(INVALIDATE_SECONDS):
+                token = self.cache.lease()
+                active, _ = self._outbox.count()
+            if token is not None:
+                self.cache.fill(token, active)
+        except (*_CACHE_ERRORS, DatabaseUnavailableError) as exc:
+            self._degraded(exc)
+        return active
+
+    def _degraded(self, exc: ModelctlError) -> None:
+        self._warn(f"{exc.message}; counted from the database")
+
+    def verify(self) -> VerifiedCount:
+        """Count from the database and compare with what a cached count would show now."""
+        for _ in range(3):
+            hit = self._peek()
+            active, _owed = self._outbox.count()
+            # A change between the two is no difference: then the cached number is gone.
+            if hit is None or hit.active == active:
+                break
+            again = self._peek()
+            if again is not None and again.active == hit.active:
+                break
+        cached = hit.active if hit else None
+        match = cached is None or cached == active
+        return VerifiedCount(active, "database", 0.0, None, cached, active, match)
+
+    def _peek(self) -> Hit | None:
+        try:
+            return self.cache.peek()
+        except _CACHE_ERRORS as exc:
+            if not self.cache.needs_delivery:
+                raise
+            self._degraded(exc)
+            return None
+
+    # ── After a change ──
+
+    def invalidate(
+        self, *, owed: bool, changed: bool = True, to_the_end: bool = False
+    ) -> CacheState:
+        """After COMMIT: clear the caches, or leave the invalidation queued in the outbox.
+
+        *changed*: whether a row was; else only what others left undelivered can be queued.
+        *to_the_end*: let clearing the leaderboard take as long as it takes.
+        """
+        if not owed:
+            return self.cache.state_when_untouched
+        if not self.cache.needs_delivery:
+            return self.cache.state_when_changed
+        deadline = time.monotonic() + INVALIDATE_SECONDS
+        pause = 0.0
+        while True:
+            try:
+                sweep = None if to_the_end else max(0.0, deadline - time.monotonic())
+                try:
+                    self._deliver(sweep, even_if_none=True)
+                except DatabaseUnavailableError:
+                    # Committed all the same; what the outbox still says comes once more.
+                    self.cache.invalidate(sweep)
+            except _CACHE_ERRORS as exc:
+                import random
+
+                pause += random.uniform(0.05, 0.15)  # noqa: S311 - jitter
+                if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
+                    time.sleep(pause)
+                    continue
+                if not changed and self._all_delivered():
+                    return CacheState.UNCHANGED
+                self._warn(f"committed, but the invalidation is queued: {exc.message}")
+                return CacheState.QUEUED
+            return CacheState.INVALIDATED
+
+    def _all_delivered(self) -> bool:
+        try:
+            return not self._outbox.unsettled()
+        except ModelctlError:
+            return False
+
+    def _deliver(self, sweep: float | None, *, even_if_none: bool = False) -> int:
+        """One invalidation for all outbox rows that are due; return how many it served.
+
+        *sweep*: seconds for clearing the leaderboard (None: to the end).
+        """
+        due = self._outbox.due()  # before the DEL, or it may miss one of them
+        if due or even_if_none:
+            points.reach("after-due")
+            self.cache.invalidate(sweep)
+            points.reach("before-settle")
+        if due:
+            self._outbox.settle(due)
+        return len(due)
+
+    def drain(self) -> DrainResult:
+        """Deliver every queued invalidation that is due, to the end."""
+        from modelctl.reports import DrainResult
+
+        outbox = self._outbox
+        if not self.cache.needs_delivery:
+            return DrainResult(0, outbox.queue()[0], self.cache.state_when_untouched)
+        delivered = 0
+        while served := self._deliver(None):
+            delivered += served
+        state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
+        return DrainResult(delivered, outbox.queue()[0], state)
+
+    # ── For a person ──
+
+    def clear(self) -> DrainResult:
+        """Invalidate now, whether or not something is queued."""
+        from modelctl.reports import DrainResult
+
+        outbox = self._outbox
+        served = 0
+        if self.cache.needs_delivery:
+            served = self._deliver(None, even_if_none=True)
+        else:
+            self.cache.invalidate()
+        return DrainResult(served, outbox.queue()[0], self.cache.state_when_changed)
+
+    def report(self) -> CacheReport:
+        """Return the cache's keys as they are, and what waits in the queue."""
+        from modelctl.reports import CacheReport
+
+        queued, settling, age = self._outbox.queue()
+        return CacheReport(self.cache.name, self.cache.keys(), queued, settling, age)

@@ -1,0 +1,119 @@
+"""The count in the SQLite database itself, where triggers keep it true."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from modelctl.count.cache import LEASE_SECONDS, Hit
+from modelctl.errors import MissingSchemaError, ModelctlError
+from modelctl.model import CacheState
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from modelctl.config import Config
+    from modelctl.reports import CacheKey
+
+
+class SqliteCache:
+    """The count in the database's own file; triggers delete it in the transaction of a change.
+
+    So it is always right, and an invalidation needs no delivery. A file that cannot be written
+    is read without a fill. Uses the standard library alone: a cached count must start fast.
+    """
+
+    name = "sqlite"
+    needs_delivery = False  # the triggers delete it in the transaction of the change
+    state_when_untouched = CacheState.UNCHANGED
+    state_when_changed = CacheState.INVALIDATED
+    place = "in the database's file"
+    polls = 0
+    _KEY = "count:active"
+    _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+    def __init__(self, config: Config) -> None:
+        assert config.sqlite_path is not None  # noqa: S101 - for the type checker
+        self._path = config.sqlite_path
+        self._ttl = config.cache.ttl
+
+    @contextmanager
+    def _connection(self, busy: float | None = None) -> Iterator[sqlite3.Connection]:
+        import sqlite3
+
+        from modelctl import sqlite
+
+        seconds = sqlite.BUSY_SECONDS if busy is None else busy
+        try:
+            with closing(sqlite.connect(self._path, busy=seconds)) as connection:
+                yield connection
+        except sqlite3.Error as exc:
+            raise sqlite.translate(exc, self._path) from exc
+
+    def peek(self) -> Hit | None:
+        """Return the cached count while it lives."""
+        sql = (
+            f"SELECT value, expires_at - {self._NOW} FROM modelctl_cache"
+            " WHERE key = ? AND value IS NOT NULL"
+        )
+        with self._connection() as connection:
+            row = connection.execute(sql, (self._KEY,)).fetchone()
+        if row is None or not 0 < row[1] <= self._ttl:
+            return None
+        return Hit(row[0], self._ttl - row[1], row[1])
+
+    def lease(self) -> str | None:
+        """Put a row with a new nonce where nothing lives; the triggers will take it away."""
+        nonce = os.urandom(16).hex()
+        sql = (
+            "INSERT INTO modelctl_cache (key, value, nonce, expires_at)"
+            f" VALUES (?, NULL, ?, {self._NOW} + ?) ON CONFLICT (key) DO UPDATE"
+            " SET value = NULL, nonce = excluded.nonce, expires_at = excluded.expires_at"
+            f" WHERE modelctl_cache.expires_at NOT BETWEEN {self._NOW} AND {self._NOW} + ?"
+            " OR modelctl_cache.value IS NOT NULL"
+        )
+        longest = max(self._ttl, LEASE_SECONDS)
+        changed = self._try(sql, (self._KEY, nonce, LEASE_SECONDS, longest))
+        return nonce if changed else None
+
+    def fill(self, token: str, active: int) -> None:
+        """Store the number in the row that still carries the nonce."""
+        sql = (
+            f"UPDATE modelctl_cache SET value = ?, nonce = NULL, expires_at = {self._NOW} + ?"
+            " WHERE key = ? AND nonce = ?"
+        )
+        self._try(sql, (active, self._ttl, self._KEY, token))
+
+    def release(self, token: str) -> None:
+        """Delete the row that still carries the nonce."""
+        self._try("DELETE FROM modelctl_cache WHERE key = ? AND nonce = ?", (self._KEY, token))
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """Forget the count; only for a person who asks: the triggers see to the rest."""
+        with self._connection() as connection:
+            connection.execute("DELETE FROM modelctl_cache")
+
+    def _try(self, sql: str, values: tuple[Any, ...]) -> bool:
+        """Write if that is possible; a count does not need it. A missing schema is an error."""
+        try:
+            # A filler does not queue behind a long write: an answer without a fill is as good.
+            with self._connection(busy=0.2) as connection:
+                return connection.execute(sql, values).rowcount > 0
+        except MissingSchemaError:
+            raise
+        except ModelctlError:
+            return False
+
+    def keys(self) -> tuple[CacheKey, ...]:
+        """Return the rows of the cache's table."""
+        sql = f"SELECT key, value, expires_at - {self._NOW} FROM modelctl_cache ORDER BY key"
+        with self._connection() as connection:
+            rows = connection.execute(sql).fetchall()
+        from modelctl.reports import CacheKey
+
+        return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
+
+    def close(self) -> None:
+        """Every call opens and closes its own connection."""
