@@ -14,6 +14,7 @@ from modelctl.tables import (
     AUTO_OFF,
     ON,
     STATUS,
+    NewEvent,
     all_found,
     findable,
     named,
@@ -211,15 +212,16 @@ class Batches(Changes):
         after = dict(before)
         switched: dict[str, tuple[str, str | None]] = {}
         back: set[str] = set()
-        events: list[tuple[str | None, ...]] = []
+        events: list[NewEvent] = []
         for outcome in chunk:
             was = after[outcome.id]
             now, event = health.record(was, outcome, self.config, guards)
             after[outcome.id] = now
             if event:
                 reason = outcome.reason if outcome.type else None
-                happened = (event, was.status, now.status, reason, outcome.type, None)
-                events.append((outcome.id, *happened))
+                guard = {"guard": now.would_disable} if event == "would-disable" else None
+                happened = (event, was.status, now.status, reason, outcome.type)
+                events.append(NewEvent(outcome.id, *happened, details=guard))
                 if was.status is not now.status:
                     switched[outcome.id] = (event, reason if reason is not None else outcome.type)
                     back |= {outcome.id} if now.active else set()
@@ -277,7 +279,7 @@ class Batches(Changes):
         window = {"window": self.config.recovery.incident_window}
         connection.execute(text(sql), self.sql.values(_HOLD, going) | window)
         began = [
-            ("", "incident", None, None, reason, kind, provider)
+            NewEvent("", "incident", reason=reason, failure_type=kind, provider=provider)
             for (provider, kind), reason in reasons.items()
         ]
         self.log(connection, began, health.HEALTH_RULE)
@@ -382,14 +384,14 @@ class Batches(Changes):
                     f"{named(list(changed))} differ from the catalogue",
                     hint="nothing was written; see --on-conflict",
                 )
-            events: list[tuple[str | None, ...]] = []
+            events: list[NewEvent] = []
             if changed and on_conflict == "update":
                 # Only what is locked: others may have written since the SELECT.
                 ours = [entry for entry in chunk if entry[0] in changed]
                 connection.execute(text(update), self.sql.values(_ENTRY, ours))
-                events += [(i, "updated", s, s, None, None, None) for i, s in changed.items()]
+                events += [NewEvent(i, "updated", s, s) for i, s in changed.items()]
             new = connection.execute(text(insert), values).all()
-            events += [(i, "added", None, s, None, None, None) for i, s in new]
+            events += [NewEvent(i, "added", None, s) for i, s in new]
             self.log(connection, events, actor)
             added += len(new)
             differs += len(changed)

@@ -35,6 +35,7 @@ class Change:
     assign: str | None  # None: delete the row
     flags: tuple[tuple[str, str], ...] = ()
     reason: str = "CAST(:reason AS text)"
+    details: str = "NULL"  # of the event; over what *after* is, and after itself
     write: str | None = "touched.event IS NOT NULL"  # which rows; None: every one
 
 
@@ -74,6 +75,8 @@ DISABLE = Change(
     flags=(("news", f"{ON} OR auto_disabled IS TRUE OR {{until_differs}}"),),
     event="CASE WHEN news THEN 'disabled' END",
     after="'disabled'",
+    details="CASE WHEN CAST(:until AS double precision) IS NOT NULL"
+    " THEN {object}('until', {new_until}) END",
     assign="active = FALSE, auto_disabled = FALSE, disabled_at = {now}, disabled_by = :actor,"
     " disabled_reason = :reason, disabled_until = {until}, would_disable = NULL,"
     " updated_at = {now}",
@@ -123,6 +126,7 @@ FAILURE = Change(
     event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
     " WHEN reached AND NOT noted THEN 'would-disable' END",
     after="CASE WHEN reached AND held IS NULL THEN 'auto-disabled' ELSE before END",
+    details="CASE WHEN event = 'would-disable' THEN {object}('guard', held) END",
     assign="failure_count = coalesce(failure_count, 0) + 1, last_failure_at = {now},"
     " consecutive_failures = coalesce(consecutive_failures, 0)"
     " + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END,"
@@ -160,6 +164,8 @@ class Changes(Statements):
             .replace("{one}", "disabled_until")
             .replace("{other}", until)
             .replace("{until}", until)
+            .replace("{new_until}", self.sql.written.format(time=until))
+            .replace("{object}", self.sql.object)
             .replace("{back}", epoch.format(time="recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
             .replace("{window}", self.sql.shifted.format(seconds=":window"))
@@ -173,9 +179,10 @@ class Changes(Statements):
         found = f"SELECT id, {STATUS} AS before{flags} FROM models WHERE "
         log = (
             "INSERT INTO modelctl_events"
-            " (model_id, event, before, after, actor, reason, failure_type)"
+            " (model_id, event, before, after, actor, reason, failure_type, details)"
             f" SELECT id, event, before, after, CAST(:actor AS text), {change.reason},"
-            " CAST(:failure_type AS text) FROM touched WHERE event IS NOT NULL ORDER BY id"
+            f" CAST(:failure_type AS text), {change.details}"
+            " FROM touched WHERE event IS NOT NULL ORDER BY id"
         )
         if change.assign is None:
             write = "DELETE FROM models WHERE id IN (SELECT id FROM touched)"
@@ -183,7 +190,7 @@ class Changes(Statements):
             write = f"UPDATE models SET {change.assign} FROM touched WHERE models.id = touched.id"
             if change.write:
                 write += f" AND ({change.write})"
-        return self.filled(found), log, self.filled(write)
+        return self.filled(found), self.filled(log), self.filled(write)
 
     def one_statement(
         self, change: Change, which: str, answer: str = "id, before, after, event"

@@ -18,10 +18,12 @@ from modelctl.tables import (
     ON,
     STATUS,
     TIMED_OFF,
+    NewEvent,
     UtcTime,
     all_found,
     findable,
     text,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -262,7 +264,9 @@ class Recovery(Changes):
         def work(connection: sa.Connection) -> datetime:
             connection.execute(text(f"DELETE FROM modelctl_holds WHERE until <= {now}"))
             until: datetime = connection.execute(query, parameters).scalar_one()
-            self.log(connection, [("", "paused", None, None, reason, None, provider)], actor)
+            details = {"until": written(until)}
+            paused = NewEvent("", "paused", reason=reason, provider=provider, details=details)
+            self.log(connection, [paused], actor)
             return until
 
         return self.database.write(work)
@@ -277,7 +281,8 @@ class Recovery(Changes):
         def work(connection: sa.Connection) -> bool:
             found = connection.execute(text(sql), {"scope": _scope(provider)}).all()
             if found:
-                self.log(connection, [("", "resumed", None, None, reason, None, provider)], actor)
+                resumed = NewEvent("", "resumed", reason=reason, provider=provider)
+                self.log(connection, [resumed], actor)
             return bool(found)
 
         return self.database.write(work)
@@ -310,16 +315,9 @@ class Recovery(Changes):
             these = [(model_id, *answers[model_id]) for model_id, _ in off]
             connection.execute(text(sql), self.sql.values(_FAILED, these))
             events = [
-                (
-                    model_id,
-                    "probe-failed",
-                    status,
-                    status,
-                    answers[model_id][1],
-                    answers[model_id][0],
-                    None,
-                )
+                NewEvent(model_id, "probe-failed", status, status, reason, kind)
                 for model_id, status in off
+                for kind, reason in [answers[model_id]]
             ]
             self.log(connection, events, actor)
 

@@ -306,7 +306,10 @@ def leaderboard_view(entries: Iterable[LeaderboardEntry]) -> View:
 
 def events_view(events: Iterable[Event]) -> View:
     """Return the rows of the history."""
-    columns = ("at", "model_id", "event", "before", "after", "actor", "failure_type", "reason")
+    columns = (
+        *("at", "model_id", "event", "before", "after", "actor", "failure_type", "reason"),
+        "details",
+    )
     rows = (
         (
             e.at,
@@ -317,10 +320,12 @@ def events_view(events: Iterable[Event]) -> View:
             e.actor,
             e.failure_type,
             e.reason,
+            e.details and to_json(e.details),
         )
         for e in events
     )
-    return View(columns, rows, names=1, spare=("before", "after", "failure_type", "actor"))
+    spare = ("details", "before", "after", "failure_type", "actor")
+    return View(columns, rows, names=1, spare=spare)
 
 
 @_shows

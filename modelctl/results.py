@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from modelctl.record import record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
+    from typing import Any
 
     from modelctl.model import CacheState, ModelStatus
     from modelctl.reports import Hold
@@ -122,7 +124,11 @@ class LeaderboardEntry:
 
 @record
 class Event:
-    """One change of status in the history; without a model it is of a provider or the fleet."""
+    """One change in the history; without a model it is of a provider or the fleet.
+
+    *details*: what changed, as JSON. ``until``: when it ends; ``guard``: what spared the model;
+    ``old`` and ``new``: the values that differ. None where there is nothing more to say.
+    """
 
     id: int
     at: datetime
@@ -134,3 +140,4 @@ class Event:
     reason: str | None
     failure_type: str | None
     provider: str | None = None
+    details: Mapping[str, Any] | None = None

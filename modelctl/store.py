@@ -290,6 +290,7 @@ class ModelStore:
                 reason=row.reason,
                 failure_type=row.failure_type,
                 provider=row.provider,
+                details=row.details,
             )
             for row in rows
         )

@@ -7,7 +7,7 @@ import json
 import re
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -52,6 +52,21 @@ class UtcTime(sa.TypeDecorator[datetime]):
             return None
 
 
+class JsonObject(sa.TypeDecorator[dict[str, Any]]):
+    """A JSON object: jsonb on PostgreSQL, text on SQLite."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> dict[str, Any] | None:
+        """Return the object; what another program left unreadable is none."""
+        try:
+            value = json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+
 _metadata = sa.MetaData()
 MODELS = sa.Table(
     "models",
@@ -91,6 +106,7 @@ EVENTS = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("failure_type", sa.Text),
     sa.Column("provider", sa.Text),
+    sa.Column("details", JsonObject),
 )
 
 # An adopted table may hold NULLs where ours would not: IS TRUE and coalesce see to them.
@@ -112,6 +128,8 @@ class Dialect:
     shifted: str  # now, so many seconds later
     epoch: str  # seconds; of a column that another program may have written
     time: str  # of an epoch
+    written: str  # a time as text, with its Z
+    object: str  # makes JSON of names and values
     differs: str
     cooldown: str  # seconds: the step of the ladder :cooldowns, which has :steps of them
     among: str  # the values in :ids
@@ -156,6 +174,8 @@ POSTGRES = Dialect(
     shifted="(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))",
     epoch="CAST(extract(epoch FROM {time}) AS double precision)",
     time="to_timestamp({epoch})",
+    written="to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')",
+    object="jsonb_build_object",
     differs="{one} IS DISTINCT FROM {other}",
     cooldown="(CAST(:cooldowns AS double precision[]))"
     "[least(greatest(coalesce(ejections, 0), 1), :steps)]",
@@ -173,6 +193,8 @@ SQLITE = Dialect(
     shifted="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ({seconds}) || ' seconds')",
     epoch="((julianday({time}) - 2440587.5) * 86400.0)",
     time="strftime('%Y-%m-%dT%H:%M:%fZ', {epoch}, 'unixepoch')",
+    written="{time}",
+    object="json_object",
     differs="{one} IS NOT {other}",
     cooldown="json_extract(:cooldowns,"
     " '$[' || (min(max(CAST(coalesce(ejections, 0) AS integer), 1), :steps) - 1) || ']')",
@@ -184,15 +206,21 @@ SQLITE = Dialect(
     field="json_extract(value, '$[{place}]') AS {column}",
 )
 
-EVENT = {
-    "model_id": "text",
-    "event": "text",
-    "before": "text",
-    "after": "text",
-    "reason": "text",
-    "failure_type": "text",
-    "provider": "text",
-}
+
+class NewEvent(NamedTuple):
+    """An event to write; *details* as in `results.Event`."""
+
+    model_id: str
+    event: str
+    before: str | None = None
+    after: str | None = None
+    reason: str | None = None
+    failure_type: str | None = None
+    provider: str | None = None
+    details: dict[str, Any] | None = None
+
+
+_EVENT = dict.fromkeys(NewEvent._fields, "text") | {"details": "jsonb"}
 
 
 @record
@@ -237,15 +265,18 @@ class Statements:
             with connection.execute(query, parameters, execution_options=how) as found:
                 yield found
 
-    def log(self, connection: sa.Connection, events: Sequence[tuple[Any, ...]], actor: str) -> None:
-        """Write events, each with the fields of `EVENT`."""
+    def log(self, connection: sa.Connection, events: Sequence[NewEvent], actor: str) -> None:
+        """Write events."""
         if events:
-            names = ", ".join(EVENT)
+            names = ", ".join(_EVENT)
             sql = (
                 f"INSERT INTO modelctl_events ({names}, actor)"
-                f" SELECT {names}, CAST(:actor AS text) FROM {self.sql.rows('happened', EVENT)}"
+                f" SELECT {names}, CAST(:actor AS text) FROM {self.sql.rows('happened', _EVENT)}"
             )
-            connection.execute(text(sql), self.sql.values(EVENT, events) | {"actor": actor})
+            rows = [
+                (*e[:-1], e.details and json.dumps(e.details, ensure_ascii=False)) for e in events
+            ]
+            connection.execute(text(sql), self.sql.values(_EVENT, rows) | {"actor": actor})
 
     def wait_for_turn(self, connection: sa.Connection) -> None:
         """Let nobody else switch models off beside the guards until this transaction ends.
@@ -259,6 +290,11 @@ class Statements:
 _LONE = re.compile("[\ud800-\udfff]")
 # One object per statement, so that SQLAlchemy looks at its text once.
 text = functools.cache(sa.text)
+
+
+def written(time: datetime) -> str:
+    """Write a UTC time as JSON has it."""
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def findable(ids: Sequence[str]) -> None:

@@ -33,7 +33,10 @@ MODEL = {
     *("failure_type", "failure_reason", "disabled_at", "disabled_by", "disabled_reason"),
     *("created_at", "updated_at", "status", "retry_at", "seconds_left"),
 }
-EVENT = {"id", "at", "model_id", "event", "before", "after", "actor", "reason", "failure_type"}
+EVENT = {
+    *("id", "at", "model_id", "event", "before", "after", "actor", "reason", "failure_type"),
+    "details",
+}
 RECOVERY = {"recovered", "waiting", "busy", "cache", "dry_run"}
 STATS = {
     *("models", "active", "disabled", "auto_disabled", "providers"),

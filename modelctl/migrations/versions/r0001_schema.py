@@ -73,7 +73,8 @@ POSTGRESQL_TABLES = (
         after text,
         actor text,
         reason text,
-        failure_type text
+        failure_type text,
+        details jsonb
     )
     """,
     "CREATE INDEX modelctl_events_model ON modelctl_events (model_id, id)",
@@ -129,7 +130,8 @@ SQLITE_TABLES = (
         after TEXT,
         actor TEXT,
         reason TEXT,
-        failure_type TEXT
+        failure_type TEXT,
+        details TEXT
     )
     """,
     "CREATE INDEX modelctl_events_model ON modelctl_events (model_id, id)",
