@@ -39,11 +39,11 @@ WHERE active IS NOT TRUE AND auto_disabled IS TRUE
 # The same, with the history that it leaves.
 _RECOVER_AND_LOG = f"""
 WITH recovered AS ({_RECOVER} RETURNING id)
-INSERT INTO modelctl_events (model_id, event, before, after, actor)
+INSERT INTO modelctl.modelctl_events (model_id, event, before, after, actor)
 SELECT id, 'recovered', 'auto-disabled', 'active', 'benchmark' FROM recovered
 """
 _LOG_ADDED = """
-INSERT INTO modelctl_events (model_id, event, after, actor)
+INSERT INTO modelctl.modelctl_events (model_id, event, after, actor)
 SELECT id, 'added', 'active', 'benchmark' FROM models
 """
 _BATCH = """

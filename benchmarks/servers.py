@@ -183,7 +183,7 @@ class Bench:
                 fleet.upgrade()
             with self.connect(name) as connection:
                 connection.execute(_MODELS.encode(), {"size": size, "off": off_percent})
-                connection.execute("DELETE FROM modelctl_outbox")
+                connection.execute("DELETE FROM modelctl.modelctl_outbox")
                 connection.execute("VACUUM (ANALYZE)")
                 connection.execute("CHECKPOINT")
         return self._fleets[key]

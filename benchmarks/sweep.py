@@ -195,7 +195,9 @@ def _shared(bench: Bench, fleet: Fleet, keys: int) -> None:
 
     def later() -> object:
         """What is delivered once more 15 seconds after a change; here at once."""
-        bench.postgres.execute("UPDATE modelctl_outbox SET due = now()", bench.fleet(1000, 0))
+        bench.postgres.execute(
+            "UPDATE modelctl.modelctl_outbox SET due = now()", bench.fleet(1000, 0)
+        )
         return fleet.drain()
 
     in_a_row, at_once, settled = [], [], []

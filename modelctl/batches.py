@@ -136,7 +136,7 @@ class Batches(Changes):
         """Return what the rule has to know beside the models themselves."""
         rule = self.config.recovery
         guards = health.Guards(rule)
-        sql = f"SELECT provider, failure_type FROM modelctl_holds WHERE until > {self.sql.now}"
+        sql = f"SELECT provider, failure_type FROM {self.own}modelctl_holds WHERE until > {self.sql.now}"
         for provider, kind in connection.execute(text(sql)):
             if kind is None:
                 guards.pauses.add(provider)
@@ -178,7 +178,7 @@ class Batches(Changes):
             guards.spared.setdefault((provider, kind), set()).add(model_id)
         sql = (
             f"SELECT coalesce(models.provider, ''), e.failure_type, models.id, {ON}"
-            " FROM modelctl_events e JOIN models ON models.id = e.model_id"
+            f" FROM {self.own}modelctl_events e JOIN models ON models.id = e.model_id"
             " WHERE e.event IN ('auto-disabled', 'would-disable')"
             f" AND e.at > {since} AND {these}"
         )
@@ -188,7 +188,7 @@ class Batches(Changes):
                 guards.off.add(model_id)
         epoch = self.sql.epoch
         incidents = (
-            f"SELECT provider, min({epoch.format(time='since')}) AS began FROM modelctl_holds"
+            f"SELECT provider, min({epoch.format(time='since')}) AS began FROM {self.own}modelctl_holds"
             f" WHERE failure_type IS NOT NULL AND until > {self.sql.now} GROUP BY provider"
         )
         sql = (
@@ -267,9 +267,9 @@ class Batches(Changes):
         if not going:
             return
         now = self.sql.now
-        connection.execute(text(f"DELETE FROM modelctl_holds WHERE until <= {now}"))
+        connection.execute(text(f"DELETE FROM {self.own}modelctl_holds WHERE until <= {now}"))
         sql = (
-            "INSERT INTO modelctl_holds (scope, provider, failure_type, since, until, reason, actor)"
+            f"INSERT INTO {self.own}modelctl_holds (scope, provider, failure_type, since, until, reason, actor)"
             f" SELECT scope, provider, failure_type, {now},"
             f" {self.sql.shifted.format(seconds='1.5 * :window')}, reason, '{health.HEALTH_RULE}'"
             f" FROM {self.sql.rows('going', _HOLD)} WHERE TRUE"

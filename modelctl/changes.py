@@ -41,7 +41,7 @@ class Change:
 
 def _holds(kind: str, beyond: str = "{now}") -> str:
     return (
-        f"EXISTS (SELECT 1 FROM modelctl_holds h WHERE h.until > {beyond}"
+        f"EXISTS (SELECT 1 FROM {{own}}modelctl_holds h WHERE h.until > {beyond}"
         f" AND {kind} AND (h.provider IS NULL OR h.provider = coalesce(models.provider, '')))"
     )
 
@@ -160,7 +160,8 @@ class Changes(Statements):
         epoch = self.sql.epoch
         until = self.sql.time.format(epoch="CAST(:until AS double precision)")
         return (
-            fragment.replace("{until_differs}", self.sql.differs)
+            fragment.replace("{own}", self.own)
+            .replace("{until_differs}", self.sql.differs)
             .replace("{one}", "disabled_until")
             .replace("{other}", until)
             .replace("{until}", until)
@@ -178,7 +179,7 @@ class Changes(Statements):
         flags = "".join(f", {flag} AS {name}" for name, flag in change.flags)
         found = f"SELECT id, {STATUS} AS before{flags} FROM models WHERE "
         log = (
-            "INSERT INTO modelctl_events"
+            f"INSERT INTO {self.own}modelctl_events"
             " (model_id, event, before, after, actor, reason, failure_type, details)"
             f" SELECT id, event, before, after, CAST(:actor AS text), {change.reason},"
             f" CAST(:failure_type AS text), {change.details}"

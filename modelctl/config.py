@@ -206,6 +206,13 @@ def _failure_types(names: Iterable[str]) -> tuple[FailureType, ...]:
     return tuple(known[name] for name in names)
 
 
+def _schema(name: str) -> str:
+    if not re.fullmatch("[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
+        hint = "up to 63 of a-z, 0-9 and _; not a digit or pg_ in front"
+        raise UsageError("must be a plain identifier", hint=hint)
+    return name
+
+
 def _count_key(name: str) -> str:
     if not name or "{" in name or "}" in name:
         hint = "the names beside it wrap it in braces, so that a cluster keeps them in one slot"
@@ -234,6 +241,12 @@ class DatabaseConfig:
     )
     pool_size: int = _key(
         5, "how many a long-lived process keeps open", "connections", _between(1, 1000)
+    )
+    schema: str = _key(
+        "modelctl",
+        "where modelctl's own tables are in PostgreSQL; another one for each other fleet",
+        "name",
+        _schema,
     )
 
 

@@ -50,6 +50,8 @@ class Database:
         self.engine = (
             _sqlite_engine(config) if config.sqlite_path else _postgres_engine(config, pool_size)
         )
+        # What precedes the names of modelctl's own tables: their schema, where there are schemas.
+        self.own = "" if config.sqlite_path else f'"{config.database.schema}".'
         self._reading = self.engine.execution_options(begin=None)
         self._writing = self.engine.execution_options(begin=_WRITE)
 

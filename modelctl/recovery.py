@@ -206,14 +206,16 @@ class Recovery(Changes):
     def finished(self) -> None:
         """Remember that a run of recover is through."""
         sql = (
-            f"INSERT INTO modelctl_state (name, at) VALUES ('recover', {self.sql.now})"
+            f"INSERT INTO {self.own}modelctl_state (name, at) VALUES ('recover', {self.sql.now})"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
         )
         self.database.write(lambda connection: connection.execute(text(sql)))
 
     def last_finished(self) -> tuple[datetime, float] | None:
         """When a run of recover last finished (UTC), and how long ago (seconds)."""
-        sql = f"SELECT at, {self.sql.now} AS now FROM modelctl_state WHERE name = 'recover'"
+        sql = (
+            f"SELECT at, {self.sql.now} AS now FROM {self.own}modelctl_state WHERE name = 'recover'"
+        )
         query = sa.text(sql).columns(at=UtcTime, now=UtcTime)
         with self.database.reading() as connection:
             row = connection.execute(query).first()
@@ -227,7 +229,7 @@ class Recovery(Changes):
         """Return the pauses and incidents that last."""
         sql = (
             f"SELECT provider, failure_type, since, until, reason, actor, {self.sql.now} AS now"
-            f" FROM modelctl_holds WHERE until > {self.sql.now} ORDER BY scope"
+            f" FROM {self.own}modelctl_holds WHERE until > {self.sql.now} ORDER BY scope"
         )
         query = sa.text(sql).columns(since=UtcTime, until=UtcTime, now=UtcTime)
         with self.database.reading() as connection:
@@ -251,7 +253,7 @@ class Recovery(Changes):
         """Stop automatic switching for so long, and return until when (UTC)."""
         now = self.sql.now
         sql = (
-            "INSERT INTO modelctl_holds (scope, provider, since, until, reason, actor)"
+            f"INSERT INTO {self.own}modelctl_holds (scope, provider, since, until, reason, actor)"
             f" VALUES (:scope, :provider, {now}, {self.sql.shifted.format(seconds=':seconds')},"
             " :reason, :actor) ON CONFLICT (scope) DO UPDATE SET since = excluded.since,"
             " until = excluded.until, reason = excluded.reason, actor = excluded.actor"
@@ -262,7 +264,7 @@ class Recovery(Changes):
         parameters |= {"reason": reason, "actor": actor}
 
         def work(connection: sa.Connection) -> datetime:
-            connection.execute(text(f"DELETE FROM modelctl_holds WHERE until <= {now}"))
+            connection.execute(text(f"DELETE FROM {self.own}modelctl_holds WHERE until <= {now}"))
             until: datetime = connection.execute(query, parameters).scalar_one()
             details = {"until": written(until)}
             paused = NewEvent("", "paused", reason=reason, provider=provider, details=details)
@@ -274,7 +276,7 @@ class Recovery(Changes):
     def resume(self, provider: str | None, *, reason: str | None, actor: str) -> bool:
         """End a pause; return whether there was one."""
         sql = (
-            f"DELETE FROM modelctl_holds WHERE scope = :scope AND until > {self.sql.now}"
+            f"DELETE FROM {self.own}modelctl_holds WHERE scope = :scope AND until > {self.sql.now}"
             " RETURNING scope"
         )
 
@@ -326,7 +328,7 @@ class Recovery(Changes):
     def claim(self, seconds: float, owner: str) -> bool:
         """Be the only one who probes for so long; *owner* may prolong it. Return whether we are."""
         sql = (
-            "INSERT INTO modelctl_state (name, at, value)"
+            f"INSERT INTO {self.own}modelctl_state (name, at, value)"
             f" VALUES ('probe', {self.sql.shifted.format(seconds=':seconds')}, :owner)"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value"
             f" WHERE modelctl_state.at <= {self.sql.now} OR modelctl_state.value = excluded.value"

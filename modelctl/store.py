@@ -28,7 +28,7 @@ from modelctl.database import Database
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered, storable
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
-from modelctl.tables import AUTO_OFF, EVENTS, MODELS, ON, UtcTime, all_found, findable, text
+from modelctl.tables import AUTO_OFF, MODELS, ON, UtcTime, all_found, findable, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -98,10 +98,10 @@ class ModelStore:
         """Close the pooled connections."""
         self._database.close()
 
-    def schema(self, work: Callable[[sa.Connection], T]) -> T:
-        """Hand a connection to the migrations."""
+    def schema(self, work: Callable[[sa.Connection, str], T]) -> T:
+        """Hand a connection, and the name of the schema, to the migrations."""
         with self._database.connect() as connection:
-            return work(connection)
+            return work(connection, self._config.database.schema)
 
     # ── Reads ──
 
@@ -270,8 +270,9 @@ class ModelStore:
 
     def events(self, model_id: str | None, *, since: float | None, limit: int) -> tuple[Event, ...]:
         """Return the newest *limit* events, newest first; *since*: not older (seconds)."""
-        c = EVENTS.c
-        query = EVENTS.select().order_by(c.id.desc()).limit(limit)
+        events = self._changes.events
+        c = events.c
+        query = events.select().order_by(c.id.desc()).limit(limit)
         if model_id is not None:
             query = query.where(c.model_id == storable(model_id))
         if since is not None:

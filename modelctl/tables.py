@@ -67,10 +67,9 @@ class JsonObject(sa.TypeDecorator[dict[str, Any]]):
         return value if isinstance(value, dict) else None
 
 
-_metadata = sa.MetaData()
 MODELS = sa.Table(
     "models",
-    _metadata,
+    sa.MetaData(),
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("display_name", sa.Text),
     sa.Column("provider", sa.Text),
@@ -93,21 +92,28 @@ MODELS = sa.Table(
     sa.Column("created_at", UtcTime),
     sa.Column("updated_at", UtcTime),
 )
-EVENTS = sa.Table(
-    "modelctl_events",
-    _metadata,
-    sa.Column("id", sa.BigInteger, primary_key=True),
-    sa.Column("at", UtcTime),
-    sa.Column("model_id", sa.Text),
-    sa.Column("event", sa.Text),
-    sa.Column("before", sa.Text),
-    sa.Column("after", sa.Text),
-    sa.Column("actor", sa.Text),
-    sa.Column("reason", sa.Text),
-    sa.Column("failure_type", sa.Text),
-    sa.Column("provider", sa.Text),
-    sa.Column("details", JsonObject),
-)
+
+
+@functools.cache
+def events_in(schema: str | None) -> sa.Table:
+    """Return the history, which lies in this *schema*; None: where there are no schemas."""
+    return sa.Table(
+        "modelctl_events",
+        sa.MetaData(),
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("at", UtcTime),
+        sa.Column("model_id", sa.Text),
+        sa.Column("event", sa.Text),
+        sa.Column("before", sa.Text),
+        sa.Column("after", sa.Text),
+        sa.Column("actor", sa.Text),
+        sa.Column("reason", sa.Text),
+        sa.Column("failure_type", sa.Text),
+        sa.Column("provider", sa.Text),
+        sa.Column("details", JsonObject),
+        schema=schema and sa.quoted_name(schema, quote=True),
+    )
+
 
 # An adopted table may hold NULLs where ours would not: IS TRUE and coalesce see to them.
 ON = "active IS TRUE"
@@ -240,6 +246,16 @@ class Statements:
         """The SQL of this database."""
         return SQLITE if self.on_sqlite else POSTGRES
 
+    @property
+    def own(self) -> str:
+        """What precedes the names of modelctl's own tables."""
+        return self.database.own
+
+    @property
+    def events(self) -> sa.Table:
+        """The history."""
+        return events_in(None if self.on_sqlite else self.config.database.schema)
+
     def ids(self, ids: Iterable[str]) -> str:
         """The parameter :ids; written here, because psycopg takes ten times as long."""
         if self.on_sqlite:
@@ -270,7 +286,7 @@ class Statements:
         if events:
             names = ", ".join(_EVENT)
             sql = (
-                f"INSERT INTO modelctl_events ({names}, actor)"
+                f"INSERT INTO {self.own}modelctl_events ({names}, actor)"
                 f" SELECT {names}, CAST(:actor AS text) FROM {self.sql.rows('happened', _EVENT)}"
             )
             rows = [

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent
 # When imported, so that session fixtures and subprocesses do not see them either. libpq reads PG*.
 for _name in [name for name in os.environ if name.startswith(("MODELCTL_", "PG"))]:
     del os.environ[_name]
+# The tests' own connections find the tables of modelctl without their schema. The product does not:
+# it names the schema, and gives libpq options of its own, so that it does not see these.
+os.environ["PGOPTIONS"] = "-c search_path=public,modelctl"
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -350,3 +350,42 @@ def test_what_is_there_can_be_imported(adopted: Fleet, policy: str) -> None:
         assert (result.updated, result.unchanged) == (1, 1)
         assert adopted.show("null").provider == "p"
         assert fleets.events(adopted.config.database.url)[0][:2] == ("null", "updated")
+
+
+def test_two_fleets_share_a_database(empty_pg: str) -> None:
+    """Each has its table by the search path and its history and outbox in a schema of its own."""
+    urls = {}
+    for name in ("one", "two"):
+        sql(empty_pg, f"CREATE SCHEMA shop_{name}")
+        urls[name] = f"{empty_pg}?options=-csearch_path%3Dshop_{name}"
+        with opened(urls[name], database_schema=f"fleet_{name}") as fleet:
+            fleet.upgrade()
+            fleet.add("a")
+    with opened(urls["two"], database_schema="fleet_two") as fleet:
+        fleet.disable("a", reason="why")
+        fleet.pause(duration=60)
+        assert [event.event for event in fleet.events()] == ["paused", "disabled", "added"]
+        assert fleet.count().active == 0
+    with opened(urls["one"], database_schema="fleet_one") as fleet:
+        assert [event.event for event in fleet.events()] == ["added"]
+        assert fleet.count().active == 1
+        assert fleet.holds() == ()
+        assert fleet.doctor().ok
+    queued = [sql(empty_pg, f"SELECT count(*) FROM fleet_{n}.modelctl_outbox") for n in urls]
+    assert queued == [[(1,)], [(2,)]]
+
+
+def test_no_statement_relies_on_the_search_path(pg_database: str) -> None:
+    """modelctl works with whatever tables of its names lie in the search path."""
+    for table in ("events", "outbox", "state", "holds", "version"):
+        sql(pg_database, f"CREATE TABLE public.modelctl_{table} (foreign_shape text)")
+    with opened(pg_database) as fleet:
+        fleets.seed(fleet, "ab")
+        fleets.trip(fleet, "a")
+        fleet.recover(cooldown=0)
+        fleet.pause(duration=60)
+        assert fleet.show("a").status is ACTIVE
+        assert len(fleet.events()) == 5
+        assert fleet.doctor().ok
+        fleet.upgrade()
+    assert sql(pg_database, "SELECT count(*) FROM public.modelctl_outbox") == [(0,)]

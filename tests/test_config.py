@@ -261,6 +261,11 @@ def test_byte_order_mark_and_crlf_are_no_fault(home: Path) -> None:
         ("[cache]\nttl = '61m'", ["1s to 1h"]),
         ("[recovery]\ncooldown = '9999d'", ["recovery.cooldown", "longer than 3650d"]),
         ("[database]\npool_size = true", ["database.pool_size", "whole number"]),
+        ('[database]\nschema = ""', ["database.schema", "plain identifier"]),
+        ('[database]\nschema = "Fleet"', ["database.schema", "plain identifier"]),
+        ('[database]\nschema = "a.b"', ["database.schema", "plain identifier"]),
+        ('[database]\nschema = "pg_fleet"', ["database.schema", "plain identifier"]),
+        ('[database]\nschema = "2nd"', ["database.schema", "plain identifier"]),
         ("[database]\npool_size = 5.0", ["whole number"]),
         ("[database]\npool_size = '5'", ["whole number"]),
         ("[database]\npool_size = 0", ["1 to 1000"]),
@@ -332,6 +337,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
         home,
         MODELCTL_DATABASE_URL=f" {POSTGRES}\n",
         MODELCTL_DATABASE_POOL_SIZE=" 7 ",
+        MODELCTL_DATABASE_SCHEMA="fleet_2",
         MODELCTL_REDIS_URL="redis://h",
         MODELCTL_REDIS_POOL_SIZE="8",
         MODELCTL_CACHE_TTL="1s",
@@ -352,7 +358,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
         MODELCTL_RECOVERY_LIMIT="10",
         MODELCTL_RECOVERY_EXPECT_EVERY="15m",
     )
-    assert config.database == DatabaseConfig(POSTGRES, 7)
+    assert config.database == DatabaseConfig(POSTGRES, 7, "fleet_2")
     assert config.redis == RedisConfig("redis://h", 8)
     assert config.cache == CacheConfig(1.0, "n", ("a", "b:*"))
     assert config.health == HealthConfig(3, (FailureType.TIMEOUT,), 9)

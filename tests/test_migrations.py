@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import logging
-import re
 import sqlite3
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,19 +12,15 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
-from alembic.script import ScriptDirectory
 
 from modelctl import migrations
 from modelctl.errors import InvalidConfigError
-from modelctl.migrations.triggers import NAMES, POSTGRESQL, SQLITE, install_triggers
-from modelctl.migrations.versions import r0001_schema, r0002_recovery
+from modelctl.migrations.versions.r0001_schema import NEEDED
 from modelctl.reports import SchemaStatus
 from modelctl.tables import AUTO_OFF, TIMED_OFF
-from tests import commands
 from tests.servers import Postgres
 
-HEAD = "0002"
-NEEDED = r0001_schema.NEEDED | r0002_recovery.NEEDED
+HEAD = "0001"
 ALL_TRIGGERS = {
     "postgresql": [
         "modelctl_insert",
@@ -85,6 +78,14 @@ WEBSITE_ROWS = (
     "SELECT id, display_name, provider, active, auto_disabled, consecutive_failures,"
     " last_failure_at, failure_reason, slug, price FROM models ORDER BY id"
 )
+# A table of another shape that has one of our names.
+FOREIGN = {
+    "postgresql": (
+        "CREATE SCHEMA modelctl",
+        "CREATE TABLE modelctl.modelctl_state (foreign_shape text)",
+    ),
+    "sqlite": ("CREATE TABLE modelctl_state (foreign_shape text)",),
+}
 WEBSITE_WORK = (
     "INSERT INTO models (id, display_name, provider, slug) VALUES ('new', 'New', '', 'new')",
     "UPDATE models SET active = NOT active, settings = '{}' WHERE provider = 'openai'",
@@ -118,31 +119,6 @@ def upgrade(url: str) -> SchemaStatus:
     """Upgrade over a connection of its own."""
     with connected(url) as connection:
         return migrations.upgrade(connection)
-
-
-def upgrade_to_0001(url: str) -> None:
-    """Upgrade as the release did that knew one revision, with its triggers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ScriptDirectory, "get_current_head", lambda _: "0001")
-        module = sys.modules[install_triggers.__module__]
-        for name, shape in (("POSTGRESQL", POSTGRESQL), ("SQLITE", SQLITE)):
-            patch.setattr(module, name, [_as_of_0001(s) for s in shape if not _is_newer(s)])
-        patch.setattr(module, "NAMES", {k: v[:-1] for k, v in NAMES.items()})
-        assert upgrade(url) == SchemaStatus(kind(url), "0001", "0001", up_to_date=True)
-
-
-def _is_newer(statement: str) -> bool:
-    return "modelctl_disabled" in statement or "modelctl_forget" in statement
-
-
-def _as_of_0001(statement: str) -> str:
-    added = (
-        r"NEW\.(disabled_until|would_disable) := NULL;"
-        r"|,\s+(disabled_until|would_disable) = NULL|,\s+NEW\.(disabled_until|would_disable)"
-    )
-    statement = re.sub(added, "", statement)
-    assert not any(name in statement for name in r0002_recovery.NEEDED)
-    return statement
 
 
 def run(url: str, *statements: str) -> list[Any]:
@@ -227,9 +203,8 @@ def test_upgrade_creates_every_column_with_a_default(url: str) -> None:
     assert upgrade(url) == SchemaStatus(kind(url), HEAD, HEAD, up_to_date=True)
     assert list(columns(url)) == list(NEEDED)
     (row,) = run(url, "INSERT INTO models (id) VALUES ('a')", "SELECT * FROM models")
-    assert row[:16] == ("a", "", "", True, False, 0, 0, 0, 0, *[None] * 7)
-    assert None not in row[16:18]
-    assert row[18:] == (None, None, None)
+    assert row[:19] == ("a", "", "", True, False, 0, 0, 0, 0, *[None] * 10)
+    assert None not in row[19:]
     hold = "INSERT INTO modelctl_holds (scope, until) VALUES ('*', '2026-01-02T03:04:05.678Z')"
     given = "scope, provider, failure_type, since IS NULL, reason, actor"
     (row,) = run(url, hold, f"SELECT {given} FROM modelctl_holds")
@@ -324,20 +299,20 @@ def test_upgrade_does_not_queue_behind_a_user_of_the_table(empty_pg: str) -> Non
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ"])
 def test_upgrade_sets_the_isolation_it_needs(empty_pg: str, level: str) -> None:
     """Whatever the engine's isolation level is: all or nothing, and a fresh look after the lock."""
-    run(empty_pg, "CREATE TABLE modelctl_state (foreign_shape text)")
+    run(empty_pg, *FOREIGN["postgresql"])
     before = snapshot(empty_pg)
     with connected(empty_pg, isolation_level=level) as connection:
         with pytest.raises(sa.exc.ProgrammingError):
             migrations.upgrade(connection)
         assert snapshot(empty_pg) == before
-    run(empty_pg, "DROP TABLE modelctl_state")
+    run(empty_pg, "DROP TABLE modelctl.modelctl_state")
     with connected(empty_pg, isolation_level=level) as connection:
         assert migrations.upgrade(connection).up_to_date
 
 
 def test_a_failure_in_the_middle_leaves_nothing(url: str) -> None:
     """What the last step refuses takes all steps before it along."""
-    run(url, WEBSITE[kind(url)], WEBSITE_INSERT, "CREATE TABLE modelctl_state (foreign_shape text)")
+    run(url, WEBSITE[kind(url)], WEBSITE_INSERT, *FOREIGN[kind(url)])
     before = snapshot(url)
     with pytest.raises(sa.exc.DBAPIError, match="modelctl_state"):
         upgrade(url)
@@ -349,7 +324,7 @@ def test_sqlite_upgrade_is_one_transaction_under_any_driver_setting(
     sqlite_url: str, level: str | None
 ) -> None:
     """Plain engines, which begin nothing or begin late, get all or nothing as well."""
-    run(sqlite_url, "CREATE TABLE modelctl_state (foreign_shape text)")
+    run(sqlite_url, *FOREIGN["sqlite"])
     before = snapshot(sqlite_url)
     engine = sa.create_engine(
         sqlite_url, poolclass=sa.NullPool, connect_args={"isolation_level": level}
@@ -411,151 +386,6 @@ def test_upgrade_puts_back_triggers(url: str) -> None:
         assert migrations.triggers(connection) == expected
 
 
-# From one revision to the next
-
-
-FLEET_0001 = (
-    "INSERT INTO models (id) SELECT 'on'",
-    "INSERT INTO models (id, active, auto_disabled, disabled_at, disabled_by)"
-    " VALUES ('auto', false, true, '2026-01-02T03:04:05.678Z', 'health rule')",
-    "INSERT INTO models (id, active, failure_count, disabled_reason)"
-    " VALUES ('off', false, 7, 'bills')",
-    "INSERT INTO modelctl_events (model_id, event, before, after, actor, reason)"
-    " VALUES ('off', 'disabled', 'active', 'disabled', 'me', 'bills'), ('auto', 'x', '', '', '', '')",
-    "INSERT INTO modelctl_state (name, at) VALUES ('recover', '2026-01-02T03:04:05.678Z')",
-)
-TABLES = {
-    "postgresql": ("models", "modelctl_events", "modelctl_state", "modelctl_outbox"),
-    "sqlite": ("models", "modelctl_events", "modelctl_state", "modelctl_cache"),
-}
-
-
-def test_a_database_at_0001_keeps_all_it_holds(url: str) -> None:
-    """The next revision adds columns at the end, and every value of every row stays."""
-    upgrade_to_0001(url)
-    run(url, *FLEET_0001)
-    if kind(url) == "sqlite":
-        run(url, "INSERT INTO modelctl_cache (key, value, expires_at) VALUES ('value', 1, 9e9)")
-    read = [f"SELECT * FROM {table} ORDER BY 1" for table in TABLES[kind(url)]]
-    before = [run(url, query) for query in read]
-    assert [len(rows) for rows in before] == [3, 2, 1, 3 if kind(url) == "postgresql" else 1]
-    assert upgrade(url) == SchemaStatus(kind(url), HEAD, HEAD, up_to_date=True)
-    models, events, *others = [run(url, query) for query in read]
-    assert models == [(*row, None, None, None) for row in before[0]]
-    assert events == [(*row, None) for row in before[1]]
-    assert others == before[2:]
-    with connected(url) as connection:
-        assert migrations.triggers(connection) == dict.fromkeys(ALL_TRIGGERS[kind(url)], True)
-
-
-def test_both_ways_lead_to_the_same_schema(
-    url: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """Step by step or in one run: the same tables, columns, indexes and triggers."""
-    if kind(url) == "sqlite":
-        other = f"sqlite:///{tmp_path / 'other.db'}"
-        query = "SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2"
-    else:
-        server: Postgres = request.getfixturevalue("postgres")
-        other = server.url(server.create_database())
-        query = """
-            SELECT table_name || '.' || column_name, data_type || is_nullable || column_default
-            FROM information_schema.columns WHERE table_schema = 'public'
-            UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
-            UNION ALL SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
-            UNION ALL SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 'modelctl%%'
-            ORDER BY 1, 2"""
-    upgrade_to_0001(url)
-    upgrade(url)
-    upgrade(other)
-    assert run(url, query) == run(other, query)
-
-
-def test_a_database_at_0001_is_not_up_to_date(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The status names both revisions, and `db upgrade` is what helps."""
-    upgrade_to_0001(url)
-    with connected(url) as connection:
-        assert migrations.status(connection) == SchemaStatus(
-            kind(url), "0001", HEAD, up_to_date=False
-        )
-    monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
-    status = commands.run("db", "status", "-o", "json")
-    assert (status.json["current"], status.json["up_to_date"]) == ("0001", False)
-    assert commands.run("db", "upgrade").code == 0
-    assert commands.run("db", "status", "-o", "json").json["up_to_date"] is True
-
-
-# As modelctl changes a model: locks the row, logs, writes. SQLite: as any other program.
-FLIP = {
-    "postgresql": """
-        WITH touched AS (SELECT id FROM models WHERE id = '{0}' FOR UPDATE),
-            logged AS (INSERT INTO modelctl_events (model_id, event) SELECT id, 'x' FROM touched)
-        UPDATE models SET active = NOT active WHERE id IN (SELECT id FROM touched)""",
-    "sqlite": "UPDATE models SET active = NOT active WHERE id = '{0}'",
-}
-
-
-def test_an_upgrade_while_others_write_loses_nothing(url: str) -> None:
-    """Whoever changes models meanwhile waits a little, fails never, and every change is queued."""
-    upgrade_to_0001(url)
-    run(url, "INSERT INTO models (id) VALUES ('a'), ('b'), ('c')")
-    if kind(url) == "postgresql":
-        run(url, "TRUNCATE modelctl_outbox")
-    done = threading.Event()
-    started = threading.Barrier(4)
-
-    def writing(model_id: str) -> int:
-        flips = 0
-        statement = FLIP[kind(url)].format(model_id)
-        with connected(url) as connection:
-            driver: Any = connection.connection.dbapi_connection
-            if kind(url) == "postgresql":
-                driver.autocommit = True
-            while flips < 20 or not done.is_set():
-                driver.execute(statement)
-                flips += 1
-                if flips == 10:
-                    started.wait()
-                time.sleep(0.001)
-        return flips
-
-    with ThreadPoolExecutor(3) as pool:
-        writers = [pool.submit(writing, model_id) for model_id in "abc"]
-        started.wait()
-        try:
-            assert upgrade(url).up_to_date
-        finally:
-            done.set()
-        flips = [writer.result() for writer in writers]
-    active = [bool(on) for (on,) in run(url, "SELECT active FROM models ORDER BY id")]
-    assert active == [n % 2 == 0 for n in flips]
-    if kind(url) == "postgresql":
-        assert run(url, OUTBOX) == [(sum(flips),)]
-        assert run(url, "SELECT count(*) FROM modelctl_events") == [(sum(flips),)]
-
-
-@pytest.mark.parametrize(
-    ("column", "why"),
-    [
-        ("disabled_until integer", "disabled_until is integer, not timestamp"),
-        ("recovered_at integer", "recovered_at is integer, not timestamp"),
-        ("would_disable integer", "would_disable is integer, not text"),
-        ("would_disable text NOT NULL DEFAULT ''", "could not empty it"),
-    ],
-)
-def test_a_column_that_came_after_0001_and_cannot_be_used(url: str, column: str, why: str) -> None:
-    """What somebody has added meanwhile is looked at too, and the database stays at 0001."""
-    upgrade_to_0001(url)
-    run(url, *FLEET_0001, f"ALTER TABLE models ADD COLUMN {column}")
-    before = snapshot(url)
-    with pytest.raises(InvalidConfigError, match=f"(?i){why}") as caught:
-        upgrade(url)
-    assert "nothing was changed" in str(caught.value.hint)
-    assert snapshot(url) == before
-    with connected(url) as connection:
-        assert migrations.status(connection).current == "0001"
-
-
 def plan(url: str, query: str) -> str:
     """Return the plan of a query."""
     explain = "EXPLAIN QUERY PLAN" if kind(url) == "sqlite" else "EXPLAIN"
@@ -595,16 +425,17 @@ def test_adoption_adds_only_what_is_missing(url: str) -> None:
     assert run(url, f"SELECT {added} FROM models") == [(0, 0, None, False, False)] * 2
 
 
+RECOVERY_COLUMNS = ("disabled_until", "recovered_at", "would_disable")
 RECOVERY = {
     "postgresql": ("timestamp", "timestamp with time zone", "varchar(80)"),
     "sqlite": ("DATETIME", "TEXT", "VARCHAR(80)"),
 }
 
 
-@pytest.mark.parametrize("named", [*r0002_recovery.NEEDED, None])
+@pytest.mark.parametrize("named", [*RECOVERY_COLUMNS, None])
 def test_adoption_keeps_the_columns_of_recovery(url: str, named: str | None) -> None:
     """A column of such a name that will do stays what it is, with its values; None: all three."""
-    types = dict(zip(r0002_recovery.NEEDED, RECOVERY[kind(url)], strict=True))
+    types = dict(zip(RECOVERY_COLUMNS, RECOVERY[kind(url)], strict=True))
     own = {name: types[name] for name in types if named in (None, name)}
     body = ", ".join(f"{name} {declared}" for name, declared in own.items())
     values = "'2026-01-02 03:04:05'"
@@ -687,23 +518,23 @@ def test_adoption_of_a_partitioned_table(empty_pg: str) -> None:
 
 
 def test_adoption_across_schemas(empty_pg: str) -> None:
-    """The table is found by the search_path, and our own tables go to its first schema."""
-    odd = '"mine, 100%% of: {it}"'
+    """The table is found by the search_path; our own tables are where they are said to be."""
     run(
         empty_pg,
         "CREATE SCHEMA shop",
-        f"CREATE SCHEMA {odd}",
         WEBSITE["postgresql"].replace("models", "shop.models"),
     )
-    path = f"SET search_path = {odd}, shop"
     with connected(empty_pg) as connection:
-        connection.exec_driver_sql(path)
+        connection.exec_driver_sql("SET search_path = shop, public")
         connection.commit()
-        assert migrations.upgrade(connection).up_to_date
-        assert migrations.upgrade(connection).up_to_date
+        for _ in range(2):
+            assert migrations.upgrade(connection, "other_fleet").up_to_date
         assert all(migrations.triggers(connection).values())
     run(empty_pg, WEBSITE_INSERT.replace("models", "shop.models"))  # with another search_path
-    assert run(empty_pg, f"SELECT count(*) FROM {odd}.modelctl_outbox") == [(1,)]
+    assert run(empty_pg, "SELECT count(*) FROM other_fleet.modelctl_outbox") == [(1,)]
+    schemas = "SELECT DISTINCT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
+    found = run(empty_pg, f"{schemas} WHERE relname LIKE 'modelctl!_%%' ESCAPE '!' ORDER BY 1")
+    assert found == [("other_fleet",), ("shop",)]  # shop: indexes of its table
 
 
 TEXT_ID = "id text PRIMARY KEY"
@@ -939,14 +770,14 @@ def test_other_programs_need_no_right_on_our_tables(fleet: str) -> None:
             connection.execute("DELETE FROM models WHERE id = 'x'")
             connection.execute("TRUNCATE models")
             for denied in (
-                "SELECT FROM modelctl_outbox",
-                "DELETE FROM modelctl_outbox",
-                "INSERT INTO modelctl_outbox DEFAULT VALUES",
-                "SELECT FROM modelctl_events",
-                "SELECT FROM modelctl_holds",
-                "SELECT modelctl_enqueue()",
+                "SELECT FROM modelctl.modelctl_outbox",
+                "DELETE FROM modelctl.modelctl_outbox",
+                "INSERT INTO modelctl.modelctl_outbox DEFAULT VALUES",
+                "SELECT FROM modelctl.modelctl_events",
+                "SELECT FROM modelctl.modelctl_holds",
+                "SELECT modelctl.modelctl_enqueue()",
                 "CREATE TEMP TABLE t (id text); CREATE TRIGGER t AFTER INSERT ON t"
-                " EXECUTE FUNCTION modelctl_enqueue()",
+                " EXECUTE FUNCTION modelctl.modelctl_enqueue()",
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(denied.encode())

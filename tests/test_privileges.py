@@ -168,18 +168,21 @@ def test_a_website_without_rights_on_our_tables_writes_models(
         website.execute("UPDATE models SET active = true WHERE id = 'a'")
         website.execute("DELETE FROM models WHERE id = 'b'")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            website.execute("SELECT count(*) FROM modelctl_outbox")
-    assert postgres.execute("SELECT count(*) FROM modelctl_outbox", roles) == [(4,)]
+            website.execute("SELECT count(*) FROM modelctl.modelctl_outbox")
+    assert postgres.execute("SELECT count(*) FROM modelctl.modelctl_outbox", roles) == [(4,)]
 
 
 def test_only_modelctl_writes_holds(postgres: Postgres, roles: str) -> None:
     """modelctl may set, change and lift a hold; a website may not even look."""
     with psycopg.connect(postgres.url(roles, user="modelctl"), autocommit=True) as modelctl:
-        modelctl.execute("INSERT INTO modelctl_holds (scope, until) VALUES ('*', now())")
-        modelctl.execute("UPDATE modelctl_holds SET until = until + interval '1 hour'")
-        assert modelctl.execute("SELECT scope FROM modelctl_holds").fetchall() == [("*",)]
-        modelctl.execute("DELETE FROM modelctl_holds")
+        modelctl.execute("INSERT INTO modelctl.modelctl_holds (scope, until) VALUES ('*', now())")
+        modelctl.execute("UPDATE modelctl.modelctl_holds SET until = until + interval '1 hour'")
+        assert modelctl.execute("SELECT scope FROM modelctl.modelctl_holds").fetchall() == [("*",)]
+        modelctl.execute("DELETE FROM modelctl.modelctl_holds")
     with psycopg.connect(postgres.url(roles, user="website"), autocommit=True) as website:
-        for statement in (b"SELECT FROM modelctl_holds", b"DELETE FROM modelctl_holds"):
+        for statement in (
+            b"SELECT FROM modelctl.modelctl_holds",
+            b"DELETE FROM modelctl.modelctl_holds",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 website.execute(statement)

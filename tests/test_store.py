@@ -365,6 +365,7 @@ def test_the_limits_of_a_session(pg: Fleet) -> None:
 def role(postgres: Postgres, pg_database: str) -> Iterator[str]:
     """Give the URL of a role that may only read."""
     sql(pg_database, "CREATE ROLE reader LOGIN")
+    sql(pg_database, "GRANT USAGE ON SCHEMA modelctl TO reader")
     for table in (
         "models",
         *(f"modelctl_{name}" for name in ("events", "outbox", "state", "holds")),

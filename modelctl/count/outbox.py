@@ -29,6 +29,7 @@ class Outbox:
     def __init__(self, config: Config, database: Database) -> None:
         self._database = database
         self._on_sqlite = config.sqlite_path is not None
+        self._table = f"{database.own}modelctl_outbox"
 
     def count(self) -> tuple[int, bool]:
         """Return COUNT(*) of the active models and whether a queued invalidation is due.
@@ -43,7 +44,7 @@ class Outbox:
         else:
             sql = (
                 "SELECT (SELECT count(*) FROM models WHERE active = TRUE),"
-                " EXISTS (SELECT FROM modelctl_outbox WHERE due <= clock_timestamp()),"
+                f" EXISTS (SELECT FROM {self._table} WHERE due <= clock_timestamp()),"
                 " pg_is_in_recovery()"
             )
         with self._database.reading() as connection:
@@ -55,7 +56,7 @@ class Outbox:
         """Whether a change is committed whose first invalidation is not delivered yet."""
         if self._on_sqlite:
             return False
-        sql = "SELECT EXISTS (SELECT FROM modelctl_outbox WHERE NOT settle), pg_is_in_recovery()"
+        sql = f"SELECT EXISTS (SELECT FROM {self._table} WHERE NOT settle), pg_is_in_recovery()"
         with self._database.reading() as connection:
             unsettled, standby = connection.execute(text(sql)).one()
         _refuse_standby(standby)
@@ -64,7 +65,7 @@ class Outbox:
     def due(self) -> list[tuple[int, bool]]:
         """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000."""
         sql = (
-            "SELECT id, settle FROM modelctl_outbox WHERE due <= clock_timestamp()"
+            f"SELECT id, settle FROM {self._table} WHERE due <= clock_timestamp()"
             " ORDER BY due LIMIT 10000"
         )
         with self._database.reading() as connection:
@@ -77,8 +78,8 @@ class Outbox:
         delivered it first, and its second delivery must still come.
         """
         sql = (
-            "WITH gone AS (DELETE FROM modelctl_outbox WHERE id = ANY(CAST(:settled AS bigint[])))"
-            " UPDATE modelctl_outbox SET settle = TRUE,"
+            f"WITH gone AS (DELETE FROM {self._table} WHERE id = ANY(CAST(:settled AS bigint[])))"
+            f" UPDATE {self._table} SET settle = TRUE,"
             f" due = clock_timestamp() + interval '{SETTLE_SECONDS} seconds'"
             " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"
         )
@@ -97,7 +98,7 @@ class Outbox:
         sql = (
             "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle),"
             " CAST(extract(epoch FROM clock_timestamp() - min(due) FILTER (WHERE NOT settle))"
-            " AS double precision) FROM modelctl_outbox"
+            f" AS double precision) FROM {self._table}"
         )
         with self._database.reading() as connection:
             queued, settling, age = connection.execute(text(sql)).one()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import ScriptDirectory
@@ -26,33 +26,38 @@ if TYPE_CHECKING:
 VERSION_TABLE = "modelctl_version"
 OLDEST_POSTGRESQL = 13
 UPGRADE_LOCK = int.from_bytes(b"mctl-ddl")
+SCHEMA = "modelctl"
 
 
-def upgrade(connection: Connection) -> SchemaStatus:
+def upgrade(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
     """Create the schema, adopt a table ``models`` that is there, or migrate: all of it or nothing.
 
     Begins and commits a transaction of its own; others that upgrade meanwhile wait. Missing or
     disabled triggers are put back even where the schema is up to date.
 
+    *schema*: where modelctl's own tables are on PostgreSQL.
+
     Raises:
         InvalidConfigError: this database, or its table ``models``, cannot be used.
     """
     with _alone(connection):
-        before = _status(connection)
+        before = _status(connection, schema)
         _refuse_unknown(connection, before)
-        _migrate(connection)
+        if not before.up_to_date:
+            _create_schema(connection, schema)
+            _migrate(connection, schema)
         if not before.up_to_date or not all(installed_triggers(connection).values()):
-            install_triggers(connection)
-        return _status(connection)
+            install_triggers(connection, _own(connection, schema))
+        return _status(connection, schema)
 
 
-def status(connection: Connection) -> SchemaStatus:
+def status(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
     """Compare the schema of the database with the one of this release."""
     with _reading(connection):
-        return _status(connection)
+        return _status(connection, schema)
 
 
-def triggers(connection: Connection) -> dict[str, bool]:
+def triggers(connection: Connection, _schema: str = SCHEMA) -> dict[str, bool]:
     """Map each trigger that must exist to whether it is there and enabled."""
     with _reading(connection):
         return installed_triggers(connection)
@@ -93,8 +98,29 @@ def _reading(connection: Connection) -> Iterator[None]:
             connection.rollback()
 
 
-def _status(connection: Connection) -> SchemaStatus:
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+def _own(connection: Connection, schema: str) -> str:
+    """What precedes the names of modelctl's own tables."""
+    return f'"{schema}".' if connection.dialect.name == "postgresql" else ""
+
+
+def _create_schema(connection: Connection, schema: str) -> None:
+    if connection.dialect.name == "postgresql":
+        # IF NOT EXISTS would ask for the right to create one even where it is there.
+        found = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+        if not connection.exec_driver_sql(found, (schema,)).first():
+            connection.exec_driver_sql(f'CREATE SCHEMA "{schema}"')
+
+
+def _options(connection: Connection, schema: str) -> dict[str, Any]:
+    postgresql = connection.dialect.name == "postgresql"
+    return {
+        "version_table": VERSION_TABLE,
+        "version_table_schema": schema if postgresql else None,
+    }
+
+
+def _status(connection: Connection, schema: str) -> SchemaStatus:
+    context = MigrationContext.configure(connection, opts=_options(connection, schema))
     current = context.get_current_revision()
     head = cast("str", _scripts().get_current_head())
     return SchemaStatus(connection.dialect.name, current, head, up_to_date=current == head)
@@ -117,7 +143,7 @@ def _refuse_unknown(connection: Connection, before: SchemaStatus) -> None:
         )
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: Connection, schema: str) -> None:
     scripts = _scripts()
 
     def steps(heads: tuple[str, ...], _: MigrationContext) -> Iterable[RevisionStep]:
@@ -126,9 +152,9 @@ def _migrate(connection: Connection) -> None:
             yield MigrationStep.upgrade_from_script(scripts.revision_map, script)
 
     context = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE, "fn": steps}
+        connection, opts=_options(connection, schema) | {"fn": steps}
     )
-    context.run_migrations(connection=connection)
+    context.run_migrations(connection=connection, own=_own(connection, schema))
 
 
 def _scripts() -> ScriptDirectory:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# {outbox} is the table with its schema: the search_path of whoever fires the trigger is foreign.
+# {own} is the schema of modelctl's own tables, where the functions are as well: the search_path of
+# whoever fires the trigger is foreign.
 #
 # modelctl_enqueue: one row in the outbox per statement that changed who is counted.
 # - SECURITY DEFINER, and executable by nobody: other programs need no right on the outbox, and
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # ENABLE ALWAYS: session_replication_role = replica does not get around them.
 POSTGRESQL = (
     """
-    CREATE OR REPLACE FUNCTION modelctl_enqueue() RETURNS trigger
+    CREATE OR REPLACE FUNCTION {own}modelctl_enqueue() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET enable_nestloop = off
@@ -48,37 +49,37 @@ POSTGRESQL = (
             END IF;
         END IF;
         IF changed THEN
-            INSERT INTO {outbox} DEFAULT VALUES;
+            INSERT INTO {own}modelctl_outbox DEFAULT VALUES;
         END IF;
         RETURN NULL;
     END
     $modelctl$
     """,
-    "REVOKE ALL ON FUNCTION modelctl_enqueue() FROM PUBLIC",
+    "REVOKE ALL ON FUNCTION {own}modelctl_enqueue() FROM PUBLIC",
     # Transition tables allow neither several events in one trigger nor a list of columns.
     """
     CREATE TRIGGER modelctl_insert AFTER INSERT ON models
     REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION modelctl_enqueue()
+    FOR EACH STATEMENT EXECUTE FUNCTION {own}modelctl_enqueue()
     """,
     """
     CREATE TRIGGER modelctl_update AFTER UPDATE ON models
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION modelctl_enqueue()
+    FOR EACH STATEMENT EXECUTE FUNCTION {own}modelctl_enqueue()
     """,
     """
     CREATE TRIGGER modelctl_delete AFTER DELETE ON models
     REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION modelctl_enqueue()
+    FOR EACH STATEMENT EXECUTE FUNCTION {own}modelctl_enqueue()
     """,
     """
     CREATE TRIGGER modelctl_truncate AFTER TRUNCATE ON models
-    FOR EACH STATEMENT EXECUTE FUNCTION modelctl_enqueue()
+    FOR EACH STATEMENT EXECUTE FUNCTION {own}modelctl_enqueue()
     """,
     # Whoever switches a model on: it is trusted again. A later active = false by hand is then a
     # plain disable, which recover leaves alone, and shows no reason of long ago.
     """
-    CREATE OR REPLACE FUNCTION modelctl_trust() RETURNS trigger
+    CREATE OR REPLACE FUNCTION {own}modelctl_trust() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     AS $modelctl$
@@ -98,18 +99,18 @@ POSTGRESQL = (
     END
     $modelctl$
     """,
-    "REVOKE ALL ON FUNCTION modelctl_trust() FROM PUBLIC",
+    "REVOKE ALL ON FUNCTION {own}modelctl_trust() FROM PUBLIC",
     """
     CREATE TRIGGER modelctl_enabled BEFORE UPDATE ON models
     FOR EACH ROW WHEN (NEW.active AND OLD.active IS NOT TRUE)
-    EXECUTE FUNCTION modelctl_trust()
+    EXECUTE FUNCTION {own}modelctl_trust()
     """,
     # Whoever switches a model off. What would bring it back must come from the statement itself:
     # an active row may carry such a thing from before modelctl, or from an odd INSERT. modelctl
     # writes disabled_at whenever it switches off; where that stays, the rest is left over.
     # Not in WHEN: a column named there cannot change its type any more.
     """
-    CREATE OR REPLACE FUNCTION modelctl_forget() RETURNS trigger
+    CREATE OR REPLACE FUNCTION {own}modelctl_forget() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     AS $modelctl$
@@ -127,11 +128,11 @@ POSTGRESQL = (
     END
     $modelctl$
     """,
-    "REVOKE ALL ON FUNCTION modelctl_forget() FROM PUBLIC",
+    "REVOKE ALL ON FUNCTION {own}modelctl_forget() FROM PUBLIC",
     """
     CREATE TRIGGER modelctl_disabled BEFORE UPDATE ON models
     FOR EACH ROW WHEN (OLD.active AND NEW.active IS NOT TRUE)
-    EXECUTE FUNCTION modelctl_forget()
+    EXECUTE FUNCTION {own}modelctl_forget()
     """,
 )
 
@@ -197,23 +198,18 @@ NAMES = {
 }
 
 
-def install_triggers(connection: Connection) -> None:
-    """Create the triggers, in place of older ones of the same names."""
+def install_triggers(connection: Connection, own: str) -> None:
+    """Create the triggers, in place of older ones of the same names.
+
+    *own*: what precedes the names of modelctl's tables.
+    """
     names = NAMES[connection.dialect.name]
     if connection.dialect.name == "postgresql":
         # DROP first: it takes the strongest lock, and a lock that grows can deadlock.
         for name in names:
             connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name} ON models")
-        outbox = connection.exec_driver_sql(
-            "SELECT quote_ident(n.nspname) || '.modelctl_outbox'"
-            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.oid = to_regclass('modelctl_outbox')"
-        ).scalar_one()
         for statement in POSTGRESQL:
-            connection.exec_driver_sql(
-                statement.replace("{outbox}", outbox),
-                execution_options={"no_parameters": True},  # a % in a name is a %
-            )
+            connection.exec_driver_sql(statement.replace("{own}", own))
         for name in names:
             connection.exec_driver_sql(f"ALTER TABLE models ENABLE ALWAYS TRIGGER {name}")
     else:

@@ -30,10 +30,22 @@ NEEDED = {
     "disabled_at": "timestamp",
     "disabled_by": "text",
     "disabled_reason": "text",
+    "disabled_until": "timestamp",
+    "recovered_at": "timestamp",
+    "would_disable": "text",
     "created_at": "timestamp",
     "updated_at": "timestamp",
 }
-EMPTIED = ("failure_reason", "disabled_at", "disabled_by", "disabled_reason")
+# What modelctl sets to NULL.
+EMPTIED = (
+    "failure_reason",
+    "disabled_at",
+    "disabled_by",
+    "disabled_reason",
+    "disabled_until",
+    "recovered_at",
+    "would_disable",
+)
 
 # Every NOT NULL column but the id has a default: programs that know nothing of the column go on
 # inserting. There is no CHECK: a plain UPDATE ... SET active by anybody must pass.
@@ -55,16 +67,33 @@ POSTGRESQL_MODELS = {
     "disabled_at": "timestamptz",
     "disabled_by": "text",
     "disabled_reason": "text",
+    "disabled_until": "timestamptz",
+    "recovered_at": "timestamptz",
+    "would_disable": "text",
     "created_at": "timestamptz NOT NULL DEFAULT now()",
     "updated_at": "timestamptz NOT NULL DEFAULT now()",
 }
 
+# What recover looks for, a few rows. Not by time: an adopted table may mix timestamp and
+# timestamptz, and what compares them depends on the session, which an index may not. Both planners
+# want the condition of the query word by word: NOT active does not serve active IS NOT TRUE, even
+# where the column cannot be NULL.
+MODELS_INDEXES = (
+    "CREATE INDEX modelctl_models_auto_disabled ON models (id)"
+    " WHERE active IS NOT TRUE AND auto_disabled IS TRUE",
+    "CREATE INDEX modelctl_models_disabled_until ON models (id) WHERE disabled_until IS NOT NULL",
+)
+
+# {own}: the schema of modelctl's own tables. Not that of the application's table: tools that bring
+# a schema into the shape that an application declares drop tables that they do not know.
+#
+# An event of a provider has the model_id '' and says in provider whose it is.
+# A hold keeps the health rule from switching. provider NULL: the whole fleet. failure_type NULL: a
+# pause by a person, which stops all automatic switching; else an incident of that provider, which
+# stops switching off for that type of failure.
 POSTGRESQL_TABLES = (
-    # What recover looks for, a few rows. Not by time: an adopted table may mix timestamp and
-    # timestamptz, and what compares them depends on the session, which an index may not.
-    "CREATE INDEX modelctl_models_auto_disabled ON models (id) WHERE auto_disabled AND NOT active",
     """
-    CREATE TABLE modelctl_events (
+    CREATE TABLE {own}modelctl_events (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         at timestamptz NOT NULL DEFAULT clock_timestamp(),
         model_id text NOT NULL,
@@ -74,24 +103,40 @@ POSTGRESQL_TABLES = (
         actor text,
         reason text,
         failure_type text,
+        provider text,
         details jsonb
     )
     """,
-    "CREATE INDEX modelctl_events_model ON modelctl_events (model_id, id)",
+    "CREATE INDEX modelctl_events_model ON {own}modelctl_events (model_id, id)",
+    # They come in the order of their times, so a block range index does, and costs a bulk change
+    # nothing.
+    "CREATE INDEX modelctl_events_at ON {own}modelctl_events"
+    " USING brin (at) WITH (autosummarize = on)",
     """
-    CREATE TABLE modelctl_outbox (
+    CREATE TABLE {own}modelctl_outbox (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
         due timestamptz NOT NULL DEFAULT clock_timestamp(),
         settle boolean NOT NULL DEFAULT false
     )
     """,
-    "CREATE INDEX modelctl_outbox_due ON modelctl_outbox (due)",
+    "CREATE INDEX modelctl_outbox_due ON {own}modelctl_outbox (due)",
     """
-    CREATE TABLE modelctl_state (
+    CREATE TABLE {own}modelctl_state (
         name text PRIMARY KEY,
         at timestamptz NOT NULL,
         value text
+    )
+    """,
+    """
+    CREATE TABLE {own}modelctl_holds (
+        scope text PRIMARY KEY,
+        provider text,
+        failure_type text,
+        since timestamptz NOT NULL DEFAULT now(),
+        until timestamptz NOT NULL,
+        reason text,
+        actor text
     )
     """,
 )
@@ -115,6 +160,9 @@ SQLITE_MODELS = {
     "disabled_at": "TEXT",
     "disabled_by": "TEXT",
     "disabled_reason": "TEXT",
+    "disabled_until": "TEXT",
+    "recovered_at": "TEXT",
+    "would_disable": "TEXT",
     "created_at": f"TEXT NOT NULL DEFAULT ({NOW})",
     "updated_at": f"TEXT NOT NULL DEFAULT ({NOW})",
 }
@@ -131,10 +179,12 @@ SQLITE_TABLES = (
         actor TEXT,
         reason TEXT,
         failure_type TEXT,
+        provider TEXT,
         details TEXT
     )
     """,
     "CREATE INDEX modelctl_events_model ON modelctl_events (model_id, id)",
+    "CREATE INDEX modelctl_events_at ON modelctl_events (at)",
     """
     CREATE TABLE modelctl_cache (
         key TEXT PRIMARY KEY NOT NULL,
@@ -150,11 +200,25 @@ SQLITE_TABLES = (
         value TEXT
     )
     """,
+    f"""
+    CREATE TABLE modelctl_holds (
+        scope TEXT PRIMARY KEY NOT NULL,
+        provider TEXT,
+        failure_type TEXT,
+        since TEXT NOT NULL DEFAULT ({NOW}),
+        until TEXT NOT NULL,
+        reason TEXT,
+        actor TEXT
+    )
+    """,
 )
 
 
-def upgrade(connection: Connection) -> None:
-    """Create what is missing; a table ``models`` keeps its columns, its rows and their values."""
+def upgrade(connection: Connection, own: str) -> None:
+    """Create what is missing; a table ``models`` keeps its columns, its rows and their values.
+
+    *own*: what precedes the names of modelctl's tables.
+    """
     postgresql = connection.dialect.name == "postgresql"
     columns = POSTGRESQL_MODELS if postgresql else SQLITE_MODELS
     kept = columns_to_keep(connection, NEEDED, EMPTIED)
@@ -163,8 +227,9 @@ def upgrade(connection: Connection) -> None:
     else:
         missing = {name: columns[name] for name in columns if name not in kept}
         (_add_postgresql if postgresql else _add_sqlite)(connection, missing)
-    for statement in POSTGRESQL_TABLES if postgresql else SQLITE_TABLES:
-        connection.exec_driver_sql(statement)
+    tables = POSTGRESQL_TABLES if postgresql else SQLITE_TABLES
+    for statement in (*MODELS_INDEXES, *tables):
+        connection.exec_driver_sql(statement.replace("{own}", own))
 
 
 def _create(connection: Connection, columns: dict[str, str]) -> None:
