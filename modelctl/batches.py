@@ -378,7 +378,8 @@ class Batches(Changes):
         for start in range(0, len(entries), tables.CHUNK):
             chunk = entries[start : start + tables.CHUNK]
             values = self.sql.values(_ENTRY, chunk)
-            changed = {row[0]: row[1] for row in connection.execute(text(differing), values)}
+            found = connection.execute(text(differing), values)
+            changed = dict(sorted((row[0], row[1]) for row in found))
             if changed and on_conflict == "fail":
                 raise RefusedError(
                     f"{named(list(changed))} differ from the catalogue",
@@ -391,7 +392,7 @@ class Batches(Changes):
                 connection.execute(text(update), self.sql.values(_ENTRY, ours))
                 events += [NewEvent(i, "updated", s, s) for i, s in changed.items()]
             new = connection.execute(text(insert), values).all()
-            events += [NewEvent(i, "added", None, s) for i, s in new]
+            events += [NewEvent(i, "added", None, s) for i, s in sorted(map(tuple, new))]
             self.log(connection, events, actor)
             added += len(new)
             differs += len(changed)

@@ -183,7 +183,7 @@ class Changes(Statements):
             " (model_id, event, before, after, actor, reason, failure_type, details)"
             f" SELECT id, event, before, after, CAST(:actor AS text), {change.reason},"
             f" CAST(:failure_type AS text), {change.details}"
-            " FROM touched WHERE event IS NOT NULL ORDER BY id"
+            f" FROM touched WHERE event IS NOT NULL ORDER BY {self.sql.by_id}"
         )
         if change.assign is None:
             write = "DELETE FROM models WHERE id IN (SELECT id FROM touched)"

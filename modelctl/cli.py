@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -400,7 +400,10 @@ def list_models(
     provider: Provider = None,
     sort: Annotated[
         str,
-        typer.Option(metavar="KEY", help="id, name, provider, status, failures or updated."),
+        typer.Option(
+            metavar="KEY",
+            help="id, name, provider (by code points: A before a), status, failures or updated.",
+        ),
     ] = "id",
     limit: Annotated[int | None, typer.Option(metavar="N", help="At most N models.")] = None,
     output: AnOutput = None,
@@ -509,7 +512,20 @@ def remove(
     with _fleet(ctx, actor) as fleet:
         if not yes:
             _confirm_removal(fleet, model_ids)
-        return _changed(fleet.remove(*model_ids), output)
+        result = fleet.remove(*model_ids)
+        if yes:
+            _warn_of_look_alikes(fleet, model_ids)
+        return _changed(result, output)
+
+
+def _warn_of_look_alikes(fleet: Fleet, model_ids: Sequence[str]) -> None:
+    """Say so where the fleet has another model that a person would take for one of these."""
+    with suppress(ModelctlError):  # the change is what was asked for
+        pairs = fleet.look_alikes(model_ids)
+        for model_id, other in pairs[:10]:
+            render.say(f"warning: '{model_id}' looks like another model, '{other}'")
+        if len(pairs) > 10:
+            render.say(f"warning: and {len(pairs) - 10} more")
 
 
 def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
@@ -520,6 +536,7 @@ def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
         )
     for change in fleet.remove(*model_ids, dry_run=True).changes:
         render.say(f"{change.id} ({change.before})")
+    _warn_of_look_alikes(fleet, model_ids)
     if not render.ask("Remove for good? [y/N] "):
         raise RefusedError("not confirmed; nothing was removed")
 
@@ -557,6 +574,7 @@ def disable(
             force=force,
             dry_run=dry_run,
         )
+        _warn_of_look_alikes(fleet, model_ids)
         return _changed(result, output)
 
 
@@ -571,7 +589,9 @@ def enable(
 ) -> ExitCode:
     """Switch models on, as healthy ones. All or none."""
     with _fleet(ctx, actor) as fleet:
-        return _changed(fleet.enable(*model_ids, reason=reason, dry_run=dry_run), output)
+        result = fleet.enable(*model_ids, reason=reason, dry_run=dry_run)
+        _warn_of_look_alikes(fleet, model_ids)
+        return _changed(result, output)
 
 
 @command("record-success")

@@ -9,7 +9,7 @@ from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from modelctl.errors import UNSAFE, InvalidConfigError, UsageError, clean
+from modelctl.errors import CONTROLS, InvalidConfigError, UsageError, clean
 from modelctl.model import FailureType, storable
 from modelctl.record import record
 
@@ -425,7 +425,7 @@ class Key(NamedTuple):
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             wanted = {float: 'a duration with its unit, such as "90s"', str: "a string"}
             raise UsageError(f"must be {wanted.get(type(default), 'a list of strings')}")
-        if UNSAFE.search("".join(items)):
+        if CONTROLS.search("".join(items)):
             raise UsageError("must not contain control characters")
         if isinstance(default, tuple):
             return check(tuple(dict.fromkeys(items)))
@@ -711,7 +711,7 @@ def _probe_value(raw: object, default: object) -> Any:
         if not items:
             raise UsageError("must have a program to run")
         return tuple(items)
-    if UNSAFE.search(items[0]):
+    if CONTROLS.search(items[0]):
         raise UsageError("must not contain control characters")
     return parse_duration(items[0]) if isinstance(default, float) else items[0]
 

@@ -7,25 +7,40 @@ from enum import IntEnum, unique
 from typing import ClassVar
 
 # What can move the cursor, colour, reorder or end a line: C0, DEL, C1, bidi controls,
-# line and paragraph separators, lone surrogates.
-UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# line and paragraph separators, lone surrogates. No new id has one.
+_CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# What shows nothing, or only a blank, so that two different ids look the same: Unicode's
+# Default_Ignorable_Code_Point, the format characters (Cf), blanks other than the space, and the
+# empty pattern of Braille. A test compares it with the Unicode data of Python.
+_HIDDEN = (
+    "\xa0\xad\u034f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5"
+    "\u180b-\u180f\u2000-\u200f\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+CONTROLS = re.compile(f"[{_CONTROLS}]")
+UNSAFE = re.compile(f"[{_CONTROLS}{_HIDDEN}]")
 _LONGEST = 2000
 
 
 def _escape(match: re.Match[str]) -> str:
     point = ord(match[0])
-    return {9: r"\t", 10: r"\n", 13: r"\r"}.get(
-        point, f"\\x{point:02x}" if point < 256 else f"\\u{point:04x}"
-    )
+    if point in (9, 10, 13):
+        return {9: r"\t", 10: r"\n", 13: r"\r"}[point]
+    if point < 256:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def clean(text: str, *, longest: int | None = None) -> str:
-    """Make text from outside safe to print: controls become visible escapes.
+    """Make text from outside safe to print: controls and invisible characters become escapes.
 
     *longest*: cut to this many characters, marked with an ellipsis.
     """
     if longest is not None and len(text) > longest:
         text = text[: longest - 1] + "…"
+    if text.isascii() and text.isprintable():  # nearly always
+        return text
     return UNSAFE.sub(_escape, text)
 
 

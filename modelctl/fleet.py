@@ -209,7 +209,7 @@ class Fleet:
         """Return the models that match.
 
         *sort*: ``id``, ``name``, ``provider``, ``status``, ``failures`` (most first) or
-        ``updated`` (newest first).
+        ``updated`` (newest first). Text is sorted by code points, capitals first.
 
         Raises:
             UsageError: an unknown status or sort key, or a limit below 1.
@@ -274,6 +274,10 @@ class Fleet:
         from modelctl import sqlite
 
         return sqlite.complete(path, prefix)
+
+    def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Return pairs of one of *ids* and another model whose id a person would take for it."""
+        return self._store.look_alikes(list(dict.fromkeys(ids)))
 
     def leaderboard(
         self, *, top: int = 10, provider: str | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from modelctl.errors import UNSAFE, UsageError
+from modelctl.errors import CONTROLS, UsageError
 from modelctl.record import record
 
 ID_LENGTH = 200
@@ -57,7 +57,7 @@ def check_id(model_id: object) -> str:
         raise UsageError(
             f"a model id has at most {ID_LENGTH} characters, this one has {len(model_id)}"
         )
-    if UNSAFE.search(model_id):
+    if CONTROLS.search(model_id):
         raise UsageError(f"a model id has no control characters: {model_id}")
     if model_id != model_id.strip():
         raise UsageError(f"a model id has no blanks at its ends: '{model_id}'")

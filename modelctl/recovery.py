@@ -92,7 +92,8 @@ class Recovery(Changes):
             "SELECT id, provider, timed, due, why FROM (SELECT id, coalesce(provider, '') AS provider,"
             f" auto_disabled IS NOT TRUE AS timed, {self._due} AS due, {self._why} AS why"
             f" FROM models WHERE {self._candidates}{only}) AS candidates"
-            " ORDER BY CASE why WHEN 'person' THEN 1 ELSE 0 END, due NULLS FIRST, id"
+            " ORDER BY CASE why WHEN 'person' THEN 1 ELSE 0 END, due NULLS FIRST,"
+            f" {self.sql.by_id}"
         )
         parameters = self._parameters(cooldowns, now)
         if ids is not None:
@@ -115,7 +116,7 @@ class Recovery(Changes):
             f"WITH due AS (SELECT id, coalesce({self._due}, -{_NEVER}) AS due FROM models"
             f" WHERE {self._candidates} AND ({self._why}) IS NULL)"
             " SELECT count(*) FROM due, (SELECT * FROM due WHERE id = :id) AS this"
-            " WHERE due.due < this.due OR (due.due = this.due AND due.id < this.id)"
+            f" WHERE due.due < this.due OR (due.due = this.due AND due.id < this.id{self.sql.collation})"
         )
         parameters = self._parameters(None, self.clock()) | {"id": model_id}
         with self.database.reading() as connection:
@@ -123,7 +124,10 @@ class Recovery(Changes):
 
     def for_a_person(self) -> list[str]:
         """Return some models (at most 4) that were ejected too often to come back by themselves."""
-        sql = f"SELECT id FROM models WHERE {AUTO_OFF} AND {FOR_A_PERSON} ORDER BY id LIMIT 4"
+        sql = (
+            f"SELECT id FROM models WHERE {AUTO_OFF} AND {FOR_A_PERSON}"
+            f" ORDER BY {self.sql.by_id} LIMIT 4"
+        )
         parameters = {"max_ejections": self.config.recovery.max_ejections}
         with self.database.reading() as connection:
             return [*connection.execute(text(sql), parameters).scalars()]
@@ -132,7 +136,7 @@ class Recovery(Changes):
         """Return some models (at most 4) that the rule would have switched off, and why not."""
         sql = (
             f"SELECT id, would_disable FROM models WHERE {ON} AND would_disable IS NOT NULL"
-            " ORDER BY id LIMIT 4"
+            f" ORDER BY {self.sql.by_id} LIMIT 4"
         )
         with self.database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(text(sql))]
@@ -192,7 +196,7 @@ class Recovery(Changes):
         Many at once, without a limit, come as they lie on disk: chunks of neighbours cost half.
         """
         sql = f"SELECT id FROM models WHERE {self._candidates} AND ({self._why}) IS NULL"
-        in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, id"
+        in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, {self.sql.by_id}"
 
         def found(query: str, **more: Any) -> Sequence[str]:
             with self.streaming(text(query), parameters | more) as rows:
@@ -229,7 +233,8 @@ class Recovery(Changes):
         """Return the pauses and incidents that last."""
         sql = (
             f"SELECT provider, failure_type, since, until, reason, actor, {self.sql.now} AS now"
-            f" FROM {self.own}modelctl_holds WHERE until > {self.sql.now} ORDER BY scope"
+            f" FROM {self.own}modelctl_holds WHERE until > {self.sql.now}"
+            f" ORDER BY scope{self.sql.collation}"
         )
         query = sa.text(sql).columns(since=UtcTime, until=UtcTime, now=UtcTime)
         with self.database.reading() as connection:
@@ -321,7 +326,7 @@ class Recovery(Changes):
                 for model_id, status in off
                 for kind, reason in [answers[model_id]]
             ]
-            self.log(connection, events, actor)
+            self.log(connection, sorted(events), actor)
 
         self.database.write(work)
 

@@ -579,11 +579,11 @@ def _widths(
 
 
 def to_json(value: Any) -> str:
-    """Return JSON that is safe on a terminal: controls inside strings are escaped."""
+    """Return JSON that is safe on a terminal: what `clean` escapes is escaped in JSON's way."""
     import json
 
     text = json.dumps(_plain(value), ensure_ascii=False)
-    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def _json_pieces(result: object) -> Iterator[str]:
@@ -593,7 +593,7 @@ def _json_pieces(result: object) -> Iterator[str]:
     elif is_dataclass(result) and not isinstance(result, type):
         before = "{"
         for of in fields(result):
-            value = getattr(result, of.name)
+            value = _exact(of.name, getattr(result, of.name))
             yield f"{before}{to_json(of.name)}: "
             yield from _array(value) if _is_long(value) else [to_json(value)]
             before = ", "
@@ -615,16 +615,21 @@ def _array(items: Iterable[Any]) -> Iterator[str]:
     yield "[]" if before == "[" else "]"
 
 
+def _exact(name: str, value: Any) -> Any:
+    """To the millisecond where it is a time; a success rate as it is."""
+    return round(value, 3) if isinstance(value, float) and "seconds" in name else value
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _plain(_exact(f.name, getattr(value, f.name))) for f in fields(value)}
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return round(value, 3) if isinstance(value, float) else value
+    return value
 
 
 # ── Words ───────────────────────────────────────────────────────────────────────────────────────

@@ -45,8 +45,12 @@ _A_PAGE = 1000  # rows that need no cursor
 
 _SORTS: dict[str, tuple[Any, ...]] = {
     "id": (),
-    "name": (sa.func.coalesce(sa.func.nullif(MODELS.c.display_name, ""), MODELS.c.id),),
-    "provider": (sa.func.coalesce(MODELS.c.provider, ""),),
+    "name": (
+        sa.type_coerce(
+            sa.func.coalesce(sa.func.nullif(MODELS.c.display_name, ""), MODELS.c.id), sa.Text
+        ),
+    ),
+    "provider": (sa.type_coerce(sa.func.coalesce(MODELS.c.provider, ""), sa.Text),),
     "status": (
         MODELS.c.active.desc().nulls_last(),
         MODELS.c.auto_disabled.desc().nulls_last(),
@@ -115,7 +119,8 @@ class ModelStore:
     ) -> Iterator[Model]:
         """Stream the models that match; *sort* is one of `SORT_KEYS`."""
         c = MODELS.c
-        query = self._rows().order_by(*_SORTS[sort], c.id).limit(limit)
+        query = self._rows().order_by(*map(self._sorted, _SORTS[sort]), self._sorted(c.id))
+        query = query.limit(limit)
         if status is ModelStatus.ACTIVE:
             query = query.where(c.active.is_(True))
         elif status is not None:
@@ -145,11 +150,45 @@ class ModelStore:
         """Return at most 100 ids that begin with *prefix* and mean nothing to a shell."""
         sql = (
             "SELECT id FROM models WHERE starts_with(id, :prefix) AND id ~ :plain"
-            " ORDER BY id LIMIT 100"
+            f" ORDER BY {self._sql.by_id} LIMIT 100"
         )
         values = {"prefix": storable(prefix), "plain": "^[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*$"}
         with self._database.reading() as connection:
             return [*connection.execute(text(sql), values).scalars()]
+
+    def _sorted(self, expression: Any) -> Any:
+        """Sort text by code points, so that both databases and every locale agree."""
+        if not isinstance(expression.type, sa.Text):
+            return expression
+        return expression.collate("BINARY" if self._on_sqlite else "C")
+
+    def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Return pairs of one of *ids* and another model whose id looks the same."""
+        from modelctl.look_alikes import ASCII_ALIKE, skeleton
+
+        wanted: dict[str, list[str]] = {}
+        for model_id in ids:
+            wanted.setdefault(skeleton(model_id), []).append(model_id)
+        # The others are ASCII, and their skeleton can be told in SQL.
+        if self._on_sqlite:
+            odd, folded = "id GLOB '*[^!-~]*'", "lower(id)"
+            for one, other in zip(*ASCII_ALIKE, strict=True):
+                folded = f"replace({folded}, '{one}', '{other}')"
+        else:
+            capitals, small = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghljklmnopqrstuvwxyz"
+            alike, same = (f"{a}{b}" for a, b in zip((capitals, small), ASCII_ALIKE, strict=True))
+            odd, folded = "id ~ '[^!-~]'", f"translate(id, '{alike}', '{same}')"
+        sql = (
+            f"SELECT id FROM models WHERE {odd} OR {self._sql.among.format(column=folded)}"
+            f" ORDER BY {self._sql.by_id}"
+        )
+        with self._changes.streaming(text(sql), {"ids": self._changes.ids(wanted)}) as rows:
+            return [
+                (model_id, row[0])
+                for row in rows
+                for model_id in wanted.get(skeleton(row[0]), ())
+                if model_id != row[0]
+            ]
 
     def _rows(self) -> sa.Select[Any]:
         """All columns of the models, and the clock that their cooldowns run by."""
@@ -256,7 +295,7 @@ class ModelStore:
         query = (
             sa.select(c.id, c.display_name, c.provider, rate, successes, failures)
             .where(c.active.is_(True))
-            .order_by(rate.desc().nulls_last(), calls.desc(), c.id)
+            .order_by(rate.desc().nulls_last(), calls.desc(), self._sorted(c.id))
             .limit(top)
         )
         if provider is not None:

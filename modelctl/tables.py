@@ -139,11 +139,17 @@ class Dialect:
     differs: str
     cooldown: str  # seconds: the step of the ladder :cooldowns, which has :steps of them
     among: str  # the values in :ids
+    collation: str  # by code points, whatever the database's own is
     lock: str  # until the transaction ends, in the order of the rows
     skip_locked: str
     relation: str  # made of JSON: on PostgreSQL a list for each column, on SQLite one for each row
     source: str
     field: str
+
+    @property
+    def by_id(self) -> str:
+        """What follows ORDER BY where somebody sees the order: the same on both databases."""
+        return f"id{self.collation}"
 
     @property
     def ids(self) -> str:
@@ -186,6 +192,7 @@ POSTGRES = Dialect(
     cooldown="(CAST(:cooldowns AS double precision[]))"
     "[least(greatest(coalesce(ejections, 0), 1), :steps)]",
     among="{column} = ANY(CAST(:ids AS text[]))",
+    collation=' COLLATE "C"',
     lock=" FOR UPDATE OF models",
     skip_locked=" FOR UPDATE SKIP LOCKED",
     # Three times as fast as json_to_recordset, on both sides.
@@ -205,6 +212,7 @@ SQLITE = Dialect(
     cooldown="json_extract(:cooldowns,"
     " '$[' || (min(max(CAST(coalesce(ejections, 0) AS integer), 1), :steps) - 1) || ']')",
     among="{column} IN (SELECT value FROM json_each(:ids))",
+    collation=" COLLATE BINARY",
     lock="",
     skip_locked="",
     relation="(SELECT {fields} FROM json_each(:rows)) AS {name}",

@@ -62,6 +62,13 @@ def test_json_is_safe_and_exact(value: object) -> None:
     assert json.loads(text) == value
 
 
+def test_success_rates_are_exact(fleet: None, cli: Cli) -> None:
+    """The rate in JSON is the quotient of its counts, to the last digit."""
+    sql("UPDATE models SET success_count = 421, failure_count = 1 WHERE id = 'acme/one'")
+    assert cli("leaderboard", "-o", "json").json[0]["success_rate"] == 421 / 422
+    assert json.loads(cli("leaderboard", "-o", "jsonl").lines[0])["success_rate"] == 421 / 422
+
+
 CLEANED = {
     "a\tb\nc\rd": r"a\tb\nc\rd",
     "\x1b[31mred\x07": r"\x1b[31mred\x07",
