@@ -410,7 +410,6 @@ def list_models(
 ) -> None:
     """Print the models."""
     with _fleet(ctx) as fleet:
-        # Before the listing, which keeps the one connection.
         notes = [*map(describe, fleet.holds())] if _for_people(output) else []
         models = fleet.iter_models(status=status, provider=provider, sort=sort, limit=limit)
         _write(models, render.models_view(models, notes), output, items=models)

@@ -225,7 +225,11 @@ class Fleet:
         sort: str = "id",
         limit: int | None = None,
     ) -> Iterator[Model]:
-        """Stream what `list_models` returns, in constant memory; holds a connection meanwhile."""
+        """Give what `list_models` returns one by one, in constant memory.
+
+        All are read at the first one, to disk if they are many: whoever works through them slowly
+        holds no connection.
+        """
         from modelctl.store import SORT_KEYS
 
         if sort not in SORT_KEYS:

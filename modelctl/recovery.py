@@ -12,7 +12,6 @@ from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
 from modelctl.model import ModelStatus
 from modelctl.reports import Candidate, Hold, Waiting
-from modelctl.spool import Spool
 from modelctl.tables import (
     AUTO_OFF,
     ON,
@@ -82,7 +81,9 @@ class Recovery(Changes):
     def plan(
         self, *, cooldowns: Sequence[float] | None = None, ids: Sequence[str] | None = None
     ) -> Iterator[Candidate]:
-        """Stream every candidate and why it waits, the first to come back first.
+        """Give every candidate and why it waits, the first to come back first.
+
+        All are read at once; nothing is held in the database while they are worked through.
 
         *cooldowns*: seconds, instead of the configured ones. *ids*: only these.
         """
@@ -100,15 +101,14 @@ class Recovery(Changes):
             parameters["ids"] = self.ids(ids)
         # As exact as the databases store it: the arithmetic of a double is not.
         digits = 3 if self.on_sqlite else 6
-        with self.streaming(text(sql), parameters) as found:
-            for model_id, provider, timed, due, why in found:
-                at = _time(round(now if due is None else due, digits))
-                waiting = None
-                if why == "person":
-                    waiting = Waiting(model_id, None, None, why)
-                elif why is not None:
-                    waiting = Waiting(model_id, at, max(0.0, at.timestamp() - now), why)
-                yield Candidate(model_id, provider, bool(timed), at, waiting)
+        for model_id, provider, timed, due, why in self.spooled(text(sql), parameters):
+            at = _time(round(now if due is None else due, digits))
+            waiting = None
+            if why == "person":
+                waiting = Waiting(model_id, None, None, why)
+            elif why is not None:
+                waiting = Waiting(model_id, at, max(0.0, at.timestamp() - now), why)
+            yield Candidate(model_id, provider, bool(timed), at, waiting)
 
     def ahead(self, model_id: str) -> int:
         """Return how many models are due and come back before this one."""
@@ -199,8 +199,7 @@ class Recovery(Changes):
         in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, {self.sql.by_id}"
 
         def found(query: str, **more: Any) -> Sequence[str]:
-            with self.streaming(text(query), parameters | more) as rows:
-                return Spool(row[0] for row in rows)
+            return self.spooled(text(query), parameters | more, lambda row: row[0])
 
         if limit is not None:
             return found(f"{in_order} LIMIT :size", size=limit)

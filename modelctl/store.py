@@ -117,7 +117,10 @@ class ModelStore:
         sort: str = "id",
         limit: int | None = None,
     ) -> Iterator[Model]:
-        """Stream the models that match; *sort* is one of `SORT_KEYS`."""
+        """Give the models that match; *sort* is one of `SORT_KEYS`.
+
+        All are read at once; nothing is held in the database while they are worked through.
+        """
         c = MODELS.c
         query = self._rows().order_by(*map(self._sorted, _SORTS[sort]), self._sorted(c.id))
         query = query.limit(limit)
@@ -134,9 +137,7 @@ class ModelStore:
                 page = connection.execute(query).all()
             yield from map(self._model, page)
             return
-        with self._changes.streaming(query) as rows:
-            for row in rows:
-                yield self._model(row)
+        yield from map(self._model, self._changes.spooled(query))
 
     def get(self, model_id: str) -> Model:
         """Return one model; `ModelNotFoundError` where there is none."""
@@ -401,7 +402,8 @@ class ModelStore:
         parameters |= {"actor": actor, "reason": reason, "failure_type": failure_type}
         parameters["ids"] = self._changes.ids(wanted)
         # In the order of the ids: that keeps two changes from a deadlock.
-        which = f"{self._sql.ids}{f' AND ({only})' if only else ''} ORDER BY id{self._sql.lock}"
+        lock = self._sql.lock_to_delete if change is REMOVE else self._sql.lock
+        which = f"{self._sql.ids}{f' AND ({only})' if only else ''} ORDER BY id{lock}"
         which = self._changes.filled(which)
         # What switches off by hand takes its turn with what does so beside the guards.
         turn = change in (DISABLE, REMOVE) and self._config.recovery.guarded

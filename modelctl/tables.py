@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +14,10 @@ from modelctl import health
 from modelctl.database import in_utc
 from modelctl.errors import ModelNotFoundError, clean
 from modelctl.record import record
+from modelctl.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
     from modelctl.config import Config
     from modelctl.database import Database
@@ -141,6 +141,7 @@ class Dialect:
     among: str  # the values in :ids
     collation: str  # by code points, whatever the database's own is
     lock: str  # until the transaction ends, in the order of the rows
+    lock_to_delete: str
     skip_locked: str
     relation: str  # made of JSON: on PostgreSQL a list for each column, on SQLite one for each row
     source: str
@@ -193,8 +194,11 @@ POSTGRES = Dialect(
     "[least(greatest(coalesce(ejections, 0), 1), :steps)]",
     among="{column} = ANY(CAST(:ids AS text[]))",
     collation=' COLLATE "C"',
-    lock=" FOR UPDATE OF models",
-    skip_locked=" FOR UPDATE SKIP LOCKED",
+    # Not FOR UPDATE: an application that inserts a row with a foreign key to a model holds FOR KEY
+    # SHARE on it until its transaction ends. Only a DELETE has to wait for that.
+    lock=" FOR NO KEY UPDATE OF models",
+    lock_to_delete=" FOR UPDATE OF models",
+    skip_locked=" FOR NO KEY UPDATE SKIP LOCKED",
     # Three times as fast as json_to_recordset, on both sides.
     relation="(SELECT {fields} FROM ROWS FROM ({sources}) AS lists ({columns})) AS {name}",
     source="json_array_elements_text(CAST(:rows_{column} AS json))",
@@ -214,6 +218,7 @@ SQLITE = Dialect(
     among="{column} IN (SELECT value FROM json_each(:ids))",
     collation=" COLLATE BINARY",
     lock="",
+    lock_to_delete="",
     skip_locked="",
     relation="(SELECT {fields} FROM json_each(:rows)) AS {name}",
     source="",
@@ -277,17 +282,20 @@ class Statements:
         values = json.dumps(steps) if self.on_sqlite else list(steps)
         return {"cooldowns": values, "steps": len(steps)}
 
-    @contextmanager
-    def streaming(self, query: Any, parameters: Any = None) -> Iterator[Iterable[Any]]:
-        """Run a query whose rows need not fit in memory; it holds a connection meanwhile."""
+    def spooled(
+        self, query: Any, parameters: Any = None, make: Callable[[Any], Any] = tuple
+    ) -> Spool[Any]:
+        """Read all rows of a query, more than the memory holds if need be; *make* makes each.
+
+        To the end, so that whoever works through them slowly holds no connection, no transaction
+        and, on SQLite without WAL, no writer up.
+        """
         with self.database.connect() as connection:
             if self.on_sqlite:
                 connection = connection.execution_options(begin=None)
-            else:  # a person may page through it slowly
-                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             how = {"yield_per": 1000}
             with connection.execute(query, parameters, execution_options=how) as found:
-                yield found
+                return Spool(map(make, found))
 
     def log(self, connection: sa.Connection, events: Sequence[NewEvent], actor: str) -> None:
         """Write events."""

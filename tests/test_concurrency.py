@@ -137,14 +137,12 @@ def test_a_pool_that_stays_empty_is_an_error_to_retry(
     """Who gets no connection is told to try again or to allow more of them."""
     monkeypatch.setattr(pg._store._database.engine.pool, "_timeout", 0.1)
     seed(pg, "a")
-    readers = [pg.iter_models() for _ in range(5)]
-    for reader in readers:
-        next(reader)
-    with pytest.raises(DatabaseUnavailableError, match="in use") as caught:
-        pg.show("a")
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(pg._store._database.reading())
+        with pytest.raises(DatabaseUnavailableError, match="in use") as caught:
+            pg.show("a")
     assert "pool_size" in str(caught.value.hint)
-    for reader in readers:
-        reader.close()  # type: ignore[attr-defined]
     assert pg.show("a").id == "a"
 
 

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -456,11 +456,9 @@ def test_a_restart_between_two_calls_is_not_noticed(
     """A fleet that lives long connects anew, on every pooled connection."""
     with opened(pg_database) as fleet:
         seed(fleet, "ab")
-        readers = [fleet.iter_models() for _ in range(3)]
-        for reader in readers:
-            next(reader)
-        for reader in readers:
-            reader.close()  # type: ignore[attr-defined]
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(fleet._store._database.reading())
         if how == "terminate":
             sql(
                 pg_database,
