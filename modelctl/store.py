@@ -183,13 +183,15 @@ class ModelStore:
             f"SELECT id FROM models WHERE {odd} OR {self._sql.among.format(column=folded)}"
             f" ORDER BY {self._sql.by_id}"
         )
-        with self._changes.streaming(text(sql), {"ids": self._changes.ids(wanted)}) as rows:
-            return [
-                (model_id, row[0])
-                for row in rows
-                for model_id in wanted.get(skeleton(row[0]), ())
-                if model_id != row[0]
-            ]
+        found = self._changes.spooled(
+            text(sql), {"ids": self._changes.ids(wanted)}, lambda row: row[0]
+        )
+        return [
+            (model_id, other)
+            for other in found
+            for model_id in wanted.get(skeleton(other), ())
+            if model_id != other
+        ]
 
     def _rows(self) -> sa.Select[Any]:
         """All columns of the models, and the clock that their cooldowns run by."""
