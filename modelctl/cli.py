@@ -719,7 +719,12 @@ def _check_recover(fleet: Fleet, output: Output | None) -> ExitCode:
     if not last.overdue:
         return ExitCode.OK
     if output is not Output.JSON:
-        render.say("error: recover has not finished for longer than recovery.expect_every")
+        ahead = last.seconds_ago is not None and last.seconds_ago < 0
+        render.say(
+            "error: the last recover finished in the future: the database's clock was set back"
+            if ahead
+            else "error: recover has not finished for longer than recovery.expect_every"
+        )
     return ExitCode.UNEXPECTED
 
 

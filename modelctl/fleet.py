@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from modelctl import points
-from modelctl.config import Config, default_actor, mask_url
+from modelctl.config import Config, default_actor
 from modelctl.count.protocol import CachedCount
 from modelctl.errors import (
     InvalidConfigError,
@@ -31,10 +30,8 @@ if TYPE_CHECKING:
     from modelctl.model import CacheState, Count, FailureType, VerifiedCount
     from modelctl.probe_config import ProbeConfig
     from modelctl.reports import (
-        Audit,
         CacheReport,
         Candidate,
-        Check,
         Diagnosis,
         DrainResult,
         Hold,
@@ -61,8 +58,6 @@ if TYPE_CHECKING:
     from modelctl.store import ModelStore
 
 LONGEST_COOLDOWN = 3650 * 86400.0
-AUDIT_COMPARISONS = 2
-AUDIT_PAUSE_SECONDS = 5.0
 PROBES_AT_ONCE = 8
 
 
@@ -669,13 +664,7 @@ class Fleet:
 
     def last_recover(self) -> LastRecover:
         """Say when a run of `recover` last finished, and whether that is too long ago."""
-        from modelctl.reports import LastRecover
-
-        last = self._store.recovery.last_finished()
-        every = self.config.recovery.expect_every
-        overdue = bool(every) and (last is None or last[1] > every)
-        at, ago = last or (None, None)
-        return LastRecover(at, ago, every or None, overdue)
+        return self._store.recovery.last_run()
 
     def pause(
         self, duration: float, *, provider: str | None = None, reason: str | None = None
@@ -814,105 +803,9 @@ class Fleet:
         *audit*: also compare the cached count with the database, twice, 5 s apart. A difference
         that stays is wrong; one that went was a change on its way.
         """
-        from modelctl.reports import Check, Diagnosis
+        from modelctl.doctor import Doctor
 
-        checks = [Check("configuration", True, str(self.config.file or "no file"))]
-        found = None
-        try:
-            checks += self._doctor_database()
-        except ModelctlError as exc:
-            checks = [check for check in checks if check.check != "database"]
-            checks.append(Check("database", False, _told(exc)))
-        if audit:
-            try:
-                found = self._audit()
-                detail = f"{found.differed} of {found.comparisons} comparisons differed"
-                checks.append(Check("audit", found.differed < found.comparisons, detail))
-            except ModelctlError as exc:
-                checks.append(Check("audit", False, _told(exc)))
-        checks.append(self._doctor_cache())
-        return Diagnosis(all(check.ok for check in checks), tuple(checks), found)
-
-    def _doctor_database(self) -> Iterator[Check]:
-        from modelctl import migrations
-        from modelctl.reports import Check
-
-        store = self._store
-        where = mask_url(self.config.database.url) or str(self.config.sqlite_path)
-        yield Check("database", True, f"{store.version()}, {where}")
-        schema = store.schema(migrations.status)
-        where = f"{schema.current or 'none'}, this release has {schema.head}"
-        yield Check("schema", schema.up_to_date, where)
-        if not schema.up_to_date:
-            return
-        broken = [name for name, well in store.schema(migrations.triggers).items() if not well]
-        detail = f"missing or disabled: {', '.join(broken)}" if broken else "all there"
-        yield Check("triggers", not broken, detail)
-        queued, settling, age = store.outbox.queue()
-        if self._cached_count.cache.needs_delivery:
-            # The next change or missed count would deliver them: older means nobody could.
-            late = age is not None and age > self.config.cache.ttl
-            oldest = f", the oldest {age:.0f} s old" if age is not None else ""
-            yield Check("queue", not late, f"{queued} queued{oldest}, {settling} settling")
-        odd = store.contradictory()
-        detail = f"{odd} both active and auto-disabled" if odd else "consistent"
-        yield Check("rows", not odd, detail)
-        yield from self._doctor_recovery()
-
-    def _doctor_recovery(self) -> Iterator[Check]:
-        from modelctl.explain import describe
-        from modelctl.reports import Check
-
-        last, recovery, rule = self.last_recover(), self._store.recovery, self.config.recovery
-        ago = last.seconds_ago
-        ran = "never ran" if ago is None else f"last finished {ago:.0f} s ago"
-        expected = f", expected every {rule.expect_every:.0f} s" if rule.expect_every else ""
-        yield Check("recover", not last.overdue, ran + expected)
-        holds = "; ".join(map(describe, recovery.holds()))
-        yield Check("holds", True, holds or "nothing is paused, no incident")
-        spared = [f"{model_id} ({why})" for model_id, why in recovery.spared()]
-        yield Check("spared", True, f"would be off: {_some(spared)}" if spared else "none")
-        waiting = recovery.for_a_person()
-        yield Check("ejected", True, f"wait for a person: {_some(waiting)}" if waiting else "none")
-        guards = {
-            "min_active": rule.min_active > 0,
-            "max_auto_disabled_percent": rule.max_auto_disabled_percent < 100,
-            "incident_models": rule.incident_models > 0,
-            "max_ejections": rule.max_ejections > 0,
-            "limit": rule.limit > 0,
-            "cooldown_factor": rule.cooldown_factor > 1,
-            "expect_every": rule.expect_every > 0,
-        }
-        off = ", ".join(name for name, on in guards.items() if not on)
-        detail = f"off: {off}; config.example.toml has a recommended set" if off else "all are on"
-        yield Check("guards", True, detail)
-
-    def _doctor_cache(self) -> Check:
-        from modelctl.reports import Check
-
-        cache = self._cached_count.cache
-        if not cache.needs_delivery:
-            return Check("cache", True, cache.place)
-        try:
-            cache.keys()
-            # What a change and a fill need: reading alone would say that all is well.
-            if token := cache.lease():
-                cache.release(token)
-        except ModelctlError as exc:
-            return Check("cache", False, _told(exc))
-        return Check("cache", True, f"Redis answers, {cache.place}")
-
-    def _audit(self) -> Audit:
-        from modelctl import migrations
-        from modelctl.reports import Audit
-
-        differed = 0
-        for comparison in range(AUDIT_COMPARISONS):
-            if comparison:
-                time.sleep(AUDIT_PAUSE_SECONDS)
-            differed += not self.verify().match
-        well = all(self._store.schema(migrations.triggers).values())
-        return Audit(AUDIT_COMPARISONS, differed, self._store.outbox.queue()[2], well)
+        return Doctor(self.config, lambda: self._store, self._cached_count).look(audit=audit)
 
 
 @dataclass(slots=True)
@@ -949,14 +842,6 @@ def _later(candidate: Candidate, why: str) -> Waiting:
 
 def _provider(name: str | None) -> str | None:
     return None if name is None else storable(name, 200)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
-
-
-def _told(exc: ModelctlError) -> str:
-    return f"{exc.message}; {exc.hint}" if exc.hint else exc.message
 
 
 def _limit(limit: int | None) -> int | None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
 from modelctl.model import ModelStatus
-from modelctl.reports import Candidate, Hold, Waiting
+from modelctl.reports import Candidate, Hold, LastRecover, Waiting
 from modelctl.tables import (
     AUTO_OFF,
     ON,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
 _CANDIDATE = f"(({AUTO_OFF}) OR ({TIMED_OFF}))"
 _NEVER = "1e18"
+# How much the clocks of two servers of one database may differ.
+CLOCK_SKEW_SECONDS = 5.0
 _FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -214,8 +216,9 @@ class Recovery(Changes):
         )
         self.database.write(lambda connection: connection.execute(text(sql)))
 
-    def last_finished(self) -> tuple[datetime, float] | None:
-        """When a run of recover last finished (UTC), and how long ago (seconds)."""
+    def last_run(self) -> LastRecover:
+        """Say when a run of recover last finished, and whether that is too long ago."""
+        every = self.config.recovery.expect_every
         sql = (
             f"SELECT at, {self.sql.now} AS now FROM {self.own}modelctl_state WHERE name = 'recover'"
         )
@@ -223,8 +226,11 @@ class Recovery(Changes):
         with self.database.reading() as connection:
             row = connection.execute(query).first()
         if row is None or row.at is None:  # never, or unreadable
-            return None
-        return row.at, (row.now - row.at).total_seconds()
+            return LastRecover(None, None, every or None, bool(every))
+        ago = (row.now - row.at).total_seconds()
+        # A time in the future: the clock was set back, and nobody knows how long ago it was.
+        overdue = bool(every) and not -CLOCK_SKEW_SECONDS <= ago <= every
+        return LastRecover(row.at, ago, every or None, overdue)
 
     # ── Pauses and incidents ──
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import redis
 
-from modelctl import fleet as core
+from modelctl import doctor
 from modelctl.cli import main
 from tests.servers import Redis
 
@@ -21,7 +21,7 @@ def both(pg_database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> s
     """Configure PostgreSQL and Redis, with one model; audits pause only for a moment."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
     monkeypatch.setenv("MODELCTL_REDIS_URL", redis_url)
-    monkeypatch.setattr(core, "AUDIT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(doctor, "AUDIT_PAUSE_SECONDS", 0.01)
     assert main(["add", "a/b"]) == 0
     return pg_database
 

@@ -1609,6 +1609,22 @@ def test_the_last_run_is_remembered(fleet_url: str, tool: Cli) -> None:
     assert doctor()[0] == 1
 
 
+def test_a_run_in_the_future_is_overdue(fleet_url: str, tool: Cli) -> None:
+    """Where the clock was set back nobody knows how old the last run is: not "not overdue"."""
+    expect = {"recovery_expect_every": "15m"}
+    tool("recover")
+    # As with two servers whose clocks differ a little.
+    sql(fleet_url, f"UPDATE modelctl_state SET at = {then(fleet_url, -2)} WHERE name = 'recover'")
+    assert tool("recover", "--check", **expect).code == 0
+    sql(fleet_url, f"UPDATE modelctl_state SET at = {then(fleet_url, -600)} WHERE name = 'recover'")
+    check = tool("recover", "--check", **expect)
+    assert (check.code, "clock was set back" in check.err) == (1, True)
+    doctor = tool("doctor", **expect)
+    assert (doctor.code, "clock was set back" in doctor.out) == (1, True)
+    tool("recover")
+    assert tool("recover", "--check", **expect).code == 0
+
+
 def test_nothing_is_expected_by_default(fleet_url: str, tool: Cli) -> None:
     """Without expect_every --check is a wrong configuration, and doctor does not mind."""
     put_off(fleet_url, "a", failed=9 * HOUR)
