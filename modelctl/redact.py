@@ -1,0 +1,85 @@
+"""What looks like a key or a password is taken out of a reason before the reason is stored.
+
+Applications pass on what a provider answered, and providers quote keys, headers and URLs in their
+errors. A reason is shown to every operator and kept in the history, so no key may be in it. The
+formats are those that the providers document. A word that only looks like a key goes too: a reason
+that lost a word is still a reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from modelctl.model import storable
+
+HIDDEN = "***"
+
+# Keys that are known by how they begin; each stands at the beginning of a word.
+_KEYS = (
+    # JSON Web Tokens: the first part is base64 of '{"'.
+    r"eyJ[\w-]{6,}(?:\.[\w-]*)+",
+    # sk-..., sk-ant-..., sk-proj-... and their like: with a digit, or long (masked ones have stars).
+    r"(?:sk|pk|rk|csk|gsk)[-_](?:(?=[\w*-]*\d)[\w*-]{4,}|[\w*-]{16,})",
+    # Google: API keys, OAuth tokens and secrets.
+    r"AIza[\w-]{10,}|ya29\.[\w-]{10,}|GOCSPX-[\w-]{10,}",
+    # AWS: ids of keys, Bedrock's keys.
+    r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}|(?:ABSK|bedrock-api-key-)[A-Za-z0-9+/_-]{8,}=*",
+    # GitHub, GitLab, Hugging Face, Replicate, Fireworks, Together, npm, DigitalOcean.
+    r"(?:gh[opsur]|github_pat|glpat|hf|api_org|r8|fw|tgp_v1|npm|dop_v1)[_-][\w-]{16,}",
+    # xAI, Perplexity, NVIDIA, Slack, Voyage, Jina, Tavily, Firecrawl, Databricks.
+    r"(?:xai|pplx|nvapi|xox[a-z]|xapp|pa|jina|tvly|fc)[-_][\w-]{16,}|dapi[0-9a-f]{16,}",
+)
+# What is known by the word before it, which stays.
+_BEFORE = (
+    r"(?:bearer|basic) +(?=[\w.+/~=-]{4})",
+    r"token +(?=[\w.-]*\d)(?=[\w.-]{20})",
+)
+# Names of what is secret, as they stand in headers, JSON, query strings and environments.
+_NAMES = (
+    r"(?:api[ _-]?key|access[ _-]?key|private[ _-]?key|subscription[ _-]?key|secret"
+    r"|passw(?:or)?d|credential|signature"
+    r"|(?:access|api|auth|bearer|id|refresh|security|session)[_-]?token)[\w-]{0,40}"
+    r"|\bpwd|\bjwt|(?<=[?&])(?:key|sig|token|auth|code)(?==)"
+)
+_PEM = r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+# user:password@ of a URL, or a user that is a token by itself.
+_LOGIN = r"://(?:[^\s/@:\"'<>]*:[^\s/@\"'<>]*|[\w.~%+-]{20,})(?=@)"
+
+
+@functools.cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Compile on first use: most commands store no reason."""
+    return (
+        # name = value, "name": "value", name: value. Of a header that holds several words the
+        # rest of the line goes.
+        re.compile(
+            rf"(?:(?P<name>(?:{_NAMES})(?: (?:provided|given|is))?[\"']?\s*[:=]\s*)"
+            r"(?P<quote>[\"'])?(?(quote)(?:(?!(?P=quote)).)*|[^\s\"',;&}\])]+)"
+            r"|(?P<header>\b(?:authorization|cookie)[\"']?\s*[:=]\s*[\"']?)"
+            r"[^\r\n\"']+)",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        re.compile(rf"\b(?P<before>{'|'.join(_BEFORE)})[^\s\"',;}}\]]+", re.IGNORECASE),
+        re.compile(rf"\b(?:{'|'.join(_KEYS)})|(?P<login>{_LOGIN})|{_PEM}", re.DOTALL),
+    )
+
+
+def redact(text: str) -> str:
+    """Return *text* with ``***`` in place of what looks like a key, a token or a password."""
+    named, before, keys = _patterns()
+    if ":" in text or "=" in text:
+        text = named.sub(lambda m: f"{m['name'] or m['header']}{m['quote'] or ''}{HIDDEN}", text)
+    text = before.sub(lambda m: f"{m['before']}{HIDDEN}", text)
+    return keys.sub(lambda m: f"{'://' if m['login'] else ''}{HIDDEN}", text)
+
+
+# Failures of a batch often have the same few reasons; looking one through takes 20 microseconds.
+_redact_again = functools.lru_cache(maxsize=256)(redact)
+
+
+def storable_reason(reason: str | None, length: int) -> str | None:
+    """Return *reason* as it may be stored: without keys, then cut to *length* characters."""
+    if reason is None:
+        return None
+    return storable((_redact_again if len(reason) <= 2000 else redact)(reason), length)
