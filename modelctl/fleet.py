@@ -744,7 +744,9 @@ class Fleet:
         )
 
     def _reason(self, reason: str | None) -> str | None:
-        return None if reason is None else storable(reason, self.config.health.reason_length)
+        from modelctl.redact import storable_reason
+
+        return storable_reason(reason, self.config.health.reason_length)
 
     # ── Invalidation ──
 

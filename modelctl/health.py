@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelctl.errors import UsageError
-from modelctl.model import FailureType, ModelStatus, storable
+from modelctl.model import FailureType, ModelStatus
+from modelctl.redact import storable_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -316,7 +317,7 @@ def parse_outcome(record: object, reason_length: int) -> Outcome:
     failed_by = failure_type("unknown" if type_ is None else type_)
     if kind == "success":  # whatever is said of a failure says nothing here
         return Outcome(model_id, None)
-    return Outcome(model_id, failed_by, None if reason is None else storable(reason, reason_length))
+    return Outcome(model_id, failed_by, storable_reason(reason, reason_length))
 
 
 def retry_at(

@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.health import failure_type_of_status
-from modelctl.model import FailureType, storable
+from modelctl.model import FailureType
 from modelctl.probe_config import PLACE, ProbeConfig, check_probe, script_of
 from modelctl.record import record
+from modelctl.redact import storable_reason
 from modelctl.reports import ProbeResult
 
 if TYPE_CHECKING:
@@ -196,8 +197,8 @@ class _Job:
         reason = failure[1]
         if self.key:
             reason = reason.replace(self.key, "***")
-        reason = storable(" ".join(reason.split()), _REASON_LENGTH)
-        return ProbeResult(self.target.id, False, failure[0], reason, seconds)
+        said = storable_reason(" ".join(reason.split()), _REASON_LENGTH)
+        return ProbeResult(self.target.id, False, failure[0], said, seconds)
 
     def fill(self, template: str, *, quoted: bool = False) -> str:
         """Put id and name into *template*; *quoted*: as words of a shell.

@@ -32,7 +32,8 @@ _KEYS = (
 )
 # What is known by the word before it, which stays.
 _BEFORE = (
-    r"(?:bearer|basic) +(?=[\w.+/~=-]{4})",
+    r"bearer +(?=[\w.+/~=-]{4})",
+    r"basic +(?=[\w+/-]{8})(?=[\w+/-]*(?-i:[A-Z0-9]))",
     r"token +(?=[\w.-]*\d)(?=[\w.-]{20})",
 )
 # Names of what is secret, as they stand in headers, JSON, query strings and environments.
