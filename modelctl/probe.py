@@ -222,7 +222,7 @@ class _Job:
             addresses = await self.web.addresses(host, port)
             refused = [address for address in addresses if not _is_public(address)]
             if refused and not self.config.allow_private:
-                return FailureType.NETWORK_ERROR, (
+                return None, (
                     f"{host} is {refused[0]}, not a public address; allow_private permits it"
                 )
             while True:
@@ -258,6 +258,8 @@ class _Job:
         }
         if self.config.max_tokens:
             ping[self.config.max_tokens_field] = self.config.max_tokens
+        if self.config.stream:
+            ping["stream"] = True
         connections: list[Any] = []
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -284,9 +286,9 @@ class _Job:
                 body = b""
                 async for part in response.aiter_raw():  # raw: nothing that grows by unpacking
                     body += part
-                    if len(body) > _LIMIT:
+                    if len(body) > _LIMIT or (self.config.stream and _has_answered(body)):
                         break
-                return _judge(response.status_code, body)
+                return _judge(response.status_code, body, stream=self.config.stream)
         finally:
             for connection in connections:  # httpcore forgets it if a TLS handshake is cancelled
                 await connection.aclose()
@@ -294,7 +296,7 @@ class _Job:
     async def run(self) -> _Failure | None:
         """Run the command; what it leaves behind in its process group ends with it."""
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # every exit would look like 0
-            return FailureType.UNKNOWN, "SIGCHLD is ignored, so exit codes are lost"
+            return None, "SIGCHLD is ignored, so exit codes are lost"
         script = script_of(self.config.command)
         words = [self.fill(w, quoted=n == script > 0) for n, w in enumerate(self.config.command)]
         target = {
@@ -314,9 +316,9 @@ class _Job:
                 start_new_session=True,
             )
         except ValueError:
-            return FailureType.CLIENT_ERROR, "the id cannot be an argument: NUL, or not Unicode"
+            return None, "the id cannot be an argument: NUL, or not Unicode"
         except OSError as exc:
-            return FailureType.UNKNOWN, f"cannot run {words[0]}: {exc.strerror}"
+            return None, f"cannot run {words[0]}: {exc.strerror}"
         return await _watch(child)
 
 
@@ -344,7 +346,9 @@ async def _watch(child: subprocess.Popen[bytes]) -> _Failure | None:
         tail = tail[-_LIMIT:].partition(b"\n")[2]
     lines = tail.decode(errors="replace").strip().splitlines()
     how = f"exit {child.returncode}" if child.returncode > 0 else f"signal {-child.returncode}"
-    return FailureType.UNKNOWN, ": ".join([how, *lines[-1:]])
+    # What a shell says of a program that cannot be run, or is not there.
+    kind = None if child.returncode in (126, 127) else FailureType.UNKNOWN
+    return kind, ": ".join([how, *lines[-1:]])
 
 
 class _Web:
@@ -387,31 +391,101 @@ def _is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def _judge(status: int, body: bytes) -> _Failure | None:
-    """Return what is wrong with an answer."""
-    try:
-        document = json.loads(body) if len(body) <= _LIMIT else None
-    except (ValueError, RecursionError):
-        document = None
+# Statuses that speak of the request or its key, whichever model it names: the key (401, 403, 407),
+# an unpaid bill (402), the method or path (405), the formats and sizes (406, 411, 413, 414, 415,
+# 417, 431), too many requests (429), a caller that went away (499).
+_OF_THE_REQUEST = {401, 402, 403, 405, 406, 407, 411, 413, 414, 415, 417, 429, 431, 499}
+# What a 400, 404 or 422 says when the request does not fit: a parameter, the kind of endpoint, the
+# path, the key, the bill. Everything else is the model's: it is gone, or refuses a plain "ping".
+_REQUEST_DOES_NOT_FIT = re.compile(
+    r"unsupported[ _](?:parameter|value|country)|(?:unknown|unrecognized|invalid|unexpected|extra)[ _]"
+    r"(?:request[ _])?(?:parameter|argument|field|key|input|property|url|path|route|endpoint)"
+    r"|missing[ _]required|field required|extra[ _](?:inputs|fields)?[ _]?(?:are not permitted|forbidden)"
+    r"|max_(?:completion_|output_)?tokens|not a chat model|chat model|chat/completions|v1/\w+"
+    r"|chat[ _]completions?|(?:only|not) support\w*[^.]*(?:stream|chat|audio|image|embedding|messages)"
+    r"|stream(?:ing)?['\"` ]*(?:must|is required|=|only|parameter)|(?:embedding|rerank\w*|image|audio"
+    r"|speech|transcription|moderation) model|api[ _-]?key|credit|billing|quota|balance|payment",
+    re.IGNORECASE,
+)
+# Fields and comments of Server-Sent Events; no JSON begins so.
+_EVENT_STREAM = re.compile(rb"\s*(?:data|event|id|retry)?:")
+# A path that leads to no API answers with a page, or with these words alone.
+_NO_SUCH_PATH = re.compile(r"(?:404 )?(?:(?:page|path|route|url) )?not found\.?", re.IGNORECASE)
+
+
+def _judge(status: int, body: bytes, *, stream: bool) -> _Failure | None:
+    """Return what is wrong with an answer; without a failure type it is the probe's own fault."""
+    if status == 200 and _EVENT_STREAM.match(body):
+        return _judge_stream(body, stream=stream)
+    document = _json(body) if len(body) <= _LIMIT else None
     said = document if isinstance(document, dict) else {}
     if status == 200 and isinstance(choices := said.get("choices"), list) and choices:
         return None
-    error = said.get("error", said)
-    message = error.get("message") if isinstance(error, dict) else error
-    if not isinstance(message, str) or not message:
-        message = "larger than 64 KiB" if len(body) > _LIMIT else ""
-    kind: FailureType | None = FailureType.PARSE_ERROR
+    message, words = _error(said)
+    if len(body) > _LIMIT:
+        message = message or "larger than 64 KiB"
     if status == 400 and re.search("max_(completion_|output_)?tokens.*reached", message):
         return None  # it thought for longer than we let it
     if 300 <= status <= 399:
-        kind, message = FailureType.CLIENT_ERROR, "a redirect, refused"
-    elif status in (401, 403):
-        kind = None  # the key's fault
-    elif 400 <= status <= 599:
-        kind = failure_type_of_status(status)
-    else:
-        message = message or "not a JSON object with choices"
-    return kind, f"HTTP {status}: {message}" if message else f"HTTP {status}"
+        return None, f"HTTP {status}: a redirect, refused"
+    if 400 <= status <= 599:
+        its_own_fault = (
+            status in _OF_THE_REQUEST
+            or (status in (400, 404, 422) and _REQUEST_DOES_NOT_FIT.search(words))
+            or (status == 404 and (not message or _NO_SUCH_PATH.fullmatch(message.strip())))
+        )
+        kind = None if its_own_fault else failure_type_of_status(status)
+        return kind, f"HTTP {status}: {message}" if message else f"HTTP {status}"
+    return FailureType.PARSE_ERROR, f"HTTP {status}: {message or 'not a JSON object with choices'}"
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error(said: dict[str, Any]) -> tuple[str, str]:
+    """Return the message of an error as the OpenAI-compatible servers write it, and all its words."""
+    error = said.get("error", said)
+    message = error.get("message") if isinstance(error, dict) else error
+    if isinstance(error, dict) and not isinstance(message, str):
+        message = error.get("detail")  # FastAPI; a list where fields are wrong
+        if isinstance(message, list):
+            message = json.dumps(message)[:_REASON_LENGTH]
+    message = message if isinstance(message, str) else ""
+    if not isinstance(error, dict):
+        return message, message
+    codes = (error.get(name) for name in ("code", "type", "param", "status"))
+    return message, " ".join([message, *(code for code in codes if isinstance(code, str))])
+
+
+def _chunks(body: bytes) -> list[Any]:
+    """Return the JSON values of the whole events in *body* (Server-Sent Events)."""
+    lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[:-1]
+    found = (line.removeprefix(b"data:").strip() for line in lines if line.startswith(b"data:"))
+    return [_json(data) for data in found if data != b"[DONE]"]
+
+
+def _has_answered(body: bytes) -> bool:
+    """Whether a stream has said enough: a choice, or an error."""
+    return any(isinstance(c, dict) and (c.get("choices") or "error" in c) for c in _chunks(body))
+
+
+def _judge_stream(body: bytes, *, stream: bool) -> _Failure | None:
+    """Return what is wrong with an event stream."""
+    if not stream:
+        return None, "HTTP 200: an event stream where JSON was asked for; set stream = true"
+    for chunk in _chunks(body + b"\n"):
+        said = chunk if isinstance(chunk, dict) else {}
+        if "error" in said:
+            message, _ = _error(said)
+            return FailureType.SERVER_ERROR, f"HTTP 200: {message or 'an error in the stream'}"
+        if isinstance(choices := said.get("choices"), list) and choices:
+            return None
+    large = " in its first 64 KiB" if len(body) > _LIMIT else ""
+    return FailureType.PARSE_ERROR, f"HTTP 200: a stream without choices{large}"
 
 
 def _why(error: BaseException) -> str:

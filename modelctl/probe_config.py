@@ -41,6 +41,8 @@ class ProbeConfig:
       that has a placeholder inside quotes, or that has a placeholder and also a backslash, a
       backquote, ``#``, ``<<``, ``((``, ``[[``, or a ``$`` that begins no variable and no ``$(``.
 
+    *stream*: the endpoint answers with an event stream only, so it is asked for one.
+
     ``"$MODELCTL_ID"`` in a script, or ``"$1"`` with ``{id}`` as a word behind it, needs no such
     rules. Nothing can help a program that makes code of its arguments: eval, ssh, su -c.
     """
@@ -53,6 +55,7 @@ class ProbeConfig:
     model: str = "{name}"
     max_tokens: int = 16
     max_tokens_field: str = "max_tokens"
+    stream: bool = False
     timeout: float = 10.0
     allow_http: bool = False
     allow_private: bool = False
@@ -73,7 +76,7 @@ def check_probe(config: ProbeConfig) -> None:
     if not 0.1 <= config.timeout <= 600:
         raise UsageError("timeout must be 0.1s to 10m")
     name = config.max_tokens_field
-    if not (name.isascii() and name.isidentifier()) or name in ("model", "messages"):
+    if not (name.isascii() and name.isidentifier()) or name in ("model", "messages", "stream"):
         raise UsageError("max_tokens_field must be a name such as max_completion_tokens")
     if config.url:
         _check_url(config.url, config.allow_http)

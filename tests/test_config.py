@@ -747,6 +747,7 @@ def test_settings_show_how_each_provider_is_asked(home: Path) -> None:
         ("probe.p.model", '"{name}"', "default"),
         ("probe.p.max_tokens", "16", "default"),
         ("probe.p.max_tokens_field", '"max_tokens"', "default"),
+        ("probe.p.stream", "false", "default"),
         ("probe.p.timeout", '"90s"', "file"),
         ("probe.p.allow_http", "true", "file"),
         ("probe.p.allow_private", "false", "default"),

@@ -103,6 +103,17 @@ class Handler(BaseHTTPRequestHandler):
         """Answer 400 with one of the bodies of the server."""
         self.send(400, self.server.bodies[name])
 
+    def answer_say(self, status: str, name: str) -> None:
+        """Answer with a status and one of the bodies of the server."""
+        self.send(int(status), self.server.bodies[name])
+
+    def answer_chat(self) -> None:
+        """Send a stream of choices that does not end."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        while True:
+            self.wfile.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
+            time.sleep(0.02)
+
     def answer_echo(self) -> None:
         """Show what was sent, as a careless server does."""
         said = f"bad header {self.headers['Authorization']} " * 40
@@ -413,8 +424,11 @@ def test_a_slow_caller_costs_no_model_its_time(server: Server) -> None:
         (403, None),
         (404, FailureType.CLIENT_ERROR),
         (408, FailureType.TIMEOUT),
-        (429, FailureType.RATE_LIMIT),
-        (499, FailureType.CLIENT_ERROR),
+        (402, None),
+        (405, None),  # the path or the method
+        (413, None),
+        (429, None),  # asked too often
+        (499, None),  # we went away
         (500, FailureType.SERVER_ERROR),
         (503, FailureType.SERVER_ERROR),
         (504, FailureType.TIMEOUT),
@@ -426,14 +440,16 @@ def test_a_slow_caller_costs_no_model_its_time(server: Server) -> None:
     ],
 )
 def test_statuses(server: Server, status: int, kind: FailureType | None) -> None:
-    """A status is the failure that the health rule makes of it; the server's words are kept."""
+    """A status is the failure that the health rule makes of it, or says that the probe could not
+    ask; the server's words are kept.
+    """
     failed(one(server.config(f"status/{status}")), kind, f"HTTP {status}: so", "sorry")
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_statuses_without_a_body(server: Server, status: int) -> None:
     """What is neither 200 nor an error is no healthy answer."""
-    kind = FailureType.CLIENT_ERROR if status == 304 else FailureType.PARSE_ERROR
+    kind = None if status == 304 else FailureType.PARSE_ERROR
     failed(one(server.config(f"status/{status}")), kind, f"HTTP {status}")
 
 
@@ -477,6 +493,118 @@ def test_words_of_the_server(server: Server, document: object, words: str) -> No
     """What the server says is in the reason, cut, and made so that any database can store it."""
     server.bodies["x"] = json.dumps(document).encode()
     failed(one(server.config("body/x")), FailureType.PARSE_ERROR, f"HTTP 200: {words}")
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "kind"),
+    [
+        # What OpenAI says of a parameter that a newer model does not take.
+        (
+            400,
+            {
+                "error": {
+                    "message": "Unsupported parameter: 'max_tokens' is not supported with this model."
+                    " Use 'max_completion_tokens' instead.",
+                    "type": "invalid_request_error",
+                    "param": "max_tokens",
+                    "code": "unsupported_parameter",
+                }
+            },
+            None,
+        ),
+        (400, {"error": {"message": "no", "code": "unsupported_value"}}, None),
+        (400, {"error": {"message": "Unrecognized request argument supplied: foo"}}, None),
+        (400, {"error": {"message": "This model only support stream mode"}}, None),
+        (400, {"error": {"message": "API key not valid. Please pass a valid API key."}}, None),
+        (400, {"error": {"message": "Your credit balance is too low"}}, None),
+        (
+            422,
+            {"detail": [{"type": "extra_forbidden", "msg": "Extra inputs are not permitted"}]},
+            None,
+        ),
+        (422, {"error": {"message": "Extra inputs are not permitted"}}, None),
+        (404, {"error": {"message": "This is not a chat model and thus not supported"}}, None),
+        (
+            404,
+            {"error": {"message": "This model is only supported in v1/responses, not here."}},
+            None,
+        ),
+        (404, {"error": {"message": "Invalid URL (POST /v1/v1/x)"}}, None),
+        (404, {"detail": "Not Found"}, None),
+        (404, {"error": "Not Found"}, None),
+        # The model's own failures.
+        (
+            404,
+            {"error": {"message": "The model 'x' does not exist", "code": "model_not_found"}},
+            "c",
+        ),
+        (404, {"error": "model 'x' not found, try pulling it first"}, "c"),
+        (404, {"error": {"message": "No endpoints found for x"}}, "c"),
+        (400, {"error": {"message": "x is not a valid model ID"}}, "c"),
+        (400, {"error": {"message": "invalid model: x"}}, "c"),
+        (422, {"error": {"message": "I do not want to"}}, "c"),
+    ],
+)
+def test_a_probe_that_is_wrong_is_not_the_models_fault(
+    server: Server, status: int, document: object, kind: str | None
+) -> None:
+    """An answer that refuses the request itself says nothing of the model."""
+    server.bodies["x"] = json.dumps(document).encode()
+    answer = one(server.config(f"say/{status}/x"))
+    failed(answer, FailureType.CLIENT_ERROR if kind else None, f"HTTP {status}")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>404</html>", b"404 page not found"])
+def test_a_path_that_leads_nowhere(server: Server, body: bytes) -> None:
+    """A 404 without an error of an API is that of a wrong URL in the probe."""
+    server.bodies["x"] = body
+    failed(one(server.config("say/404/x")), None, "HTTP 404")
+
+
+STREAM = b'data: {"choices": []}\n\ndata: {"choices": [{"delta": {"content": "p"}}]}\n\n'
+
+
+@pytest.mark.parametrize("start", [b"", b": a comment\n\n", b"event: x\n", b"id: 1\n", b"\r\n"])
+def test_an_event_stream_where_json_was_asked_for(server: Server, start: bytes) -> None:
+    """An endpoint that answers with a stream only could not be asked; the reason says how."""
+    server.bodies["x"] = start + STREAM
+    failed(one(server.config("body/x")), None, "an event stream", "stream = true")
+
+
+@pytest.mark.parametrize(
+    "body", [STREAM, STREAM.replace(b"\n", b"\r\n"), STREAM + b"data: [DONE]\n\n"]
+)
+def test_an_endpoint_that_only_streams_can_be_asked(server: Server, body: bytes) -> None:
+    """With stream = true a stream is asked for, and one choice in it is enough."""
+    server.bodies["x"] = body
+    assert one(server.config("body/x", stream=True)).healthy
+    ((_, _, asked),) = server.requests
+    assert asked["stream"] is True
+    assert one(server.config("ok", stream=True)).healthy  # it may answer with JSON all the same
+
+
+def test_an_endless_stream_is_read_to_its_first_choice(server: Server) -> None:
+    """A stream that goes on is closed as soon as it has shown that the model works."""
+    assert one(server.config("chat", stream=True, timeout=5)).healthy
+    assert server.left.acquire(timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"data: [DONE]\n\n", FailureType.PARSE_ERROR, "a stream without choices"),
+        (b"data: nonsense\n\n", FailureType.PARSE_ERROR, "a stream without choices"),
+        (b'data: {"choices": "x"}\n\n', FailureType.PARSE_ERROR, "a stream without choices"),
+        (b'data: {"error": {"message": "busy"}}\n\n', FailureType.SERVER_ERROR, "busy"),
+        (b": " + b"x" * 70_000, FailureType.PARSE_ERROR, "in its first 64 KiB"),
+    ],
+)
+def test_a_stream_that_shows_no_answer(
+    server: Server, body: bytes, kind: FailureType, words: str
+) -> None:
+    """A stream without a choice is a parse error, one with an error in it a server error."""
+    server.bodies["x"] = body
+    failed(one(server.config("body/x", stream=True)), kind, words)
 
 
 def test_a_body_of_just_64_kib(server: Server) -> None:
@@ -648,7 +776,7 @@ def test_redirects_are_refused(
     with serving() as other:
         server.elsewhere = f"http://{other.place}/ok"
         answer = one(server.config(f"redirect/{status}", key_env="KEY"))
-        failed(answer, FailureType.CLIENT_ERROR, f"HTTP {status}: a redirect, refused")
+        failed(answer, None, f"HTTP {status}: a redirect, refused")
         assert (len(server.requests), other.requests) == (1, [])
 
 
@@ -687,7 +815,7 @@ def test_private_addresses_are_refused(server: Server, host: str) -> None:
     """Without allow_private nobody connects to an address that is not the Internet's."""
     url = f"http://{host}:{server.server_port}/ok"
     answer = one(server.config("", url=url, allow_private=False))
-    failed(answer, FailureType.NETWORK_ERROR, "not a public address")
+    failed(answer, None, "not a public address")
     assert server.requests == []
 
 
@@ -702,7 +830,7 @@ def test_one_private_address_is_enough(server: Server, monkeypatch: pytest.Monke
     resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
     url = f"http://models.test:{server.server_port}/ok"
     answer = one(server.config("", url=url, allow_private=False))
-    failed(answer, FailureType.NETWORK_ERROR, "models.test is 127.0.0.1")
+    failed(answer, None, "models.test is 127.0.0.1")
     assert server.requests == []
 
 
@@ -930,7 +1058,7 @@ def test_surroundings_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("program", ["/no/such/program", "/etc/passwd"])
 def test_commands_that_cannot_run(program: str) -> None:
     """A program that is not there or not executable has failed, and says so."""
-    failed(one(command(program)), FailureType.UNKNOWN, f"cannot run {program}: ")
+    failed(one(command(program)), None, f"cannot run {program}: ")
 
 
 @pytest.mark.parametrize("script", ["sleep 60 & sleep 60", "trap '' TERM; sleep 60; sleep 60"])
@@ -981,7 +1109,7 @@ def test_ignored_sigchld() -> None:
 @pytest.mark.parametrize("id_", ["nul\0", "p/\0", "\ud800", "a\udc80"])
 def test_ids_that_are_no_argument(id_: str) -> None:
     """An id that no program can be given exactly has failed, and nothing is run."""
-    failed(one(command("true"), id_), FailureType.CLIENT_ERROR, "cannot be an argument")
+    failed(one(command("true"), id_), None, "cannot be an argument")
 
 
 IDS = st.one_of(
