@@ -191,9 +191,10 @@ Source = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for 
 
 @dataclass(slots=True)
 class _Run:
-    """What one command knows: the file that was named, and the configuration once it is read."""
+    """What one command knows: its own options, and the configuration once it is read."""
 
     file: str | None = None
+    debug: bool = False
     config: Config | None = None
 
     def load(self) -> Config:
@@ -226,7 +227,7 @@ def _options(
     ] = False,
 ) -> None:
     """Administer a fleet of LLM models kept as rows in a database."""
-    ctx.obj.file = config
+    ctx.obj.file, ctx.obj.debug = config, debug
 
 
 # ── The boundary ────────────────────────────────────────────────────────────────────────────────
@@ -290,7 +291,7 @@ def _complete_standard_streams() -> None:
 
 
 def _report(error: ModelctlError, arguments: Sequence[str], run: _Run) -> int:
-    if "--debug" in arguments and error.exit_code is not ExitCode.USAGE:
+    if run.debug and error.exit_code is not ExitCode.USAGE:
         import traceback
 
         render.say(*run.hide(traceback.format_exc()).splitlines())
@@ -302,17 +303,30 @@ def _report(error: ModelctlError, arguments: Sequence[str], run: _Run) -> int:
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether -o json was asked for, even where the rest could not be understood."""
+    """Whether -o json was asked for, even where the rest could not be understood.
+
+    The last -o that names a format counts, wherever it stands; the value of another option is none.
+    """
+    group: Any = program()
+    options: dict[str, Any] = {}
     wanted = ""
     words = iter(arguments)
     for word in words:
         if word == "--":
             break
-        if word in ("-o", "--output"):
-            wanted = next(words, "")
-        elif word.startswith(("-o", "--output=")):
-            wanted = word.removeprefix("-o").removeprefix("--output=")
-    return wanted == "json"
+        if not word.startswith("-"):
+            group = getattr(group, "commands", {}).get(word, group)
+            options = {name: param for param in group.params for name in param.opts}
+            continue
+        name, assigned, value = (
+            word.partition("=") if word[:2] == "--" else (word[:2], "", word[2:])
+        )
+        output = name in ("-o", "--output")
+        if not (assigned or value) and (output or not getattr(options.get(name), "is_flag", True)):
+            value = next(words, "")
+        if output and value in [*Output]:
+            wanted = value
+    return wanted == Output.JSON
 
 
 @contextmanager
@@ -347,10 +361,17 @@ def _open(source: str) -> Iterator[BinaryIO]:
     """Open FILE|-; the system's errors inside of the block are those of reading it."""
     name = "standard input" if source == "-" else source
     try:
-        with nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as stream:
+        with nullcontext(sys.stdin.buffer) if source == "-" else _open_file(source) as stream:
             yield stream
     except OSError as exc:
         raise UsageError(f"cannot read {name}: {exc.strerror}") from exc
+
+
+def _open_file(name: str) -> BinaryIO:
+    try:
+        return open(name, "rb")
+    except ValueError:  # NUL, or a lone surrogate that stands for no byte
+        raise UsageError(f"'{name}' is no name of a file") from None
 
 
 # ── The count ───────────────────────────────────────────────────────────────────────────────────

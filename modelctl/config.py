@@ -86,14 +86,17 @@ _REDIS = {
 }
 
 
-def _decode(text: str) -> str | None:
-    """Undo percent-encoding; None if that is not possible or gives no text."""
+def _decode(text: str, errors: str = "strict") -> str | None:
+    """Undo percent-encoding; None if that is not possible or gives no text.
+
+    *errors*: ``surrogateescape`` for the name of a file, which may be any bytes.
+    """
     from urllib.parse import unquote
 
     if re.search("%00|%(?![0-9A-Fa-f]{2})", text):
         return None
     try:
-        return unquote(text, errors="strict")
+        return unquote(text, errors=errors)
     except UnicodeDecodeError:
         return None
 
@@ -134,7 +137,11 @@ def _database_url(url: str) -> str:
     if not url:
         return url
     if url.startswith("sqlite:"):
-        name = _decode(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else None
+        name = (
+            _decode(url.removeprefix(_SQLITE), "surrogateescape")
+            if url.startswith(_SQLITE)
+            else None
+        )
         # SQLite gives ":..." and "file:..." meanings of their own.
         if not name or name.startswith((":", "file:")) or re.search("[?#]", url):
             raise UsageError(
@@ -565,7 +572,11 @@ class Config:
         """The file of the SQLite database; None on PostgreSQL."""
         if self.database.url:
             name = self.database.url.removeprefix(_SQLITE)
-            return Path(_decode(name) or name) if name != self.database.url else None
+            return (
+                Path(_decode(name, "surrogateescape") or name)
+                if name != self.database.url
+                else None
+            )
         if self.data_home is None:
             hint = "set HOME, or name a database by MODELCTL_DATABASE_URL"
             raise InvalidConfigError("there is no home folder for the database", hint=hint)
@@ -727,6 +738,7 @@ def _is_near(name: str, choices: Iterable[str]) -> bool:
 def settings(config: Config) -> list[Setting]:
     """Return every setting as the file would write it, with passwords hidden."""
     import json
+    from urllib.parse import quote
 
     from modelctl.reports import Setting
 
@@ -736,7 +748,7 @@ def settings(config: Config) -> list[Setting]:
         if key.secret:
             value = mask_url(value)
             if str(key) == "database.url" and config.embedded:
-                value = f"sqlite:///{config.sqlite_path}"
+                value = f"sqlite:///{quote(os.fsencode(config.sqlite_path or ''))}"
         elif key.number:
             value = int(value) if value.is_integer() else value
         elif isinstance(value, float):

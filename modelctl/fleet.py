@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -77,6 +78,9 @@ class Fleet:
     Open it with `Fleet.open`, use it as a context manager or `close` it. It may be shared by
     threads and live as long as the application: it connects on first use (so a fork before that
     is safe) and keeps its connections.
+
+    Text that a database cannot hold whole is kept as far as it can: longer text is cut, NUL and lone
+    surrogates become U+FFFD. No id is changed like that: there is no such model.
 
     Every method raises a child of `ModelctlError`: `DatabaseUnavailableError` (try again later),
     `InvalidConfigError`, `MissingSchemaError`; the others are named with each method. An
@@ -158,7 +162,7 @@ class Fleet:
         from modelctl.store import ModelStore
 
         def migrate(draft: Path) -> None:
-            database = replace(self.config.database, url=f"sqlite:///{quote(str(draft))}")
+            database = replace(self.config.database, url=f"sqlite:///{quote(os.fsencode(draft))}")
             store = ModelStore(replace(self.config, database=database), pool_size=1)
             store.schema(migrations.upgrade)
             store.close()
@@ -267,7 +271,7 @@ class Fleet:
         """Return ids that begin with *prefix*, for a shell: at most 100, and none that it could
         take for code.
         """
-        path = self.config.sqlite_path
+        path, prefix = self.config.sqlite_path, storable(prefix)
         if path is None:
             return self._store.complete(prefix)
         from modelctl import sqlite
@@ -276,7 +280,7 @@ class Fleet:
 
     def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return pairs of one of *ids* and another model whose id a person would take for it."""
-        return self._store.look_alikes(list(dict.fromkeys(ids)))
+        return self._store.look_alikes(list(dict.fromkeys(map(storable, ids))))
 
     def leaderboard(
         self, *, top: int = 10, provider: str | None = None
@@ -291,7 +295,13 @@ class Fleet:
         since: float | None = None,
         limit: int = 100,
     ) -> tuple[Event, ...]:
-        """Return the history, newest first: of one model, not older than *since* seconds."""
+        """Return the history, newest first: of one model, not older than *since* seconds.
+
+        Raises:
+            UsageError: *since* is not from 0 s to ten years, or *limit* is below 1.
+        """
+        if since is not None:
+            _check_seconds(since, "since")
         return self._store.events(id, since=since, limit=_limit(limit) or 100)
 
     # ── Changes ──
@@ -323,16 +333,18 @@ class Fleet:
 
     def _until(self, duration: float | None, until: datetime | None) -> float | None:
         """When a timed disable ends, in seconds since 1970, by the database's clock."""
-        from datetime import UTC
+        from datetime import UTC, datetime
 
         if duration is None and until is None:
             return None
         if duration is not None and until is not None:
             raise UsageError("a duration and an end say the same thing", hint="give one of them")
+        if until is not None and not isinstance(until, datetime):
+            raise UsageError("the end is not a datetime")
         if until is not None and until.tzinfo is None:
             raise UsageError("the end has no time zone", hint="write 2026-12-01T08:00Z")
-        if duration is not None and not 0 < duration <= LONGEST_COOLDOWN:
-            raise UsageError("a duration is more than 0 s and at most ten years")
+        if duration is not None:
+            _check_seconds(duration, "a duration", positive=True)
         now = self._store.recovery.clock()
         try:
             end = until.astimezone(UTC).timestamp() if until is not None else now + (duration or 0)
@@ -494,8 +506,8 @@ class Fleet:
         from modelctl.spool import Spool
 
         rule = self.config.recovery
-        if cooldown is not None and not 0 <= cooldown <= LONGEST_COOLDOWN:
-            raise UsageError("a cooldown is from 0 s to ten years")
+        if cooldown is not None:
+            _check_seconds(cooldown, "a cooldown")
         most = _limit((rule.limit if limit is None else limit) or None)
         ladder = None if cooldown is None else (cooldown,)
         probes = self._probes() if probe else {}
@@ -675,8 +687,7 @@ class Fleet:
         """
         from modelctl.reports import Pause
 
-        if not 0 < duration <= LONGEST_COOLDOWN:
-            raise UsageError("a pause is more than 0 s and at most ten years")
+        _check_seconds(duration, "a pause", positive=True)
         provider, reason = _provider(provider), self._reason(reason)
         if provider is not None and not self.list_models(provider=provider, limit=1):
             self.on_warning(f"no model has the provider '{provider}'")
@@ -715,6 +726,8 @@ class Fleet:
         from modelctl.catalog import parse
         from modelctl.reports import ImportResult
 
+        if not isinstance(catalog, bytes):
+            raise UsageError("a catalogue is bytes")
         if on_conflict not in ("update", "skip", "fail"):
             raise UsageError(f"no policy '{on_conflict}'", hint="one of: update, skip, fail")
         found = parse(catalog, _catalog_format(format))
@@ -846,8 +859,16 @@ def _provider(name: str | None) -> str | None:
     return None if name is None else storable(name, 200)
 
 
+def _check_seconds(seconds: float, what: str, *, positive: bool = False) -> None:
+    """Refuse what is no time, such as nan: comparing with it would say yes to anything."""
+    number = isinstance(seconds, int | float)
+    if not number or not 0 <= seconds <= LONGEST_COOLDOWN or (positive and not seconds):
+        least = "more than 0 s and at most" if positive else "from 0 s to"
+        raise UsageError(f"{what} is {least} ten years")
+
+
 def _limit(limit: int | None) -> int | None:
-    if limit is not None and not 1 <= limit < 2**63:
+    if limit is not None and (not isinstance(limit, int) or not 1 <= limit < 2**63):
         raise UsageError(f"a limit is at least 1 and fits in 64 bits; {limit} does not")
     return limit
 

@@ -5,6 +5,7 @@ The other results are in `results` and `reports`, which a cached count does not 
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from modelctl.errors import CONTROLS, UsageError
@@ -65,9 +66,17 @@ def check_id(model_id: object) -> str:
 
 
 def storable(text: str, length: int | None = None) -> str:
-    """Cut *text* to *length* characters and replace what PostgreSQL cannot hold (NUL, surrogates)."""
+    """Cut *text* to *length* characters, with U+FFFD for what PostgreSQL cannot hold.
+
+    That is NUL and lone surrogates.
+
+    Raises:
+        UsageError: it is not text.
+    """
+    if not isinstance(text, str):
+        raise UsageError(f"{text!r} is not text")
     kept = text[:length].replace("\0", "\ufffd")
-    return kept.encode("utf-8", "replace").decode() if not kept.isascii() else kept
+    return kept if kept.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", kept)
 
 
 def numbered(number: int, what: str = "model") -> str:

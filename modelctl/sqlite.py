@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -15,6 +16,7 @@ from modelctl.errors import (
     MissingSchemaError,
     ModelctlError,
     RefusedError,
+    clean,
 )
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_SECONDS = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what heals when somebody makes room
 
 
 def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -89,7 +92,7 @@ def exists(path: Path) -> bool:
 
 def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?{mode}",
+        f"file:{quote(os.fsencode(path.absolute()))}?{mode}",
         uri=True,
         timeout=busy,
         isolation_level=None,
@@ -118,17 +121,29 @@ def create(path: Path, migrate: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
             draft = Path(folder, path.name)
             os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+            try:
+                migrate(draft)
+            except ModelctlError as exc:  # nobody knows the name of the draft
+                message = exc.message.replace(clean(str(draft)), clean(str(path)))
+                raise type(exc)(message, hint=exc.hint) from exc
             with contextlib.closing(_open(draft, "mode=rw", BUSY_SECONDS)) as connection:
-                # Readers do not wait for writers, and a long listing does not stop a writer.
+                # Readers do not wait for writers, and a long listing does not stop a writer. Not
+                # before: on a full disk part of it would stay in the -wal file, unnoticed.
                 connection.execute("PRAGMA journal_mode = WAL")
-            migrate(draft)
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
     except OSError as exc:
+        if exc.errno in _FULL:
+            raise DatabaseUnavailableError(
+                f"cannot create the database {path}: {exc.strerror}",
+                hint="free some space, or set MODELCTL_DATABASE_URL or XDG_DATA_HOME",
+            ) from exc
         raise InvalidConfigError(
             f"cannot create the database {path}: {exc.strerror}",
             hint="set MODELCTL_DATABASE_URL or XDG_DATA_HOME",
         ) from exc
+    except sqlite3.Error as exc:
+        raise translate(exc, path) from exc
 
 
 def translate(exc: BaseException, path: Path) -> ModelctlError:

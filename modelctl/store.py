@@ -153,7 +153,7 @@ class ModelStore:
             "SELECT id FROM models WHERE starts_with(id, :prefix) AND id ~ :plain"
             f" ORDER BY {self._sql.by_id} LIMIT 100"
         )
-        values = {"prefix": storable(prefix), "plain": "^[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*$"}
+        values = {"prefix": prefix, "plain": "^[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*$"}
         with self._database.reading() as connection:
             return [*connection.execute(text(sql), values).scalars()]
 
@@ -341,7 +341,7 @@ class ModelStore:
     def _ago(self, seconds: float) -> Any:
         """The database's clock *seconds* ago, as an expression."""
         if self._on_sqlite:
-            return sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now", f"-{seconds} seconds")
+            return sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now", f"-{seconds:.3f} seconds")
         return sa.func.statement_timestamp() - timedelta(seconds=seconds)
 
     # ── Changes of status ──

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from modelctl import health
 from modelctl.database import in_utc
-from modelctl.errors import ModelNotFoundError, clean
+from modelctl.errors import ModelNotFoundError, UsageError, clean
 from modelctl.record import record
 from modelctl.spool import Spool
 
@@ -330,7 +330,13 @@ def written(time: datetime) -> str:
 
 
 def findable(ids: Sequence[str]) -> None:
-    """An id that PostgreSQL cannot hold names no model; raises `ModelNotFoundError`."""
+    """An id that PostgreSQL cannot hold names no model; raises `ModelNotFoundError`.
+
+    What is not text at all is a `UsageError`.
+    """
+    for model_id in ids:
+        if not isinstance(model_id, str):
+            raise UsageError(f"a model id is text, not {type(model_id).__name__}")
     odd = {i for i in ids if "\0" in i or (not i.isascii() and _LONE.search(i))}
     if odd:
         all_found(ids, set(ids) - odd)

@@ -203,7 +203,7 @@ def test_texts_are_made_storable() -> None:
     assert rows(parse(source)) == [
         ("a", "A\x1b[1m", "P"),
         ("b", "x" * 200, "\ufffd"),
-        ("c", "?", "é"),
+        ("c", "\ufffd", "é"),
     ]
 
 

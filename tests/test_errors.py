@@ -150,6 +150,47 @@ def test_what_is_asked_for_last_counts(fleet: None, cli: Cli) -> None:
     assert cli("show", "-o", "csv", "--", "-o").out == ""
 
 
+JSON_ASKED = [
+    ["show", "-o", "json", "-o", "wrong", "x"],
+    ["show", "x", "--output", "wrong", "--output=json", "--limit", "1"],
+    ["-o", "json", "show", "x"],
+    ["show", "-ojson", "x", "y"],
+    ["show", "-o", "wrong", "-o", "json", "x", "y"],
+    ["disable", "x", "--reason", "-o", "-o", "json"],
+    ["disable", "x", "--reason", "--", "-o", "json"],
+    ["--config", "-o", "show", "x", "-o", "json"],
+    ["db", "nonsense", "-o", "json"],
+    ["list", "--limit", "-o", "json", "-o", "json"],
+]
+NO_JSON_ASKED = [
+    ["show", "--", "-o", "json"],
+    ["show", "-o", "json", "-o", "table", "x", "y"],
+    ["show", "-o", "JSON", "x"],
+    ["disable", "nobody", "--reason", "-ojson"],
+    ["disable", "nobody", "--actor=-o", "json"],
+    ["show", "x", "-o"],
+    ["count", "-o", ""],
+]
+
+
+@pytest.mark.parametrize("arguments", JSON_ASKED, ids=" ".join)
+def test_error_in_the_form_that_was_asked_for(fleet: None, cli: Cli, arguments: list[str]) -> None:
+    """The last -o that names a form counts for an error, wherever it stands."""
+    result = cli(*arguments)
+    assert result.code in (2, 3, 4)
+    assert result.err == ""
+    assert result.json.keys() == {"error"}
+
+
+@pytest.mark.parametrize("arguments", NO_JSON_ASKED, ids=" ".join)
+def test_error_in_words(fleet: None, cli: Cli, arguments: list[str]) -> None:
+    """What stands behind --, or is the value of another option, is no -o."""
+    result = cli(*arguments)
+    assert result.code in (2, 3, 4)
+    assert result.out == ""
+    assert result.err.startswith("error: ")
+
+
 HUGE = str(10**30)
 
 

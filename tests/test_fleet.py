@@ -179,7 +179,7 @@ def test_a_reason_is_cut_and_made_storable(fleet: Fleet) -> None:
     reason = fleet.show("a").failure_reason
     assert reason is not None
     assert len(reason) == 500
-    assert reason.startswith("\ufffd?é🎈x")
+    assert reason.startswith("\ufffd\ufffdé🎈x")
     fleet.disable("a", reason="'\"\\{},[red]\x1b%s:id\n")
     assert fleet.show("a").disabled_reason == "'\"\\{},[red]\x1b%s:id\n"
 

@@ -629,7 +629,7 @@ def test_an_unknown_failure_type(name: str) -> None:
         ),
         (
             {"id": "a", "outcome": "failure", "reason": "\0\ud800"},
-            Outcome("a", FailureType.UNKNOWN, "\ufffd?"),
+            Outcome("a", FailureType.UNKNOWN, "\ufffd\ufffd"),
         ),
         (MappingProxyType({"id": "a", "outcome": "success"}), Outcome("a", None)),
     ],

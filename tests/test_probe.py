@@ -486,7 +486,7 @@ def test_parse_errors(server: Server, body: bytes) -> None:
         ({"error": {"message": "many\n  lines\0"}}, "many lines\ufffd"),
         ({"error": {"message": ["no", "text"]}}, "not a JSON object with choices"),
         ({"error": {"message": "x" * 1000}}, "x" * 490),
-        ({"error": {"message": "\ud800"}}, "?"),
+        ({"error": {"message": "\ud800"}}, "\ufffd"),
     ],
 )
 def test_words_of_the_server(server: Server, document: object, words: str) -> None:
