@@ -791,7 +791,7 @@ def test_default_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_actor({"MODELCTL_ACTOR": "", "LOGNAME": "me", "USER": "you"}) == f"me@{host}"
     assert default_actor({"USER": "you"}) == f"you@{host}"
     assert default_actor({"MODELCTL_ACTOR": "x" * 300}) == "x" * 200
-    assert default_actor({"MODELCTL_ACTOR": "a\udcff"}) == "a?"
+    assert default_actor({"MODELCTL_ACTOR": "a\udcff"}) == "a\ufffd"
     assert default_actor({}).endswith(f"@{host}")
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
     assert default_actor({}) == f"4000000@{host}"
