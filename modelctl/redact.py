@@ -83,4 +83,5 @@ def storable_reason(reason: str | None, length: int) -> str | None:
     """Return *reason* as it may be stored: without keys, then cut to *length* characters."""
     if reason is None:
         return None
+    reason = storable(reason)
     return storable((_redact_again if len(reason) <= 2000 else redact)(reason), length)
