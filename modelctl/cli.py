@@ -230,6 +230,43 @@ def _options(
     ctx.obj.file, ctx.obj.debug = config, debug
 
 
+class _Ended(BaseException):
+    """SIGTERM or SIGHUP came; like KeyboardInterrupt, and no `except Exception` stops it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def _ending_children() -> Iterator[None]:
+    """Unwind on SIGTERM and SIGHUP as on Ctrl-C, so that the commands of probes end with us.
+
+    The first signal counts: no other one may interrupt the killing.
+    """
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) in usual}
+
+    def end(number: int, _: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else _Ended(number)
+
+    for number in before:  # not one that is ignored, as by nohup
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 # ── The boundary ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -252,6 +289,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(UsageError(exc.format_message(), hint=hint), arguments, run)
     except (KeyboardInterrupt, typer.Abort):
         return _report(InterruptedError(), arguments, run)
+    except _Ended as exc:  # all is cleaned up: now end as the caller expects
+        import signal
+
+        code = _report(InterruptedError(), arguments, run)
+        signal.signal(exc.number, signal.SIG_DFL)
+        os.kill(os.getpid(), exc.number)
+        return code
     except OSError as exc:  # no space left, too many open files: not a fault of ours
         return _report(ModelctlError(run.hide(str(exc))), arguments, run)
     except Exception as exc:
@@ -707,7 +751,7 @@ def recover(
 
     Meant for cron. In a pipe it prints one line for each model that came back, and else nothing.
     """
-    with _fleet(ctx, actor) as fleet:
+    with _ending_children() if probe else nullcontext(), _fleet(ctx, actor) as fleet:
         if check:
             return _check_recover(fleet, output)
         with render.progress("asked and recovered" if probe else "recovered") as progress:
@@ -762,7 +806,11 @@ def probe(
     One small request each, which costs money. Nothing comes back by that; a model that fails
     starts its cooldown again.
     """
-    with _fleet(ctx, actor) as fleet, render.progress("asked") as progress:
+    with (
+        _ending_children(),
+        _fleet(ctx, actor) as fleet,
+        render.progress("asked") as progress,
+    ):
         result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
     _write(result, render.view(result), output, items=result.answers)
     if dry_run and output is not Output.JSON:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SYSTEM_FILE = Path("/etc/modelctl/config.toml")
 _LARGEST_FILE = 1_000_000
+# Sections that run commands or send keys: a file with one must be written by nobody else.
+_COMMANDS = frozenset(("probe", "notify"))
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _LONGEST = 3650 * 86400.0
 _MOST = 1_000_000
@@ -612,13 +614,32 @@ def _read_file(
         try:
             with file.open("rb") as stream:
                 data = stream.read(_LARGEST_FILE + 1)
+                opened = os.fstat(stream.fileno())
         except (OSError, ValueError) as exc:
             if named is None and isinstance(exc, FileNotFoundError | NotADirectoryError):
                 continue
             why = getattr(exc, "strerror", None) or exc
             raise InvalidConfigError(f"cannot read the file {file}: {why}", hint=hint) from exc
-        return file, _parse_file(file, data)
+        tables = _parse_file(file, data)
+        if not _COMMANDS.isdisjoint(tables):
+            _check_trust(file, opened)
+        return file, tables
     return None, {}
+
+
+def _check_trust(file: Path, opened: os.stat_result) -> None:
+    """Refuse a file that runs commands and that another user could have written."""
+    from modelctl.trust import distrusted
+
+    try:
+        wrong = distrusted(str(file), opened)
+    except OSError as exc:
+        wrong = f"its folders cannot be looked at: {exc.strerror}"
+    if wrong:
+        raise InvalidConfigError(
+            f"the file {file} may run commands, and {wrong}",
+            hint="let it and all folders above it belong to you or root: chown, chmod go-w",
+        )
 
 
 def _parse_file(file: Path, data: bytes) -> dict[str, Any]:

@@ -33,8 +33,26 @@ if TYPE_CHECKING:
 _LIMIT = 65536  # bytes of an answer that are read, and of a command's stderr that are kept
 _REASON_LENGTH = 500
 _POLL_SECONDS = 0.02
+# Addresses that no public service has, by IANA's registries of special ones. A list of our own,
+# because what ipaddress calls private differs from Python to Python.
+_PRIVATE_4 = [
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        "168.63.129.16/32",  # what each machine of Azure asks about itself
+    )
+]
+_PUBLIC_6 = ipaddress.ip_network("2000::/3")
+_PRIVATE_6 = [
+    ipaddress.ip_network(network)
+    # Protocols of the IETF (Teredo, ORCHID, benchmarks), examples, 6to4, examples again.
+    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# The lower half of ISATAP's addresses, which end in one of IPv4.
+_ISATAP = (0x5EFE, 0x200_5EFE)
 
 # Without a type it is the fault of the probe, not of the model.
 _Failure = tuple[FailureType | None, str]
@@ -384,11 +402,14 @@ class _Web:
 def _is_public(address: str) -> bool:
     """Tell whether *address* is an ordinary one of the Internet."""
     ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not any(ip in network for network in _PRIVATE_4)
+    embedded = str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     if ip in _NAT64:  # an IPv4 address, as a network without IPv4 writes it
-        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if isinstance(ip, ipaddress.IPv6Address):
-        return ip in _GLOBAL_UNICAST and ip.is_global and ip.sixtofour is None
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+        return _is_public(embedded)
+    if (int(ip) >> 32) & 0xFFFFFFFF in _ISATAP and not _is_public(embedded):
+        return False
+    return ip in _PUBLIC_6 and ip.is_global and not any(ip in network for network in _PRIVATE_6)
 
 
 # Statuses that speak of the request or its key, whichever model it names: the key (401, 403, 407),

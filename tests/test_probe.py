@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import json
 import logging
 import os
@@ -809,6 +810,22 @@ def test_redirects_are_refused(
         "[fd00::1]",
         "[ff02::1]",
         "[2001:db8::1]",
+        "192.0.0.8",
+        "192.0.0.192",  # asked by machines of Oracle about themselves
+        "168.63.129.16",  # of Azure
+        "100.100.100.200",  # of Alibaba
+        "192.88.99.1",
+        "198.18.0.1",
+        "[64:ff9b::a9fe:a9fe]",  # 169.254.169.254
+        "[64:ff9b::a83f:8110]",  # 168.63.129.16
+        "[::ffff:0:10.0.0.1]",
+        "[::10.0.0.1]",
+        "[2001:0:7f00:1::]",  # Teredo
+        "[2606:4700::5efe:10.0.0.1]",  # ISATAP
+        "[2606:4700::200:5efe:10.0.0.1]",
+        "[3fff::1]",
+        "[5f00::1]",
+        "[fd00:ec2::254]",
     ],
 )
 def test_private_addresses_are_refused(server: Server, host: str) -> None:
@@ -823,6 +840,22 @@ def test_private_addresses_are_refused(server: Server, host: str) -> None:
 def test_public_addresses(address: str) -> None:
     """Ordinary addresses are allowed, also an IPv4 one as a network without IPv4 writes it."""
     assert _is_public(address)
+
+
+@given(
+    st.one_of(
+        st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address),
+        st.integers(0, 2**128 - 1).map(ipaddress.IPv6Address),
+        st.integers(0x2000 << 112, (0x2004 << 112) - 1).map(ipaddress.IPv6Address),
+        st.sampled_from(["192.0.0.0", "192.0.1.0", "168.63.129.0"]).flatmap(
+            lambda start: st.integers(0, 255).map(lambda n: ipaddress.ip_address(start) + n)
+        ),
+    )
+)
+def test_what_any_python_calls_private_is_refused(ip: Any) -> None:
+    """Whatever this Python says of an address, ours is at least as strict, and says so alone."""
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_loopback:
+        assert not _is_public(str(ip))
 
 
 def test_one_private_address_is_enough(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
