@@ -14,8 +14,7 @@ POINTS = (
     "before-commit",  # a change is made, not committed
     "after-commit",
     "after-due",  # the outbox is read
-    "after-del",  # the count and the lease are deleted
-    "after-tomb",  # the tombstone is set
+    "after-del",  # the count, its vouch and the lease are deleted
     "in-sweep",  # one page of other keys is deleted
     "before-settle",  # all caches are clear, the outbox does not say so
     "after-lease",  # a reader knows whether it may fill

@@ -39,6 +39,7 @@ class Cache(Protocol):
     state_when_untouched: CacheState  # what a change says that owed no invalidation
     state_when_changed: CacheState  # and one whose invalidation is done
     place: str  # where it is, for a person; without secrets
+    identity: str  # which one it is: equal for all that mean the same
     polls: int  # how often a reader looks again for what another one is filling
 
     def peek(self) -> Hit | None:
@@ -53,8 +54,11 @@ class Cache(Protocol):
     def release(self, token: str) -> None:
         """Give the lease back without a fill, if it is still ours."""
 
+    def forget(self) -> None:
+        """Make the number unreadable, and every lease that was taken before void."""
+
     def invalidate(self, budget: float | None = None) -> None:
-        """Make wrong values unreadable; *budget*: seconds for the sweep (None: to the end)."""
+        """`forget`, and clear what others cached; *budget*: seconds for that (None: to the end)."""
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return the keys as they are, for a person."""
@@ -71,6 +75,7 @@ class NullCache:
     state_when_untouched = CacheState.OFF
     state_when_changed = CacheState.OFF
     place = "off"
+    identity = ""
     polls = 0
 
     def peek(self) -> Hit | None:
@@ -86,6 +91,9 @@ class NullCache:
 
     def release(self, token: str) -> None:
         """Never called: nobody gets a token."""
+
+    def forget(self) -> None:
+        """Nothing is cached."""
 
     def invalidate(self, budget: float | None = None) -> None:
         """Nothing is cached."""

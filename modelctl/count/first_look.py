@@ -1,6 +1,6 @@
 """A first look at the count in Redis without redis-py, whose import takes longer than all the rest.
 
-For the usual address and the usual answer alone: whatever is unusual is left to redis-py.
+For the usual address alone: whatever is unusual is left to redis-py.
 """
 
 from __future__ import annotations
@@ -10,55 +10,66 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from modelctl.count.wire import (
+    INFO,
+    Command,
+    NonsenseError,
+    Reader,
+    checked,
+    is_ok,
+    request,
+    run_id,
+)
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from urllib.parse import SplitResult
 
-_LONGEST = 1024
-_Found = tuple[bytes | None, bytes | None, int]
+_Found = tuple[str, list[Any]]
 
 
-class ReplyError(Exception):
-    """Redis said no, in these words."""
+def look(url: str, commands: Sequence[Command], timeout: float) -> _Found | None:
+    """Return the server's run id and its answers to *commands*; None: ask with redis-py.
 
-
-def glance(url: str, key: str, tomb: str, timeout: float) -> _Found | None:
-    """Return value, tombstone and time to live (ms) of the count; None: ask with redis-py.
-
-    *timeout*: seconds, for everything. The same two commands as `RedisCache.peek`.
+    *timeout*: seconds, for everything.
 
     Raises:
         ReplyError: Redis answered with an error.
+        NonsenseError: what came is no answer.
         TimeoutError: nothing came in time; asking again would take as long again.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "unix") or parts.query or not (parts.path or parts.hostname):
         return None
-    requests = []
+    requests: list[tuple[str, ...]] = []
     if parts.username or parts.password:
         user = [unquote(parts.username)] if parts.username else []
-        requests.append(["AUTH", *user, unquote(parts.password or "")])
+        requests.append(("AUTH", *user, unquote(parts.password or "")))
     database = int(parts.path.strip("/") or 0) if parts.scheme == "redis" else 0
     if database:
-        requests.append(["SELECT", str(database)])
-    before = len(requests)
-    requests += [["MGET", key, tomb], ["PTTL", key]]
+        requests.append(("SELECT", str(database)))
+    asked = [*(Command(words, is_ok) for words in requests), INFO, *commands]
     end = monotonic() + timeout
     try:
         with _connect(parts, end) as connection:
-            connection.sendall(b"".join(map(request, requests)))
-            answer = b""
-            while len(answer) < _LONGEST:
-                connection.settimeout(max(0.001, end - monotonic()))
-                part = connection.recv(_LONGEST)
-                answer += part
-                found = _read(answer, before)
-                if found or not part:
-                    return found
-    except TimeoutError:
+            connection.sendall(b"".join(request(command.words) for command in asked))
+            reader = Reader(lambda: _receive(connection, end))
+            answers = [reader.reply() for _ in asked]
+    except (TimeoutError, NonsenseError):
         raise
     except (OSError, ValueError):  # refused, no such host, a port that is none
         return None
-    return None
+    home = run_id(answers.pop(len(requests)))
+    del asked[len(requests)]
+    return home, checked(asked, answers)[len(requests) :]
+
+
+def _receive(connection: socket.socket, end: float) -> bytes:
+    connection.settimeout(max(0.001, end - monotonic()))
+    part = connection.recv(65536)
+    if not part:
+        raise ConnectionError("Connection closed by server.")
+    return part
 
 
 def _connect(parts: SplitResult, end: float) -> socket.socket:
@@ -79,41 +90,3 @@ def _connect(parts: SplitResult, end: float) -> socket.socket:
         else:
             return connection
     raise OSError("no address")
-
-
-def request(words: list[str]) -> bytes:
-    """Write a command as RESP."""
-    encoded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)
-
-
-def _read(answer: bytes, before: int) -> _Found | None:
-    """Read +OK (*before* times), two strings in an array, and a number; None: more is to come.
-
-    Raises:
-        ReplyError: it ends with an error.
-        ValueError: it is something else.
-    """
-    if not answer.endswith(b"\r\n"):
-        return None
-    lines = answer.split(b"\r\n")[:-1]
-    for line in (*lines[:before], lines[-1]):
-        if line.startswith(b"-") and line[1:2].isalpha():
-            raise ReplyError(line[1:].decode("utf-8", "replace"))
-    for line, expected in zip(lines, [b"+OK"] * before + [b"*2"], strict=False):
-        if line != expected:
-            raise ValueError
-    strings: list[bytes | None] = []
-    rest = lines[before + 1 :]
-    while len(strings) < 2 and rest:
-        length = int(rest.pop(0).removeprefix(b"$"))
-        if length < 0:
-            strings.append(None)
-        elif rest:
-            strings.append(rest.pop(0))
-            if length != len(strings[-1] or b""):
-                raise ValueError  # a line end inside, which no count has
-    if not rest:
-        return None
-    [number] = rest
-    return strings[0], strings[1], int(number.removeprefix(b":"))

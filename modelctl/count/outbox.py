@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelctl.database import Database
 
 SETTLE_SECONDS = 15
+_DELIVERY = "delivery "
 
 
 class Outbox:
@@ -30,6 +31,7 @@ class Outbox:
         self._database = database
         self._on_sqlite = config.sqlite_path is not None
         self._table = f"{database.own}modelctl_outbox"
+        self._state = f"{database.own}modelctl_state"
 
     def count(self) -> tuple[int, bool]:
         """Return COUNT(*) of the active models and whether a queued invalidation is due.
@@ -44,7 +46,7 @@ class Outbox:
         else:
             sql = (
                 "SELECT (SELECT count(*) FROM models WHERE active = TRUE),"
-                f" EXISTS (SELECT FROM {self._table} WHERE due <= clock_timestamp()),"
+                f" EXISTS (SELECT FROM {self._table} WHERE due <= statement_timestamp()),"
                 " pg_is_in_recovery()"
             )
         with self._database.reading() as connection:
@@ -65,31 +67,56 @@ class Outbox:
     def due(self) -> list[tuple[int, bool]]:
         """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000."""
         sql = (
-            f"SELECT id, settle FROM {self._table} WHERE due <= clock_timestamp()"
+            f"SELECT id, settle FROM {self._table} WHERE due <= statement_timestamp()"
             " ORDER BY due LIMIT 10000"
         )
         with self._database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(text(sql))]
 
-    def settle(self, due: Sequence[tuple[int, bool]]) -> None:
+    def settle(self, due: Sequence[tuple[int, bool]], place: str) -> None:
         """Mark *due* as delivered: the settled ones go, the others are due once more in 15 s.
 
         What a row was when it was seen decides, not what it is now: another drain may have
         delivered it first, and its second delivery must still come.
+
+        *place*: where they were delivered. It is noted, once a minute, for `places`.
         """
         sql = (
-            f"WITH gone AS (DELETE FROM {self._table} WHERE id = ANY(CAST(:settled AS bigint[])))"
+            f"WITH gone AS (DELETE FROM {self._table} WHERE id = ANY(CAST(:settled AS bigint[]))),"
+            f" noted AS (INSERT INTO {self._state} AS state (name, at, value)"
+            " SELECT CAST(:name AS text), statement_timestamp(), CAST(:place AS text)"
+            f" WHERE NOT EXISTS (SELECT FROM {self._state} WHERE name = CAST(:name AS text)"
+            " AND at > statement_timestamp() - interval '1 minute')"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value)"
             f" UPDATE {self._table} SET settle = TRUE,"
-            f" due = clock_timestamp() + interval '{SETTLE_SECONDS} seconds'"
+            f" due = statement_timestamp() + interval '{SETTLE_SECONDS} seconds'"
             " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"
         )
-        rows = {
+        values = {
             "settled": [row for row, settled in due if settled],
             "new": [row for row, settled in due if not settled],
+            "name": _DELIVERY + place,
+            "place": place,
         }
         # One statement by itself, because it may be repeated.
         with self._database.reading() as connection:
-            connection.execute(text(sql), rows)
+            connection.execute(text(sql), values)
+
+    def places(self) -> dict[str, float]:
+        """Return where invalidations were delivered in the last day, and how long ago (seconds).
+
+        More than one: processes of this database use different Redis addresses or count keys, and
+        the changes of one do not reach the cached counts of the other.
+        """
+        if self._on_sqlite:
+            return {}
+        sql = (
+            "SELECT value, CAST(extract(epoch FROM clock_timestamp() - at) AS double precision)"
+            f" FROM {self._state} WHERE name LIKE '{_DELIVERY}%' AND value IS NOT NULL"
+            " AND at > statement_timestamp() - interval '1 day' ORDER BY at DESC"
+        )
+        with self._database.reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(text(sql))}
 
     def queue(self) -> tuple[int, int, float | None]:
         """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""

@@ -7,6 +7,7 @@ names and the same order there. `Cache` is where the count is kept, `Outbox` wha
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from modelctl import points
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
 INVALIDATE_SECONDS = 2.0
 POLL_SECONDS = 0.05
+WARN_SECONDS = 60.0
 # Redis being away and Redis refusing us: a read goes on without it, a change queues.
 _CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
 
@@ -69,6 +71,7 @@ class CachedCount:
         self.cache = open_cache(config)
         self._open_outbox = outbox
         self._warn = warn
+        self._warn_at = 0.0
 
     @property
     def _outbox(self) -> Outbox:
@@ -100,25 +103,41 @@ class CachedCount:
         return Count(self._count_and_fill(miss.token), "database", 0.0, None)
 
     def _count_and_fill(self, token: str | None) -> int:
-        """COUNT(*) after the lease; a queued invalidation is delivered before the fill."""
+        """COUNT(*) after the lease, and the fill."""
         points.reach("after-lease")
-        active, owed = self._outbox.count()
+        active, owed = self._counted(token)
         if token is None:
             return active
         points.reach("after-snapshot")
         try:
-            # Nothing drained: somebody else did, and our lease tells whether before or after it.
-            if owed and self._deliver(INVALIDATE_SECONDS):
+            if owed:
+                # A change that was not delivered yet: what was stored before it goes. Its rows
+                # stay for those that sweep; a count does not wait for a sweep.
+                self.cache.forget()
                 token = self.cache.lease()
-                active, _ = self._outbox.count()
+                active, _ = self._counted(token)
             if token is not None:
                 self.cache.fill(token, active)
         except (*_CACHE_ERRORS, DatabaseUnavailableError) as exc:
             self._degraded(exc)
         return active
 
+    def _counted(self, token: str | None) -> tuple[int, bool]:
+        """COUNT(*), and whether a due invalidation was not delivered; or the lease goes back."""
+        try:
+            return self._outbox.count()
+        except BaseException:
+            if token is not None:
+                with suppress(ModelctlError):
+                    self.cache.release(token)
+            raise
+
     def _degraded(self, exc: ModelctlError) -> None:
-        self._warn(f"{exc.message}; counted from the database")
+        """Say so, once a minute: an application may count on every page."""
+        now = time.monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_SECONDS
+            self._warn(f"{exc.message}; counted from the database")
 
     def verify(self) -> VerifiedCount:
         """Count from the database and compare with what a cached count would show now."""
@@ -198,7 +217,7 @@ class CachedCount:
             self.cache.invalidate(sweep)
             points.reach("before-settle")
         if due:
-            self._outbox.settle(due)
+            self._outbox.settle(due, self.cache.identity)
         return len(due)
 
     def drain(self) -> DrainResult:
@@ -227,6 +246,16 @@ class CachedCount:
         else:
             self.cache.invalidate()
         return DrainResult(served, outbox.queue()[0], self.cache.state_when_changed)
+
+    def elsewhere(self) -> tuple[str, ...]:
+        """Return where other processes delivered in the last day that is not where this one does.
+
+        Each is an address of Redis and the key of the count: changes made there do not reach the
+        count that is cached here, and the other way round.
+        """
+        if not self.cache.needs_delivery:
+            return ()
+        return tuple(p for p in self._outbox.places() if p != self.cache.identity)
 
     def report(self) -> CacheReport:
         """Return the cache's keys as they are, and what waits in the queue."""

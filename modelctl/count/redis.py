@@ -9,7 +9,6 @@ names of the steps there are the names of the methods here.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import threading
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl import points
 from modelctl.config import mask_url
+from modelctl.count import wire
 from modelctl.count.cache import LEASE_SECONDS, Hit
+from modelctl.count.wire import Command, NonsenseError, ReplyError
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
 from modelctl.model import CacheState
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from modelctl.config import Config
     from modelctl.reports import CacheKey
 
-# A tombstone outlives every value that could have been written before it, by the settle time.
-TOMB_EXTRA_SECONDS = 15.0
 REDIS_TIMEOUT = 0.5
 SENTINEL_SECONDS = 1.0
 _COUNT = re.compile(rb"[0-9]{1,18}")
@@ -72,14 +71,19 @@ class RedisCache:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.place = mask_url(config.redis.url)
+        self.identity = f"{_address(config.redis.url)} {config.cache.count_key}"
         self._ttl_ms = round(config.cache.ttl * 1000)
         self._key = config.cache.count_key
         # The braces put all three into one slot of a cluster.
         self._lease = f"{{{self._key}}}:lease"
-        self._tomb = f"{{{self._key}}}:tomb"
+        self._vouch = f"{{{self._key}}}:vouch"
+        self._look = (
+            Command(("MGET", self._key, self._vouch), wire.is_pair),
+            Command(("PTTL", self._vouch), wire.is_number),
+        )
         self._made: Any = None
         self._ask_sentinel_at = 0.0
-        self._first_look = True
+        self._is_first_look = True
         self._sweeping = threading.RLock()  # a signal's handler may change models, too
         self._sweep_seconds = 0.0  # what the last one took
         self._sweeps_begun = 0
@@ -116,12 +120,26 @@ class RedisCache:
             pool.get_master_address()  # closes the connections to another
 
     def _home(self, client: Any) -> Any:
-        """The server that holds our three keys; its replies are not redirected behind our back."""
+        """The pool of the server that holds our three keys."""
         import redis
 
         if isinstance(client, redis.RedisCluster):
-            return client.get_redis_connection(client.get_node_from_key(self._key))
-        return client
+            client = client.get_redis_connection(client.get_node_from_key(self._key))
+        return client.connection_pool
+
+    @contextmanager
+    def _talk(self, pool: Any = None) -> Iterator[Talk]:
+        """Give a conversation on one connection, to the server of our keys unless told otherwise."""
+        with self._redis() as client:
+            pool = pool or self._home(client)
+            connection = pool.get_connection()
+            try:
+                yield Talk(connection)
+            except BaseException:
+                connection.disconnect()  # there may be an answer that nobody has read
+                raise
+            finally:
+                pool.release(connection)
 
     def _translate(self, exc: Exception) -> ModelctlError:
         import redis
@@ -150,112 +168,103 @@ class RedisCache:
     # ── The protocol ──
 
     def peek(self) -> Hit | None:
-        """Return the value if it is a count, will expire in time, and no tombstone denies it."""
-        found = self._glance()
+        """Return the count if it will expire in time and this very server vouches for it."""
+        found = self._first_look()
         if found is None:
-            with self._redis() as client:
-                found = self._look(self._home(client).connection_pool)
-        value, tomb, left = found
+            with self._talk() as talk:
+                answers = talk.ask(*self._look)
+                found = talk.home, answers
+        home, ((value, vouch), left) = found
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
-        if tomb is not None and tomb != value:
+        if vouch != _vouch(value.decode(), home).encode():
             return None
         return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
 
-    @functools.cached_property
-    def _question(self) -> bytes:
-        """Written once: it is the same on every page of an application."""
-        from modelctl.count.first_look import request
-
-        return request(["MGET", self._key, self._tomb]) + request(["PTTL", self._key])
-
-    def _look(self, pool: Any) -> tuple[bytes | None, bytes | None, int]:
-        """Value, tombstone and time to live (ms); a Pipeline costs as much as both commands."""
-        connection = pool.get_connection()
-        try:
-            connection.send_packed_command([self._question])
-            (value, tomb), left = connection.read_response(), connection.read_response()
-        except BaseException:
-            connection.disconnect()  # there may be an answer that nobody has read
-            raise
-        finally:
-            pool.release(connection)
-        return value, tomb, left
-
-    def _glance(self) -> tuple[bytes | None, bytes | None, int] | None:
+    def _first_look(self) -> tuple[str, list[Any]] | None:
         """The first look of a process, which is the only one of most commands."""
-        first, self._first_look = self._first_look and self._made is None, False
+        first, self._is_first_look = self._is_first_look and self._made is None, False
         if not first:
             return None
-        from modelctl.count.first_look import ReplyError, glance
+        from modelctl.count.first_look import look
 
         try:
-            return glance(self._config.redis.url, self._key, self._tomb, REDIS_TIMEOUT)
+            found = look(self._config.redis.url, self._look, REDIS_TIMEOUT)
         except ReplyError as exc:
             refused = str(exc).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
             raise self._error(str(exc), refused) from None
+        except NonsenseError as exc:
+            raise self._error(str(exc), refused=False) from None
         except TimeoutError:
             raise self._error("Timeout reading from socket", refused=False) from None
+        return found
 
     def lease(self) -> str | None:
-        """Take the lease with a random nonce; a counter would start again after a wipe."""
-        nonce = os.urandom(16).hex()
-        with self._redis() as client:
-            px = round(LEASE_SECONDS * 1000)
-            got = self._home(client).set(self._lease, nonce, nx=True, px=px)
-        return nonce if got else None
+        """Take the lease with a random nonce; a counter would start again after a wipe.
+
+        It names the server too: a fill on another one, after a failover, finds it wrong.
+        """
+        px = str(round(LEASE_SECONDS * 1000))
+        with self._talk() as talk:
+            token = f"{os.urandom(16).hex()} {talk.home}"
+            [got] = talk.ask(
+                Command(("SET", self._lease, token, "NX", "PX", px), wire.is_ok_or_none)
+            )
+        return token if got else None
 
     def fill(self, token: str, active: int) -> None:
-        """Store the number if the lease is still ours; a lost race is no fault."""
-        self._with_lease(token, active)
+        """Store the number if the lease is still ours, on its server; a lost race is no fault."""
+        ttl = str(self._ttl_ms)
+        with self._talk() as talk:
+            vouch = _vouch(str(active), talk.home)
+            self._with_lease(
+                talk,
+                token,
+                Command(("SET", self._vouch, vouch, "PX", ttl), wire.is_queued),
+                Command(("SET", self._key, str(active), "PX", ttl), wire.is_queued),
+            )
 
     def release(self, token: str) -> None:
         """Delete the lease if it is still ours."""
-        self._with_lease(token, None)
+        with self._talk() as talk:
+            self._with_lease(talk, token)
 
-    def _with_lease(self, token: str, active: int | None) -> None:
-        import redis
+    def _with_lease(self, talk: Talk, token: str, *also: Command) -> None:
+        """In one transaction, if the lease is still ours on this server: do *also*, and delete it."""
+        if token.partition(" ")[2] != talk.home:
+            return
+        _, lease = talk.ask(
+            Command(("WATCH", self._lease), wire.is_ok),
+            Command(("GET", self._lease), wire.is_text_or_none),
+        )
+        if lease != token.encode():
+            talk.ask(Command(("UNWATCH",), wire.is_ok))
+            return
+        points.reach("in-fill")
+        talk.ask(
+            Command(("MULTI",), wire.is_ok),
+            *also,
+            Command(("DEL", self._lease), wire.is_queued),
+            # None: somebody took the lease meanwhile.
+            Command(("EXEC",), wire.is_transaction),
+        )
 
-        with self._redis() as client:
-            pipe = self._home(client).pipeline(transaction=True)
-            try:
-                pipe.watch(self._lease)
-                if pipe.get(self._lease) != token.encode():
-                    pipe.unwatch()
-                    return
-                points.reach("in-fill")
-                pipe.multi()
-                if active is not None:
-                    pipe.set(self._key, active, px=self._ttl_ms)
-                    pipe.set(self._tomb, active, xx=True, keepttl=True)
-                pipe.delete(self._lease)
-                pipe.watching = False  # EXEC ends the watch, whatever it answers
-                pipe.execute()
-            except redis.WatchError:
-                return
-            finally:
-                # Asking a silent server for UNWATCH takes seconds, and loses the connection.
-                if pipe.watching and pipe.connection:
-                    pipe.connection.disconnect()
-                pipe.watching = False
-                pipe.reset()
+    def forget(self) -> None:
+        """Delete the count, what vouches for it and the lease: nothing stored before is believed."""
+        with self._talk() as talk:
+            # In one command, which passes even when Redis is out of memory.
+            talk.ask(Command(("DEL", self._key, self._vouch, self._lease), wire.is_number))
+        points.reach("after-del")
 
     def invalidate(self, budget: float | None = None) -> None:
-        """Clear the count, then what else a change made wrong, within *budget* seconds.
+        """Forget the count, then sweep what else a change made wrong, within *budget* seconds.
 
         Raises:
             StaleCacheError: not everything is cleared; do not count it as delivered.
         """
         deadline = None if budget is None else time.monotonic() + budget
         begun = self._sweeps_begun
-        with self._redis() as client:
-            home = self._home(client)
-            # Alone and first: a DEL passes even when Redis is out of memory.
-            home.delete(self._key, self._lease)
-            points.reach("after-del")
-            tomb_ms = self._ttl_ms + round(TOMB_EXTRA_SECONDS * 1000)
-            home.set(self._tomb, "", px=tomb_ms)
-            points.reach("after-tomb")
+        self.forget()
         self._sweep(begun, deadline)
 
     def _sweep(self, begun: int, deadline: float | None) -> None:
@@ -288,55 +297,137 @@ class RedisCache:
             self._sweep_seconds = time.monotonic() - began
 
     def _clear(self, pattern: str, deadline: float | None) -> None:
+        """Delete a key, or on every primary all that match a pattern."""
+        if not _PATTERN.search(pattern):
+            with self._talk(self._pool_of(pattern)) as talk:
+                talk.ask(Command(("DEL", pattern), wire.is_number))
+            return
+        for pool in self._primaries():
+            cursor = "0"
+            while True:
+                cursor = self._clear_page(pool, pattern, cursor)
+                points.reach("in-sweep")
+                if cursor == "0":
+                    break
+                if deadline is not None and time.monotonic() > deadline:
+                    raise StaleCacheError(f"the sweep of {pattern} takes too long", hint=_FINISH)
+
+    def _clear_page(self, pool: Any, pattern: str, cursor: str) -> str:
+        """Delete the keys of one page of a SCAN; return where the next page begins."""
+        scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT))
+        with self._talk(pool) as talk:
+            [(after, keys)] = talk.ask(Command(scan, wire.is_page))
+            # In a cluster the keys of one page lie in several slots.
+            names = [[key] for key in keys] if self._is_cluster() else [keys] if keys else []
+            talk.ask(*(Command(("UNLINK", *some), wire.is_number) for some in names))
+        return str(after.decode())
+
+    def _is_cluster(self) -> bool:
         import redis
 
+        return isinstance(self._made, redis.RedisCluster)
+
+    def _pool_of(self, key: str) -> Any:
         with self._redis() as client:
-            cluster = isinstance(client, redis.RedisCluster)
-            if not _PATTERN.search(pattern):
-                client.delete(pattern)
-                return
-            nodes = [client]
-            if cluster:
-                # Nobody redirects a SCAN: a node that joined since would be left out.
-                client.nodes_manager.initialize(disconnect_startup_nodes_pools=False)
-                nodes = [client.get_redis_connection(node) for node in client.get_primaries()]
-            for node in nodes:
-                cursor = 0
-                while True:
-                    cursor, found = node.scan(cursor, match=pattern, count=_SCAN_COUNT)
-                    if found and cluster:  # the keys of one page lie in several slots
-                        pipe = node.pipeline(transaction=False)
-                        for key in found:
-                            pipe.unlink(key)
-                        pipe.execute()
-                    elif found:
-                        node.unlink(*found)
-                    points.reach("in-sweep")
-                    if not cursor:
-                        break
-                    if deadline is not None and time.monotonic() > deadline:
-                        raise StaleCacheError(
-                            f"the sweep of {pattern} takes too long", hint=_FINISH
-                        )
+            if self._is_cluster():
+                client = client.get_redis_connection(client.get_node_from_key(key))
+            return client.connection_pool
+
+    def _primaries(self) -> list[Any]:
+        with self._redis() as client:
+            if not self._is_cluster():
+                return [client.connection_pool]
+            # Nobody redirects a SCAN: a node that joined since would be left out.
+            client.nodes_manager.initialize(disconnect_startup_nodes_pools=False)
+            nodes = client.get_primaries()
+            return [client.get_redis_connection(node).connection_pool for node in nodes]
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return our three keys and the plain names that an invalidation clears."""
         from modelctl.reports import CacheKey
 
         patterns = self._config.cache.clear
-        names = [self._key, self._lease, self._tomb]
+        names = [self._key, self._lease, self._vouch]
         names += [name for name in patterns if not _PATTERN.search(name)]
         found = []
-        with self._redis() as client:
-            for name in names:
-                kind = client.type(name)
-                value = client.get(name) if kind == b"string" else None
-                text = value.decode("utf-8", "replace") if value is not None else None
-                if kind not in (b"none", b"string"):
-                    text = f"({kind.decode()})"
-                left = client.pttl(name)
-                found.append(CacheKey(name, text, left / 1000 if left >= 0 else None))
+        for name in names:
+            with self._talk(self._pool_of(name)) as talk:
+                kind, left = talk.ask(
+                    Command(("TYPE", name), wire.is_text), Command(("PTTL", name), wire.is_number)
+                )
+                text = None
+                if kind == b"string":
+                    [value] = talk.ask(Command(("GET", name), wire.is_text_or_none))
+                    text = value.decode("utf-8", "replace") if value is not None else None
+                elif kind != b"none":
+                    text = f"({kind.decode('utf-8', 'replace')})"
+            found.append(CacheKey(name, text, left / 1000 if left >= 0 else None))
         return tuple(found)
+
+
+class Talk:
+    """A conversation with one server on one connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @property
+    def home(self) -> str:
+        """The run id of the server, another one after each start; empty where it tells none."""
+        if _home_of(self._connection) is None:
+            self.ask()
+        return _home_of(self._connection) or ""
+
+    def ask(self, *commands: Command) -> list[Any]:
+        """Send all, then read the answer to each; the first on a connection asks who it is, too.
+
+        Raises:
+            ResponseError: Redis said no to one of them; all answers have been read.
+            NonsenseError: what came is no answer to that.
+        """
+        connection = self._connection
+        new = _home_of(connection) is None
+        asked = (wire.INFO, *commands) if new else commands
+        connection.send_packed_command([b"".join(wire.request(command.words) for command in asked)])
+        answers = [_answer(connection) for _ in asked]
+        if new:
+            connection.modelctl_home = connection._sock, wire.run_id(answers.pop(0))
+        return wire.checked(commands, answers)
+
+
+def _home_of(connection: Any) -> str | None:
+    """What is known of the server at the other end of the socket that is open now."""
+    sock, home = getattr(connection, "modelctl_home", (None, None))
+    return home if sock is not None and sock is connection._sock else None
+
+
+def _answer(connection: Any) -> Any:
+    import redis
+
+    try:
+        return connection.read_response(disable_decoding=True)
+    except redis.ResponseError as exc:
+        return exc
+
+
+def _address(url: str) -> str:
+    """Which Redis a URL names: without its login and parameters, several hosts in one order."""
+    start, _, query = url.partition("?")
+    scheme, _, rest = start.partition("://")
+    authority, _, path = rest.partition("/")
+    hosts = authority.rpartition("@")[2].lower()
+    if scheme.startswith(("redis+", "rediss+")):
+        hosts = ",".join(sorted(hosts.split(",")))
+    elif scheme != "unix" and not re.search(r":[0-9]+$", hosts):
+        hosts += ":6379"
+    if database := re.search(r"(?:^|&)db=([0-9]+)", query):
+        path += f"?db={database[1]}"
+    path = path.rstrip("/") if scheme == "unix" else path.strip("/") or "0"
+    return f"{scheme}://{hosts}/{path}"
+
+
+def _vouch(number: str, home: str) -> str:
+    return f"{number} {home}".rstrip()
 
 
 def _client(config: Config) -> Any:

@@ -30,6 +30,7 @@ class SqliteCache:
     state_when_untouched = CacheState.UNCHANGED
     state_when_changed = CacheState.INVALIDATED
     place = "in the database's file"
+    identity = ""
     polls = 0
     _KEY = "count:active"
     _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
@@ -90,10 +91,14 @@ class SqliteCache:
         """Delete the row that still carries the nonce."""
         self._try("DELETE FROM modelctl_cache WHERE key = ? AND nonce = ?", (self._KEY, token))
 
-    def invalidate(self, budget: float | None = None) -> None:
-        """Forget the count; only for a person who asks: the triggers see to the rest."""
+    def forget(self) -> None:
+        """Delete the count; only for a person who asks: the triggers see to the rest."""
         with self._connection() as connection:
             connection.execute("DELETE FROM modelctl_cache")
+
+    def invalidate(self, budget: float | None = None) -> None:
+        """There is nothing else to clear."""
+        self.forget()
 
     def _try(self, sql: str, values: tuple[Any, ...]) -> bool:
         """Write if that is possible; a count does not need it. A missing schema is an error."""
