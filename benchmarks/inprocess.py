@@ -44,11 +44,11 @@ def _hit(bench: Bench) -> None:
     with ExitStack() as stack:
         fleet = stack.enter_context(Fleet.open(bench.config(database)))
         client = stack.enter_context(bench.redis_client())
-        tomb = f"{{{COUNT_KEY}}}:tomb"
+        vouch = f"{{{COUNT_KEY}}}:vouch"
 
         def bare() -> int:
             pipe = client.pipeline(transaction=False)
-            pipe.mget(COUNT_KEY, tomb)
+            pipe.mget(COUNT_KEY, vouch)
             pipe.pttl(COUNT_KEY)
             (value, _), _ = pipe.execute()
             return int(value)

@@ -69,7 +69,7 @@ class Doctor:
         yield Check("triggers", not broken, detail)
         queued, settling, age = store.outbox.queue()
         if self._cached_count.cache.needs_delivery:
-            # The next change or missed count would deliver them: older means nobody could.
+            # The next change or recover would deliver them: older means that none could.
             late = age is not None and age > self._config.cache.ttl
             oldest = f", the oldest {age:.0f} s old" if age is not None else ""
             yield Check("queue", not late, f"{queued} queued{oldest}, {settling} settling")

@@ -85,7 +85,7 @@ class Fleet:
     Every method raises a child of `ModelctlError`: `DatabaseUnavailableError` (try again later),
     `InvalidConfigError`, `MissingSchemaError`; the others are named with each method. An
     invalidation that could not be delivered is no exception: the result's ``cache`` is
-    ``"queued"``, and the next change, missed count, recover or drain delivers it.
+    ``"queued"``, and the next change, recover or drain delivers it.
     """
 
     def __init__(

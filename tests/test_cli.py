@@ -763,10 +763,12 @@ def test_cached_count_on_servers(served: str, redis_server: Redis, cli: Cli) -> 
     assert cli("count") == Result(0, "1\n", "")
 
 
-def test_foreign_value_is_found(served: str, redis_server: Redis, cli: Cli) -> None:
-    """A wrong number that another program put into Redis is exit 6 for --verify."""
-    redis_server.ask("DEL", "{db:models:count:active}:tomb")
+def test_a_wrong_cached_number_is_found(served: str, redis_server: Redis, cli: Cli) -> None:
+    """A wrong number that a count would show is exit 6 for --verify; that of another is not."""
     redis_server.ask("SETEX", "db:models:count:active", "60", "999")
+    assert cli("count", "--verify").code == ExitCode.OK
+    run_id = redis_server.ask("INFO", "server")["run_id"]
+    redis_server.ask("SETEX", "{db:models:count:active}:vouch", "60", f"999 {run_id}")
     result = cli("count", "--verify", "-o", "json")
     assert result.code == ExitCode.STALE_CACHE
     assert (result.json["cached"], result.json["database"], result.json["match"]) == (

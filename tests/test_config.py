@@ -294,7 +294,7 @@ def test_byte_order_mark_and_crlf_are_no_fault(home: Path) -> None:
         ("[cache]\nclear = ['']", ["literal character"]),
         ("[cache]\nclear = ['db:models:count:active']", ["cache.clear", "cache.count_key"]),
         ("[cache]\nclear = ['{db*']", ["cache.clear in", "named.toml", "cache.count_key"]),
-        ("[cache]\nclear = ['{db:models:count:active}:tomb']", ["cache.count_key"]),
+        ("[cache]\nclear = ['{db:models:count:active}:vouch']", ["cache.count_key"]),
         ("[cache]\ncount_key = 'db:stats:overall'", ["cache.clear (default)", "cache.count_key"]),
         ("[database]\nurl = 5", ["database.url in", "a string"]),
         ("[redis]\nurl = 'redis://h'", ["redis.url in", "Redis needs PostgreSQL"]),

@@ -39,7 +39,7 @@ from tests.fleets import opened, seed, sql, trip
 from tests.servers import Postgres, Redis
 
 K = "db:models:count:active"
-LEASE, TOMB = f"{{{K}}}:lease", f"{{{K}}}:tomb"
+LEASE, VOUCH = f"{{{K}}}:lease", f"{{{K}}}:vouch"
 STATS, BOARD = "db:stats:overall", "db:leaderboard:7"
 QUEUE = "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle)"
 
@@ -539,7 +539,7 @@ VALUES: dict[str, list[list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("key", [K, TOMB, STATS, BOARD])
+@pytest.mark.parametrize("key", [K, VOUCH, STATS, BOARD])
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_values_of_other_kinds(world: World, key: str, value: list[list[str]]) -> None:
     """Whatever is there is no count, and is replaced or deleted like a right value."""

@@ -342,6 +342,11 @@ class RedisCache:
             nodes = client.get_primaries()
             return [client.get_redis_connection(node).connection_pool for node in nodes]
 
+    def home(self) -> str:
+        """The run id of the server; empty: it tells none, and a lossy failover goes unnoticed."""
+        with self._talk() as talk:
+            return talk.home
+
     def keys(self) -> tuple[CacheKey, ...]:
         """Return our three keys and the plain names that an invalidation clears."""
         from modelctl.reports import CacheKey
