@@ -58,6 +58,8 @@ def test_a_wrong_number_that_stays_is_found(
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
         client.set(K, 999, ex=60)
+        vouch = f"999 {client.info('server')['run_id']}"
+        client.set(f"{{{K}}}:vouch", vouch, ex=60)
     code, found = audit(capsys)
     assert (code, found["ok"], found["audit"]["differed"]) == (1, False, 2)
     assert wrong(found) == ["audit"]
