@@ -569,6 +569,7 @@ def test_an_outbox_that_fails_over(redis_url: str) -> None:
     with servers.postgres_pair(synchronous=True) as (primary, standby):
         name = new_fleet(primary)
         with fleet_on(both(primary, standby, name), redis_url) as fleet:
+            fleet.drain()
             is_cached(fleet, primary.url(name))
             sql(primary.url(name), "UPDATE models SET active = false WHERE id = 'm1'")
             assert fleet.count().active == 8
