@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelctl import health, tables
 from modelctl.changes import TRUSTED, Changes
@@ -17,6 +17,7 @@ from modelctl.tables import (
     NewEvent,
     all_found,
     findable,
+    is_findable,
     named,
     text,
 )
@@ -53,6 +54,15 @@ _DIFFERS = (
 )
 
 
+class Recorded(NamedTuple):
+    """What became of a batch: how many were recorded, whose status changed, who is not there."""
+
+    recorded: int
+    changes: tuple[StatusChange, ...]
+    skipped: int
+    unknown: tuple[str, ...]
+
+
 class Batches(Changes):
     """Changes many models at once, in chunks; every method is one transaction."""
 
@@ -61,38 +71,60 @@ class Batches(Changes):
         outcomes: Callable[[], Iterator[Outcome]],
         *,
         actor: str,
+        skip_unknown: bool,
         progress: Callable[[int], None],
-    ) -> tuple[int, tuple[StatusChange, ...]]:
+    ) -> Recorded:
         """Record outcomes in their order, all in one transaction, a chunk at a time.
 
         *outcomes* starts again from the first on every call: they are looked through before they
         are recorded, and a deadlock runs the batch again.
-        Return how many, and the models whose status differs in the end.
+        *skip_unknown*: leave out the outcomes of ids that name no model.
+
+        Raises:
+            ModelNotFoundError: an id names no model, and it was not asked to skip those.
         """
 
-        def work(connection: sa.Connection) -> tuple[int, tuple[StatusChange, ...]]:
+        def work(connection: sa.Connection) -> Recorded:
             # Others have a say in a counted failure alone.
             counted = self.config.health.counted
             if self.config.recovery.guarded and any(o.type in counted for o in outcomes()):
                 self.wait_for_turn(connection)
-            recorded = 0
+            recorded = skipped = 0
+            unknown: set[str] = set()
             first: dict[str, ModelStatus] = {}
             last: dict[str, ModelStatus] = {}
             source = outcomes()
             while chunk := list(islice(source, tables.CHUNK)):
+                if skip_unknown:
+                    size, chunk = len(chunk), self._known(connection, chunk, unknown)
+                    skipped += size - len(chunk)
+                    if not chunk:
+                        continue
                 before, after = self._record_chunk(connection, chunk, actor)
                 for model_id, now in after.items():
                     first.setdefault(model_id, before[model_id].status)
                     last[model_id] = now.status
                 recorded += len(chunk)
                 progress(recorded)
-            return recorded, tuple(
+            changes = tuple(
                 StatusChange(model_id, first[model_id], last[model_id], True)
                 for model_id in sorted(first)
                 if first[model_id] is not last[model_id]
             )
+            return Recorded(recorded, changes, skipped, tuple(sorted(unknown)))
 
         return self.database.write(work)
+
+    def _known(
+        self, connection: sa.Connection, chunk: Sequence[Outcome], unknown: set[str]
+    ) -> list[Outcome]:
+        """Return the outcomes of *chunk* whose models are there, and lock these; note the others."""
+        ids = {outcome.id for outcome in chunk if is_findable(outcome.id)}
+        # Locked, so that none of them can be removed before it is recorded.
+        sql = f"SELECT id FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
+        known = {*connection.execute(text(sql), {"ids": self.ids(ids)}).scalars()}
+        unknown |= {outcome.id for outcome in chunk} - known
+        return [outcome for outcome in chunk if outcome.id in known]
 
     def record_one(self, outcome: Outcome, *, actor: str) -> StatusChange:
         """Record one failure beside the guards, which look at other models too."""

@@ -43,6 +43,8 @@ _EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 no such model, 5 database "
     "unavailable, 6 committed but the cache is stale, 7 schema missing, 8 refused, 130 interrupted."
 )
+# Ids that a warning names; there may be thousands.
+_NAMED = 20
 _HELP = {"help_option_names": ["-h", "--help"]}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -706,7 +708,17 @@ def record_failure(
 
 @command("record-batch")
 def record_batch(
-    ctx: typer.Context, source: Source, actor: Actor = None, output: AnOutput = None
+    ctx: typer.Context,
+    source: Source,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="For an id that names no model: fail (record nothing), or skip it and go on.",
+        ),
+    ] = "fail",
+    actor: Actor = None,
+    output: AnOutput = None,
 ) -> ExitCode:
     """Record JSON Lines of outcomes, all of them or none.
 
@@ -717,7 +729,13 @@ def record_batch(
     with _fleet(ctx, actor) as fleet, _open(source) as stream:
         outcomes = read_outcomes(stream, fleet.config.health.reason_length)
         with render.progress("recording") as progress:
-            result = fleet.record_batch(outcomes, progress=progress)
+            result = fleet.record_batch(outcomes, unknown=unknown, progress=progress)
+    if result.skipped and output is not Output.JSON:
+        ids = ", ".join(f"'{model_id}'" for model_id in result.unknown[:_NAMED])
+        more = len(result.unknown) - _NAMED
+        ids += f" and {more} more (-o json names all)" if more > 0 else ""
+        what = f"{numbered(result.skipped, 'outcome')} of {numbered(len(result.unknown), 'unknown id')}"
+        render.say(f"warning: skipped {what}: {ids}")
     _write(result, render.view(result), output)
     return _exit_code(result.cache)
 

@@ -446,22 +446,26 @@ class Fleet:
         self,
         outcomes: Iterable[Outcome | Mapping[str, Any]],
         *,
+        unknown: str = "fail",
         progress: Callable[[int], None] = _ignore,
     ) -> BatchResult:
         """Record many outcomes in their order, all in one transaction or none.
 
         *outcomes*: ``{"id", "outcome": "success"|"failure", "type"?, "reason"?}`` each. They are
-        read and checked to the end first, spooled to disk. *progress* is told how many are
-        recorded.
+        read and checked to the end first, spooled to disk. *unknown*: what an id that names no
+        model does: ``fail``, or ``skip`` its outcomes, which the result counts and names.
+        *progress* is told how many are recorded.
 
         Raises:
             UsageError: an outcome is wrong; the message says which (from 1).
-            ModelNotFoundError: an id is unknown.
+            ModelNotFoundError: an id is unknown, and *unknown* is ``fail``.
         """
         from modelctl import health
         from modelctl.results import BatchResult
         from modelctl.spool import Spool
 
+        if unknown not in ("fail", "skip"):
+            raise UsageError(f"no policy '{unknown}'", hint="one of: fail, skip")
         self._expect_database()
         length = self.config.health.reason_length
 
@@ -475,10 +479,14 @@ class Fleet:
                     raise UsageError(f"outcome {number}: {exc.message}", hint=exc.hint) from None
 
         spool = Spool(checked())
-        recorded, changes = self._store.batches.record_batch(
-            lambda: iter(spool), actor=self._actor, progress=progress
+        done = self._store.batches.record_batch(
+            lambda: iter(spool),
+            actor=self._actor,
+            skip_unknown=unknown == "skip",
+            progress=progress,
         )
-        return BatchResult(recorded, changes, self._invalidate(owed=bool(changes)))
+        cache = self._invalidate(owed=bool(done.changes))
+        return BatchResult(done.recorded, done.changes, cache, done.skipped, done.unknown)
 
     # ── Recovery ──
 

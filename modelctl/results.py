@@ -79,11 +79,16 @@ class Changes:
 
 @record
 class BatchResult:
-    """How many outcomes were recorded, and the models whose status changed in the end."""
+    """How many outcomes were recorded, and the models whose status changed in the end.
+
+    *unknown*: the ids that name no model, in order, and *skipped*: how many outcomes they had.
+    """
 
     recorded: int
     changes: tuple[StatusChange, ...]
     cache: CacheState
+    skipped: int = 0
+    unknown: tuple[str, ...] = ()
 
 
 @record

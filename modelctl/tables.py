@@ -337,9 +337,13 @@ def findable(ids: Sequence[str]) -> None:
     for model_id in ids:
         if not isinstance(model_id, str):
             raise UsageError(f"a model id is text, not {type(model_id).__name__}")
-    odd = {i for i in ids if "\0" in i or (not i.isascii() and _LONE.search(i))}
-    if odd:
-        all_found(ids, set(ids) - odd)
+    if not all(map(is_findable, ids)):
+        all_found(ids, {*filter(is_findable, ids)})
+
+
+def is_findable(model_id: str) -> bool:
+    """Whether a database can hold *model_id*: PostgreSQL takes no NUL and no lone surrogate."""
+    return "\0" not in model_id and (model_id.isascii() or not _LONE.search(model_id))
 
 
 def all_found(wanted: Sequence[str], found: Container[str]) -> None:

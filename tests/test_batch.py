@@ -30,6 +30,7 @@ from modelctl import (
 )
 from modelctl.health import read_outcomes
 from tests import fleets
+from tests.commands import run
 from tests.fleets import ago, everything, opened, rows, seed, sql
 
 ROOT = Path(__file__).parent.parent
@@ -227,6 +228,65 @@ def test_an_unknown_id_anywhere_and_nothing_is_written(
     with pytest.raises(ModelNotFoundError, match="'nope'"):
         fleet.record_batch([*of("aaaaabbbbb", FAILURE), {"id": "nope", "outcome": "success"}])
     assert everything(fleet_url) == before
+
+
+UNKNOWN_IDS = ["nobody", "nul\0", "\ud800", "x" * 300]
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_unknown_ids_can_be_skipped(
+    fleet: Fleet, fleet_url: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With unknown="skip" the other outcomes are recorded, and the ids that are not there named."""
+    monkeypatch.setattr(tables, "CHUNK", size)
+    seed(fleet, "ab")
+    strangers = [{"id": model_id, **FAILURE} for model_id in UNKNOWN_IDS]
+    outcomes = [*strangers, *of("aaaaa", FAILURE), strangers[0], *of("b", SUCCESS)]
+    result = fleet.record_batch(outcomes, unknown="skip")
+    assert (result.recorded, result.skipped) == (6, 5)
+    assert set(result.unknown) == {"nobody", "nul\0", "\ud800", "x" * 300}
+    assert [change.id for change in result.changes] == ["a"]
+    assert [row[0] for row in rows(fleet_url)] == ["a", "b"]
+    assert {
+        model.id: model.success_count + model.failure_count for model in fleet.list_models()
+    } == {
+        "a": 5,
+        "b": 1,
+    }
+
+
+def test_a_batch_of_strangers(fleet: Fleet, fleet_url: str) -> None:
+    """A batch that names no model of the fleet records nothing, and says so."""
+    before = everything(fleet_url)
+    result = fleet.record_batch(of("xyx", FAILURE), unknown="skip")
+    assert (result.recorded, result.skipped, result.unknown) == (0, 3, ("x", "y"))
+    assert everything(fleet_url) == before
+
+
+def test_a_policy_that_there_is_not(fleet: Fleet) -> None:
+    """Another word than fail or skip is a usage error."""
+    with pytest.raises(UsageError, match="no policy 'ignore'"):
+        fleet.record_batch([], unknown="ignore")
+
+
+def test_skipped_ids_on_the_command_line(fleet: Fleet, fleet_url: str) -> None:
+    """Who is not in the fleet is named on stderr, some of many, or in the JSON; the exit code is 0."""
+    seed(fleet, "a")
+    line = '{"id": "%s", "outcome": "success"}\n'
+    lines = "".join(line % model_id for model_id in ["a", "q\\u001b[31m", "q\\u001b[31m", "z"])
+    how: dict[str, Any] = {"stdin": lines.encode(), "MODELCTL_DATABASE_URL": fleet_url}
+    run("record-batch", "-", **how).failed(4, "no model")
+    done = run("record-batch", "-", "--unknown", "skip", **how)
+    assert done.code == 0
+    assert "warning: skipped 3 outcomes of 2 unknown ids: 'q\\x1b[31m', 'z'" in done.err
+    many = "".join(line % f"m{n:03}" for n in range(100))
+    done = run("record-batch", "-", "--unknown=skip", **(how | {"stdin": many.encode()}))
+    assert "'m019' and 80 more (-o json names all)" in done.err
+    done = run("record-batch", "-", "--unknown=skip", "-o", "json", **how)
+    assert (done.json["recorded"], done.json["skipped"]) == (1, 3)
+    assert done.json["unknown"] == ["q\x1b[31m", "z"]
+    assert done.err == ""
+    run("record-batch", "-", "--unknown=drop", **how).failed(2, "no policy 'drop'")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("record-failure acme/one", 0, CHANGES),
     ("record-failure acme/one --type timeout --reason slow --actor me", 0, CHANGES),
     ("record-failure acme/one --http-status 404", 0, CHANGES),
-    ("record-batch BATCH --actor me", 0, {"recorded", "changes", "cache"}),
+    ("record-batch BATCH --actor me --unknown skip", 0, {"recorded", "changes", "cache"}),
     ("recover", 0, RECOVERY),
     ("recover --dry-run", 0, RECOVERY),
     ("recover --limit 1 --cooldown 0s --actor me", 0, RECOVERY),
@@ -563,6 +563,8 @@ def test_batch_is_recorded(fleet: None, cli: Cli, stdin: Callable[[str], None]) 
             {"id": "acme/one", "before": "active", "after": "auto-disabled", "changed": True}
         ],
         "cache": "invalidated",
+        "skipped": 0,
+        "unknown": [],
     }
     stdin("")
     assert cli("record-batch", "-", "-o", "json").json["recorded"] == 0
