@@ -345,7 +345,7 @@ class Batches(Changes):
 
     def import_models(
         self,
-        entries: Iterable[tuple[str, str, str]],
+        entries: Callable[[], Iterable[tuple[str, str, str]]],
         *,
         on_conflict: str,
         actor: str,
@@ -354,15 +354,16 @@ class Batches(Changes):
     ) -> tuple[int, int]:
         """Add or update models from (id, display name, provider), ids unique, in one transaction.
 
+        *entries* starts again from the first on every call, in the order of the ids: two imports
+        of the same models lock them in the same order.
         *on_conflict*: ``update``, ``skip`` or ``fail`` for a model that differs.
         Return how many were added and how many differ.
 
         Raises:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
-        ordered = sorted(entries)  # two imports of the same models lock them in the same order
         return self.database.write(
-            lambda connection: self._import(connection, ordered, on_conflict, actor, progress),
+            lambda connection: self._import(connection, entries(), on_conflict, actor, progress),
             dry_run=dry_run,
         )
 
@@ -383,7 +384,7 @@ class Batches(Changes):
     def _import(
         self,
         connection: sa.Connection,
-        entries: Sequence[tuple[str, str, str]],
+        entries: Iterable[tuple[str, str, str]],
         on_conflict: str,
         actor: str,
         progress: Callable[[int], None],
@@ -406,9 +407,9 @@ class Batches(Changes):
             f" ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id, {STATUS} AS status"
         )
 
-        added = differs = 0
-        for start in range(0, len(entries), tables.CHUNK):
-            chunk = entries[start : start + tables.CHUNK]
+        added = differs = done = 0
+        source = iter(entries)
+        while chunk := list(islice(source, tables.CHUNK)):
             values = self.sql.values(_ENTRY, chunk)
             found = connection.execute(text(differing), values)
             changed = dict(sorted((row[0], row[1]) for row in found))
@@ -428,5 +429,6 @@ class Batches(Changes):
             self.log(connection, events, actor)
             added += len(new)
             differs += len(changed)
-            progress(start + len(chunk))
+            done += len(chunk)
+            progress(done)
         return added, differs

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelctl.errors import UsageError, clean
 from modelctl.model import ID_LENGTH, check_id, storable
 from modelctl.record import record
 from modelctl.reports import Rejection
+from modelctl.spool import KeyedSpool, Spool
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 TEXT_LENGTH = 200
+# One JSON document, or one line: read into memory whole. LiteLLM's price list has 3 MB.
+LARGEST_VALUE = 16 << 20
 
 # One JSON value and the words that name its place, for messages: ("line 17", {...}).
 _Entry = tuple[str, object]
@@ -43,8 +53,7 @@ _PROVIDER_KEYS = {
 }
 
 
-@record
-class CatalogModel:
+class CatalogModel(NamedTuple):
     """What a catalogue knows about one model."""
 
     id: str
@@ -57,62 +66,109 @@ class Catalog:
     """The models of a catalogue in its order, and the entries that cannot be taken."""
 
     format: CatalogFormat
-    models: tuple[CatalogModel, ...]
-    rejected: tuple[Rejection, ...]
+    models: KeyedSpool[CatalogModel]
+    rejected: Spool[Rejection]
 
 
-def parse(text: bytes, format: CatalogFormat | None = None) -> Catalog:  # noqa: A002 - the word of --format
+def parse(
+    source: bytes | BinaryIO,
+    format: CatalogFormat | None = None,  # noqa: A002 - the word of --format
+) -> Catalog:
     """Read a catalogue; its shape tells the format unless *format* does.
 
     A bad entry is rejected and the others are taken. Of a key that a JSON object repeats the
-    last one counts, as everywhere in Python (and in LiteLLM itself).
+    last one counts, as everywhere in Python (and in LiteLLM itself). JSON Lines are read one at a
+    time, so that they may be longer than the memory.
 
     Raises:
-        UsageError: *text* as a whole is not a catalogue, or not one of *format*.
+        UsageError: *source* as a whole is not a catalogue, or not one of *format*, or has a JSON
+            value of more than 16 MiB.
     """
-    values = _load(text)
-    found = _recognise(values) if format is None else format
-    entries = _entries(values, found)
-    if entries is None:
+    found, entries = _read(io.BytesIO(source) if isinstance(source, bytes) else source, format)
+    models = KeyedSpool(CatalogModel)
+    rejected: Spool[Rejection] = Spool()
+    for place, entry in entries:
+        try:
+            if not models.add(_model(entry, found)):
+                raise UsageError("is in the catalogue twice")
+        except UsageError as exc:
+            rejected.append(Rejection(_name(entry) or place, exc.message))
+    return Catalog(found, models, rejected)
+
+
+def _read(stream: BinaryIO, wanted: CatalogFormat | None) -> tuple[CatalogFormat, Iterable[_Entry]]:
+    """Tell the format, and give one entry after the other."""
+    document, lines = _load(stream)
+    if lines is not None:
+        found, entries = wanted or CatalogFormat.JSONL, lines
+        fits = found is CatalogFormat.JSONL
+    else:
+        found = _recognise(document) if wanted is None else wanted
+        in_it = _entries(document, found)
+        entries, fits = iter(in_it or ()), in_it is not None
+    if not fits:
         raise UsageError(
             f"the catalogue is not in the format {found}: that is {_SHAPES[found]}", hint=_HINT
         )
-    models: dict[str, CatalogModel] = {}
-    rejected = []
-    for place, entry in entries:
-        try:
-            model = _model(entry, found)
-            if model.id in models:
-                raise UsageError("is in the catalogue twice")
-            models[model.id] = model
-        except UsageError as exc:
-            rejected.append(Rejection(_name(entry) or place, exc.message))
-    return Catalog(found, tuple(models.values()), tuple(rejected))
+    return found, entries
 
 
-def _load(text: bytes) -> list[_Entry]:
-    """Return the one JSON value that *text* is, or the objects on its lines."""
-    try:
-        content = text.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise UsageError("the catalogue is not UTF-8 text") from exc
-    if "\0" in content:  # never in JSON, but in every UTF-16 text without a byte order mark
-        raise UsageError("the catalogue is not UTF-8 text")
-    if not content.strip():
+def _load(stream: BinaryIO) -> tuple[object, Iterator[_Entry] | None]:
+    """Return the one JSON value that there is, or else the objects on the lines."""
+    lines = _lines(stream)
+    number, first = next(lines, (0, b""))
+    if not first:
         raise UsageError("the catalogue is empty")
+    place = f"line {number}"
     try:
-        return [("entry 1", _json(content, "the catalogue"))]
-    except UsageError:
-        # Many lines, or one broken value? Printed over several lines, a value starts with a
-        # bracket alone; then "line 1 is not JSON" would be true and of no help.
-        if content.lstrip().partition("\n")[0].rstrip() in ("{", "["):
+        value = _json(first, place)
+    except UsageError as exc:
+        if len(first) > LARGEST_VALUE:
             raise
-    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
-    lines = [(f"line {n}", line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]
-    return [(place, _object(_json(line, place), place)) for place, line in lines]
+        # A value that goes on, or a broken line? Printed over several lines, a value starts with a
+        # bracket alone; then "line 1 is not JSON" would be true and of no help.
+        whole = b"\n" * (number - 1) + first + stream.read(LARGEST_VALUE + 1)
+        try:
+            return _json(whole, "the catalogue"), None
+        except UsageError:
+            if first.strip() in (b"{", b"[") or len(whole) > LARGEST_VALUE:
+                raise
+        raise exc from None
+    following = next(lines, None)
+    if following is None:
+        return value, None
+
+    def objects() -> Iterator[_Entry]:
+        yield place, _object(value, place)
+        for n, line in chain([following], lines):
+            yield f"line {n}", _object(_json(line, f"line {n}"), f"line {n}")
+
+    return None, objects()
 
 
-def _json(text: str, place: str) -> object:
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Give the lines that are not blank, with their numbers."""
+    # By line feeds alone: U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(iter(lambda: stream.readline(LARGEST_VALUE + 1), b""), 1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.strip():
+            yield number, line
+
+
+def _json(source: bytes, place: str) -> object:
+    if len(source) > LARGEST_VALUE:
+        raise UsageError(
+            f"{place} is a JSON value of more than 16 MiB",
+            hint="write JSON Lines, one model on each line: of these there may be any number",
+        )
+    try:
+        text = source.decode()
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{place} is not UTF-8 text") from exc
+    if "\0" in text:  # never in JSON, but in every UTF-16 text without a byte order mark
+        raise UsageError(f"{place} is not UTF-8 text")
+    text = text.rstrip("\r\n")
     try:
         return json.loads(text)
     except json.JSONDecodeError as exc:
@@ -132,13 +188,13 @@ def _object(value: object, place: str) -> object:
     return value
 
 
-def _recognise(values: list[_Entry]) -> CatalogFormat:
+def _recognise(document: object) -> CatalogFormat:
     # OpenAI comes before OpenRouter, so that an empty list is OpenAI's.
     for format_ in CatalogFormat:
-        entries = _entries(values, format_)
+        entries = _entries(document, format_)
         if entries is None:
             continue
-        if format_ is CatalogFormat.OPENAI and _is_openrouter(values[0][1], entries):
+        if format_ is CatalogFormat.OPENAI and _is_openrouter(document, entries):
             return CatalogFormat.OPENROUTER
         return format_
     raise UsageError(f"the catalogue has none of the formats known: {_FORMATS}")
@@ -150,14 +206,13 @@ def _is_openrouter(document: object, entries: list[_Entry]) -> bool:
     return "canonical_slug" in keys or ("name" in keys and not labelled)
 
 
-def _entries(values: list[_Entry], format_: CatalogFormat) -> list[_Entry] | None:
-    """Return the entries of a catalogue, None when its shape is not the one of *format_*."""
-    document = values[0][1]
+def _entries(document: object, format_: CatalogFormat) -> list[_Entry] | None:
+    """Return the entries of one JSON value, None when its shape is not the one of *format_*."""
     if format_ is CatalogFormat.JSONL:
         if isinstance(document, list):
             return _numbered(document)
-        return values if len(values) > 1 or _has(document, "id") else None
-    if len(values) > 1 or not isinstance(document, dict):
+        return [("entry 1", document)] if _has(document, "id") else None
+    if not isinstance(document, dict):
         return None
     if format_ is CatalogFormat.LITELLM:
         if not any(_has(value, "litellm_provider") for value in document.values()):

@@ -896,12 +896,17 @@ def import_models(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Add and update models from a catalogue. All or none; never a status."""
-    with _open(source) as stream:
-        catalog = stream.read()
-    with _fleet(ctx, actor) as fleet, render.progress("imported") as progress:
+    """Add and update models from a catalogue. All or none; never a status.
+
+    One JSON document of at most 16 MiB, or JSON Lines, of any length.
+    """
+    with (
+        _fleet(ctx, actor) as fleet,
+        _open(source) as stream,
+        render.progress("imported") as progress,
+    ):
         result = fleet.import_models(
-            catalog,
+            stream,
             format=catalog_format,
             on_conflict=on_conflict,
             dry_run=dry_run,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
+    from typing import BinaryIO
 
     from modelctl.catalog import CatalogFormat
     from modelctl.health import Outcome
@@ -714,7 +715,7 @@ class Fleet:
 
     def import_models(
         self,
-        catalog: bytes,
+        catalog: bytes | BinaryIO,
         *,
         format: CatalogFormat | str | None = None,  # noqa: A002 - the word that everybody uses
         on_conflict: str = "update",
@@ -723,6 +724,8 @@ class Fleet:
     ) -> ImportResult:
         """Add and update models from a catalogue, in one transaction.
 
+        *catalog*: its bytes, or a stream of them: a JSON document of at most 16 MiB, or JSON Lines of any
+        length, which are not held in memory.
         *format*: ``jsonl``, ``litellm``, ``openai``, ``openrouter``, or None to tell by the shape.
         *on_conflict*: for a model whose name or provider differs: ``update`` it, ``skip`` it, or
         ``fail`` (then nothing is written, also when an entry is not a model). Never a status.
@@ -734,8 +737,8 @@ class Fleet:
         from modelctl.catalog import parse
         from modelctl.reports import ImportResult
 
-        if not isinstance(catalog, bytes):
-            raise UsageError("a catalogue is bytes")
+        if not isinstance(catalog, bytes) and not hasattr(catalog, "readline"):
+            raise UsageError("a catalogue is bytes, or a stream of them")
         if on_conflict not in ("update", "skip", "fail"):
             raise UsageError(f"no policy '{on_conflict}'", hint="one of: update, skip, fail")
         found = parse(catalog, _catalog_format(format))
@@ -745,9 +748,8 @@ class Fleet:
                 f"{len(found.rejected)} entries are rejected; {first.id}: {first.why}",
                 hint="nothing was written; see --on-conflict",
             )
-        entries = [(m.id, m.display_name, m.provider) for m in found.models]
         added, differing = self._store.batches.import_models(
-            entries,
+            found.models.by_key,
             on_conflict=on_conflict,
             actor=self._actor,
             dry_run=dry_run,
@@ -757,7 +759,7 @@ class Fleet:
         return ImportResult(
             added=added,
             updated=differing if updates else 0,
-            unchanged=len(entries) - added - differing,
+            unchanged=len(found.models) - added - differing,
             skipped=0 if updates else differing,
             rejected=found.rejected,
             cache=self._invalidate(owed=not dry_run, changed=bool(added or differing)),

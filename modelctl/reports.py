@@ -131,7 +131,7 @@ class ImportResult:
     updated: int
     unchanged: int
     skipped: int
-    rejected: tuple[Rejection, ...]
+    rejected: Sequence[Rejection]
     cache: CacheState
     dry_run: bool = False
 

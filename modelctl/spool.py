@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from modelctl.errors import ModelctlError
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=NamedTuple)
 
 _IN_MEMORY = 1 << 20
 _BATCH = 1000
+_CACHE_KIB = 4096
 
 
 def unwritable(exc: OSError) -> ModelctlError:
@@ -95,3 +97,58 @@ class Spool(Sequence[T]):
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, islice(self, 3)))
         return f"Spool([{shown}{', ...' if len(self) > 3 else ''}], length={len(self)})"
+
+
+class KeyedSpool(Sequence[Row]):
+    """Rows of text, each key (the first field) once; what memory does not hold is in a file.
+
+    Raises:
+        ModelctlError: the folder for temporary files takes no more.
+    """
+
+    def __init__(self, kind: type[Row]) -> None:
+        import sqlite3
+
+        self._make: Callable[[Iterable[Any]], Row] = kind._make
+        self._failed = sqlite3.Error
+        names = kind._fields
+        # Without a name SQLite keeps it to itself, and deletes it.
+        self._rows = sqlite3.connect("", isolation_level=None)
+        weakref.finalize(self, self._rows.close)
+        for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+            self._rows.execute(f"PRAGMA {setting}")
+        self._rows.execute(f"CREATE TABLE rows ({', '.join(names)}, UNIQUE ({names[0]}))")
+        self._insert = f"INSERT OR IGNORE INTO rows VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - places alone
+        self._length = 0
+
+    def add(self, row: Row) -> bool:
+        """Add one at the end, unless its key is there already; return whether it was added."""
+        try:
+            added = self._rows.execute(self._insert, row).rowcount > 0
+        except self._failed as exc:
+            raise ModelctlError(f"cannot write to {tempfile.gettempdir()}: {exc}") from exc
+        self._length += added
+        return added
+
+    def by_key(self) -> Iterator[Row]:
+        """Give all in the order of their keys, by code points."""
+        return map(self._make, self._rows.execute("SELECT * FROM rows ORDER BY 1"))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._make, self._rows.execute("SELECT * FROM rows ORDER BY rowid"))
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Row, ...]: ...
+    def __getitem__(self, index: int | slice) -> Row | tuple[Row, ...]:
+        return tuple(self)[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 import time
+import tracemalloc
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelctl.catalog import Catalog, CatalogFormat, CatalogModel, parse
+from modelctl.catalog import LARGEST_VALUE, Catalog, CatalogFormat, CatalogModel, parse
 from modelctl.errors import UsageError
 from modelctl.model import check_id
 from modelctl.reports import Rejection
@@ -274,6 +277,61 @@ def test_named_format_decides_between_equal_shapes() -> None:
     assert rows(parse(source, OPENROUTER)) == [("x/m", "M", "x")]
 
 
+class Stream(io.RawIOBase):
+    """JSON Lines that are made while they are read."""
+
+    def __init__(self, line: bytes, times: int) -> None:
+        self.line, self.left, self.number = line, times, 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Make the next line."""
+        self.number += 1
+        return self.line % self.number if self.number <= self.left else b""
+
+
+@pytest.mark.parametrize(
+    ("line", "times"),
+    [(b'{"id": "m%d", "note": "' + b"x" * 100_000 + b'"}\n', 500), (b'{"id": "m%d"}\n', 50_000)],
+    ids=["long lines", "many models"],
+)
+def test_json_lines_are_not_held_in_memory(line: bytes, times: int) -> None:
+    """Fifty megabytes of JSON Lines, or fifty thousand models, are read in a few megabytes."""
+    tracemalloc.start()
+    try:
+        catalog = parse(cast("BinaryIO", Stream(line, times)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(catalog.models) == times
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "place"),
+    [
+        (b'{"object": "list", "data": [', b"]}", "line 1"),
+        (b'{\n"data": [', b"\n]}", "the catalogue"),
+        (b'{"id": "a"}\n{"id": "b", "note": [', b"]}\n", "line 2"),
+    ],
+    ids=["document on one line", "document", "line"],
+)
+def test_too_large_a_value(head: bytes, tail: bytes, place: str) -> None:
+    """A JSON value of more than 16 MiB is refused in words before all of it is read."""
+    source = io.BytesIO(head + b"1," * LARGEST_VALUE + b"1" + tail)
+    with pytest.raises(UsageError) as raised:
+        parse(source)
+    assert raised.value.message == f"{place} is a JSON value of more than 16 MiB"
+    assert "JSON Lines" in (raised.value.hint or "")
+    assert source.tell() < LARGEST_VALUE + 100
+
+
+def test_largest_value() -> None:
+    """A document of 16 MiB is read."""
+    entries = b",".join(b'{"id": "m%d"}' % n for n in range(1000))
+    filler = b" " * (LARGEST_VALUE - len(entries) - 12)
+    assert len(parse(b'{"data": [' + entries + filler + b"]}").models) == 1000
+
+
 def test_large_catalogue_is_quick() -> None:
     """Three megabytes are read in a second, as one document and as lines."""
     filler = "x" * 500
@@ -358,7 +416,9 @@ def test_json_lines_round_trip(models: list[CatalogModel], ascii_only: bool) -> 
         )
         for model in models
     )
-    assert parse(source.encode()) == Catalog(JSONL, tuple(models), ())
+    catalog = parse(source.encode())
+    assert (catalog.format, [*catalog.models], [*catalog.rejected]) == (JSONL, models, [])
+    assert [m.id for m in catalog.models.by_key()] == sorted(m.id for m in models)
 
 
 def test_example_fleet() -> None:
