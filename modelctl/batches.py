@@ -16,6 +16,7 @@ from modelctl.tables import (
     STATUS,
     NewEvent,
     all_found,
+    differences,
     findable,
     is_findable,
     named,
@@ -52,6 +53,8 @@ _DIFFERS = (
     "(incoming.display_name <> '' AND incoming.display_name <> coalesce(models.display_name, ''))"
     " OR (incoming.provider <> '' AND incoming.provider <> coalesce(models.provider, ''))"
 )
+_TEXTS = ("display_name", "provider")
+_COUNTS = ("consecutive_failures", "ejections")
 
 
 class Recorded(NamedTuple):
@@ -61,6 +64,14 @@ class Recorded(NamedTuple):
     changes: tuple[StatusChange, ...]
     skipped: int
     unknown: tuple[str, ...]
+
+
+def _details(was: health.Health, now: health.Health) -> dict[str, Any] | None:
+    """What an outcome changed that has an event."""
+    if was.status is now.status:
+        return {"guard": now.would_disable}
+    counts = [(h.consecutive_failures, h.ejections) for h in (was, now)]
+    return differences(_COUNTS, *counts)
 
 
 class Batches(Changes):
@@ -251,9 +262,8 @@ class Batches(Changes):
             after[outcome.id] = now
             if event:
                 reason = outcome.reason if outcome.type else None
-                guard = {"guard": now.would_disable} if event == "would-disable" else None
                 happened = (event, was.status, now.status, reason, outcome.type)
-                events.append(NewEvent(outcome.id, *happened, details=guard))
+                events.append(NewEvent(outcome.id, *happened, details=_details(was, now)))
                 if was.status is not now.status:
                     switched[outcome.id] = (event, reason if reason is not None else outcome.type)
                     back |= {outcome.id} if now.active else set()
@@ -339,7 +349,8 @@ class Batches(Changes):
             " failure_reason = folded.failure_reason, would_disable = folded.would_disable,"
             f" recovered_at = CASE WHEN back THEN {at} ELSE recovered_at END,"
             f" {off('disabled_at', at)}, {off('disabled_by', repr(health.HEALTH_RULE))},"
-            f" {off('disabled_reason', 'why')}, updated_at = {at}"
+            f" {off('disabled_reason', 'why')}, {switched('disabled_until', 'NULL')},"
+            f" updated_at = {at}"
             f" FROM {self.sql.rows('folded', _FOLDED)} WHERE models.id = folded.id"
         )
 
@@ -391,7 +402,8 @@ class Batches(Changes):
     ) -> tuple[int, int]:
         incoming = self.sql.rows("incoming", _ENTRY)
         differing = (
-            f"SELECT models.id, {STATUS} AS status FROM models, {incoming}"
+            f"SELECT models.id, {STATUS} AS status, coalesce(models.display_name, ''),"
+            f" coalesce(models.provider, '') FROM models, {incoming}"
             f" WHERE models.id = incoming.id AND ({_DIFFERS}) ORDER BY models.id{self.sql.lock}"
         )
         update = (
@@ -412,7 +424,7 @@ class Batches(Changes):
         while chunk := list(islice(source, tables.CHUNK)):
             values = self.sql.values(_ENTRY, chunk)
             found = connection.execute(text(differing), values)
-            changed = dict(sorted((row[0], row[1]) for row in found))
+            changed = {row[0]: row[1:] for row in sorted(map(tuple, found))}
             if changed and on_conflict == "fail":
                 raise RefusedError(
                     f"{named(list(changed))} differ from the catalogue",
@@ -423,11 +435,19 @@ class Batches(Changes):
                 # Only what is locked: others may have written since the SELECT.
                 ours = [entry for entry in chunk if entry[0] in changed]
                 connection.execute(text(update), self.sql.values(_ENTRY, ours))
-                events += [NewEvent(i, "updated", s, s) for i, s in changed.items()]
-            new = connection.execute(text(insert), values).all()
-            events += [NewEvent(i, "added", None, s) for i, s in sorted(map(tuple, new))]
+                for model_id, name, provider in ours:
+                    status, *old = changed[model_id]
+                    new = (name or old[0], provider or old[1])
+                    details = differences(_TEXTS, old, new)
+                    events.append(NewEvent(model_id, "updated", status, status, details=details))
+            added_now = connection.execute(text(insert), values).all()
+            texts = {model_id: words for model_id, *words in chunk} if added_now else {}
+            for model_id, status in sorted(map(tuple, added_now)):
+                words = [word or None for word in texts[model_id]]
+                details = differences(_TEXTS, (None, None), words)
+                events.append(NewEvent(model_id, "added", None, status, details=details))
             self.log(connection, events, actor)
-            added += len(new)
+            added += len(added_now)
             differs += len(changed)
             done += len(chunk)
             progress(done)

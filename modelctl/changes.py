@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modelctl import health
 from modelctl.model import ModelStatus
 from modelctl.record import record
-from modelctl.results import StatusChange
+from modelctl.results import KeptChange, StatusChange
 from modelctl.tables import AUTO_OFF, ON, STATUS, Statements, text
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Change:
     """What one command does to the rows it finds, in SQL.
 
-    *flags*: what it needs to know of the row as it was, by name. *after* and *event* (NULL: there
-    is none) are over ``before`` and the flags; *assign* over the row and, as ``touched.``, all
-    of these.
+    *flags*: what it needs to know of the row as it was, by name. *after*, *event* (NULL: there
+    is none) and *note* (for people) are over ``before`` and the flags; *details*, of the event,
+    over all of these; *assign* over the row and, as ``touched.``, all of these.
     """
 
     event: str
@@ -35,7 +35,8 @@ class Change:
     assign: str | None  # None: delete the row
     flags: tuple[tuple[str, str], ...] = ()
     reason: str = "CAST(:reason AS text)"
-    details: str = "NULL"  # of the event; over what *after* is, and after itself
+    details: str = "NULL"
+    note: str = "CAST(NULL AS text)"
     write: str | None = "touched.event IS NOT NULL"  # which rows; None: every one
 
 
@@ -55,6 +56,38 @@ REACHED = (
 TRUSTED = (
     f"{ON} AND coalesce(ejections, 0) > 0 AND coalesce({{back}} + {{cooldown}}, 0) <= {{epoch}}"
 )
+# Off until a person comes: without an end, or with one that never comes.
+_ENDLESS = "active IS NOT TRUE AND auto_disabled IS NOT TRUE AND ({until_comes}) IS NOT TRUE"
+_TIMED = "CAST(:until AS double precision) IS NOT NULL"
+_OLD_DISABLED = (
+    ("old_by", "CAST(disabled_by AS text)"),
+    ("old_reason", "CAST(disabled_reason AS text)"),
+    ("old_until", "{old_until}"),
+)
+_OLD_COUNTS = (
+    ("old_failures", "coalesce(consecutive_failures, 0)"),
+    ("old_ejections", "coalesce(ejections, 0)"),
+)
+
+
+def _differences(*fields: tuple[str, str, str], also: str = "") -> str:
+    """JSON of those fields (name, old and new value) that differ; NULL where none does."""
+    rows = " UNION ALL ".join(
+        f"SELECT '{name}' AS field, {{json}}({old}) AS was, {{json}}({new}) AS is_now"
+        for name, old, new in fields
+    )
+    return (
+        f"(SELECT CASE WHEN count(*) > 0 THEN {{object}}({also}'old', {{collect}}(field, was),"
+        f" 'new', {{collect}}(field, is_now)) END FROM ({rows}) AS f WHERE was {{is_not}} is_now)"
+    )
+
+
+_NO_TEXT = "CAST(NULL AS text)"
+_ON_AGAIN = (
+    ("disabled_by", "old_by", _NO_TEXT),
+    ("disabled_reason", "old_reason", _NO_TEXT),
+    ("disabled_until", "old_until", _NO_TEXT),
+)
 _NEVER_MIND = (
     "disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL, disabled_until = NULL,"
     " would_disable = NULL"
@@ -63,44 +96,102 @@ _INCIDENT = "h.failure_type = CAST(:failure_type AS text)"
 _OFF = "touched.event = 'auto-disabled'"
 
 ENABLE = Change(
-    # One that is on already is trusted by this, too.
-    flags=(("off", "active IS NOT TRUE"), ("ejected", "coalesce(ejections, 0) > 0")),
-    write="touched.off OR touched.ejected",
+    # A model that is on already starts afresh, too.
+    flags=(
+        ("off", "active IS NOT TRUE"),
+        (
+            "failing",
+            "coalesce(consecutive_failures, 0) <> 0 OR coalesce(ejections, 0) <> 0"
+            " OR would_disable IS NOT NULL",
+        ),
+        *_OLD_DISABLED,
+        *_OLD_COUNTS,
+    ),
+    write="touched.off OR touched.failing",
     event="CASE WHEN off THEN 'enabled' END",
     after="'active'",
+    details=_differences(
+        *_ON_AGAIN,
+        ("consecutive_failures", "old_failures", "0"),
+        ("ejections", "old_ejections", "0"),
+    ),
     assign="active = TRUE, auto_disabled = FALSE, consecutive_failures = 0, ejections = 0,"
-    f" failure_reason = NULL, recovered_at = {{now}}, {_NEVER_MIND}, updated_at = {{now}}",
+    " recovered_at = CASE WHEN touched.off THEN {now} ELSE recovered_at END,"
+    f" {_NEVER_MIND}, updated_at = {{now}}",
 )
+_NEW_BY = "CASE WHEN before = 'disabled' THEN old_by ELSE CAST(:actor AS text) END"
+_NEW_REASON = "coalesce(CAST(:reason AS text), old_reason)"
 DISABLE = Change(
-    flags=(("news", f"{ON} OR auto_disabled IS TRUE OR {{until_differs}}"),),
-    event="CASE WHEN news THEN 'disabled' END",
+    flags=(
+        # A person switched it off for good: an end would bring it back.
+        ("kept", f"{_TIMED} AND NOT CAST(:force AS boolean) AND {_ENDLESS}"),
+        ("other_until", "disabled_until {is_not} {until}"),
+        *_OLD_DISABLED,
+    ),
+    event="CASE WHEN kept THEN NULL WHEN before <> 'disabled' OR other_until THEN 'disabled'"
+    f" WHEN old_reason {{is_not}} {_NEW_REASON} THEN 'updated' END",
     after="'disabled'",
-    details="CASE WHEN CAST(:until AS double precision) IS NOT NULL"
-    " THEN {object}('until', {new_until}) END",
-    assign="active = FALSE, auto_disabled = FALSE, disabled_at = {now}, disabled_by = :actor,"
-    " disabled_reason = :reason, disabled_until = {until}, would_disable = NULL,"
-    " updated_at = {now}",
+    note="CASE WHEN kept THEN 'without an end; kept' END",
+    details="CASE WHEN before <> 'active' THEN "
+    + _differences(
+        ("disabled_by", "old_by", _NEW_BY),
+        ("disabled_reason", "old_reason", _NEW_REASON),
+        ("disabled_until", "old_until", "{new_until}"),
+        also="'until', {new_until}, ",
+    )
+    + f" WHEN {_TIMED} THEN {{object}}('until', {{new_until}}) END",
+    # Of a model that is off already: since when, and why unless there is a new reason, stay.
+    assign="active = FALSE, auto_disabled = FALSE,"
+    " disabled_at = CASE touched.before WHEN 'disabled' THEN disabled_at"
+    " WHEN 'auto-disabled' THEN coalesce(disabled_at, {now}) ELSE {now} END,"
+    " disabled_by = CASE WHEN touched.before = 'disabled' THEN disabled_by ELSE :actor END,"
+    " disabled_reason = CASE WHEN touched.before <> 'active' AND CAST(:reason AS text) IS NULL"
+    " THEN disabled_reason ELSE :reason END,"
+    " disabled_until = {until}, would_disable = NULL, updated_at = {now}",
 )
-REMOVE = Change(event="'removed'", after="CAST(NULL AS text)", assign=None)
+REMOVE = Change(
+    flags=(
+        ("old_name", "nullif(CAST(display_name AS text), '')"),
+        ("old_provider", "nullif(CAST(provider AS text), '')"),
+    ),
+    event="'removed'",
+    after="CAST(NULL AS text)",
+    details=_differences(
+        ("display_name", "old_name", _NO_TEXT), ("provider", "old_provider", _NO_TEXT)
+    ),
+    assign=None,
+)
 RECOVER = Change(
-    flags=(("timed", "auto_disabled IS NOT TRUE"),),
+    flags=(("timed", "auto_disabled IS NOT TRUE"), *_OLD_DISABLED, *_OLD_COUNTS),
     event="'recovered'",
     after="'active'",
     reason="CASE WHEN timed THEN 'its time was over' END",
-    # Who was off for a time is as healthy as before.
+    details=_differences(
+        *_ON_AGAIN,
+        (
+            "consecutive_failures",
+            "old_failures",
+            "CASE WHEN timed THEN 0 ELSE CAST(:restart AS integer) END",
+        ),
+        ("ejections", "old_ejections", "CASE WHEN timed THEN 0 ELSE old_ejections END"),
+    ),
+    # A model that was off for a time is as healthy as before.
     assign="active = TRUE, auto_disabled = FALSE,"
     " consecutive_failures = CASE WHEN touched.timed THEN 0 ELSE :restart END,"
     " ejections = CASE WHEN touched.timed THEN 0 ELSE ejections END,"
-    " failure_reason = CASE WHEN touched.timed THEN NULL ELSE failure_reason END,"
     f" recovered_at = {{now}}, {_NEVER_MIND}, updated_at = {{now}}",
 )
 SUCCESS = Change(
     flags=(
         ("back", f"{AUTO_OFF} AND NOT {FOR_A_PERSON} AND NOT {PAUSED}"),
         ("trusted", TRUSTED),
+        *_OLD_COUNTS,
     ),
     event="CASE WHEN back THEN 'recovered' END",
     after="CASE WHEN back THEN 'active' ELSE before END",
+    details="CASE WHEN back AND old_failures <> 0 THEN {object}("
+    "'old', {object}('consecutive_failures', old_failures),"
+    " 'new', {object}('consecutive_failures', 0)) END",
     assign="success_count = coalesce(success_count, 0) + 1, last_success_at = {now},"
     " consecutive_failures = 0, failure_reason = NULL, would_disable = NULL,"
     " ejections = CASE WHEN touched.trusted THEN 0 ELSE ejections END,"
@@ -110,6 +201,7 @@ SUCCESS = Change(
     " disabled_at = CASE WHEN touched.back THEN NULL ELSE disabled_at END,"
     " disabled_by = CASE WHEN touched.back THEN NULL ELSE disabled_by END,"
     " disabled_reason = CASE WHEN touched.back THEN NULL ELSE disabled_reason END,"
+    " disabled_until = CASE WHEN touched.back THEN NULL ELSE disabled_until END,"
     " updated_at = {now}",
     write=None,
 )
@@ -122,11 +214,16 @@ FAILURE = Change(
             f"CASE WHEN NOT ({REACHED}) THEN NULL WHEN {PAUSED} THEN 'paused'"
             f" WHEN {_holds(_INCIDENT)} THEN 'incident' END",
         ),
+        *_OLD_COUNTS,
     ),
     event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
     " WHEN reached AND NOT noted THEN 'would-disable' END",
     after="CASE WHEN reached AND held IS NULL THEN 'auto-disabled' ELSE before END",
-    details="CASE WHEN event = 'would-disable' THEN {object}('guard', held) END",
+    details="CASE event WHEN 'would-disable' THEN {object}('guard', held)"
+    " WHEN 'auto-disabled' THEN {object}('old',"
+    " {object}('consecutive_failures', old_failures, 'ejections', old_ejections),"
+    " 'new', {object}('consecutive_failures', old_failures + 1,"
+    " 'ejections', old_ejections + 1)) END",
     assign="failure_count = coalesce(failure_count, 0) + 1, last_failure_at = {now},"
     " consecutive_failures = coalesce(consecutive_failures, 0)"
     " + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END,"
@@ -136,6 +233,7 @@ FAILURE = Change(
     f" disabled_by = CASE WHEN {_OFF} THEN '{health.HEALTH_RULE}' ELSE disabled_by END,"
     f" disabled_reason = CASE WHEN {_OFF} THEN coalesce(CAST(:reason AS text),"
     " CAST(:failure_type AS text)) ELSE disabled_reason END,"
+    f" disabled_until = CASE WHEN {_OFF} THEN NULL ELSE disabled_until END,"
     f" auto_disabled = CASE WHEN {_OFF} THEN TRUE ELSE auto_disabled END,"
     f" active = CASE WHEN {_OFF} THEN FALSE ELSE active END,"
     " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
@@ -161,12 +259,14 @@ class Changes(Statements):
         until = self.sql.time.format(epoch="CAST(:until AS double precision)")
         return (
             fragment.replace("{own}", self.own)
-            .replace("{until_differs}", self.sql.differs)
-            .replace("{one}", "disabled_until")
-            .replace("{other}", until)
             .replace("{until}", until)
+            .replace("{until_comes}", self.sql.finite.format(time="disabled_until"))
+            .replace("{old_until}", self.sql.written.format(time="disabled_until"))
             .replace("{new_until}", self.sql.written.format(time=until))
+            .replace("{json}", self.sql.json)
             .replace("{object}", self.sql.object)
+            .replace("{collect}", self.sql.collect)
+            .replace("{is_not}", self.sql.is_not)
             .replace("{back}", epoch.format(time="recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
             .replace("{window}", self.sql.shifted.format(seconds=":window"))
@@ -193,14 +293,20 @@ class Changes(Statements):
                 write += f" AND ({change.write})"
         return self.filled(found), self.filled(log), self.filled(write)
 
+    def _decided(self, change: Change) -> str:
+        """What becomes of a row: what follows SELECT, over what was found."""
+        return self.filled(
+            f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note"
+        )
+
     def one_statement(
-        self, change: Change, which: str, answer: str = "id, before, after, event"
+        self, change: Change, which: str, answer: str = "id, before, after, event, note"
     ) -> str:
         """The three steps in one, for PostgreSQL; *which* as in `apply`, *answer* what comes back."""
         found, log, write = self._steps(change)
         return (
             f"WITH found AS ({found} {which}),"
-            f" touched AS (SELECT *, {change.after} AS after, {change.event} AS event FROM found),"
+            f" touched AS (SELECT {self._decided(change)} FROM found),"
             f" logged AS ({log}), written AS ({write})"
             f" SELECT {answer} FROM touched"
         )
@@ -217,22 +323,20 @@ class Changes(Statements):
             return [*map(status_change, connection.execute(text(sql), parameters))]
         # No writing CTE here, but nobody else writes meanwhile: the steps work on what was found.
         find, *steps = self._steps(change)
-        names = ("id", "before", *(name for name, _ in change.flags), "after", "event")
-        sql = f"SELECT *, {change.after} AS after, {change.event} AS event FROM ({find} {which})"
+        names = ("id", "before", *(name for name, _ in change.flags), "after", "event", "note")
+        sql = f"SELECT {self._decided(change)} FROM ({find} {which})"
         found = connection.execute(text(sql), parameters).all()
         relation = self.sql.rows("found", dict.fromkeys(names, ""))
         these = parameters | self.sql.values(names, found)
         for step in steps:
             connection.execute(text(f"WITH touched AS (SELECT * FROM {relation}) {step}"), these)
-        return [status_change((row[0], row[1], *row[-2:])) for row in found]
+        return [status_change((row[0], row[1], *row[-3:])) for row in found]
 
 
 def status_change(row: Sequence[Any]) -> StatusChange:
-    """Read (id, before, after, event); by position: SQLite spells the columns as they were made."""
-    model_id, before, after, event = row
-    return StatusChange(
-        model_id,
-        before and ModelStatus(before),
-        after and ModelStatus(after),
-        event not in (None, "would-disable"),
-    )
+    """Read (id, before, after, event, note); by position: SQLite spells the columns as they were made."""
+    model_id, before, after, event, note = row
+    before, after = before and ModelStatus(before), after and ModelStatus(after)
+    if note is not None:
+        return KeptChange(model_id, before, after, False, note)
+    return StatusChange(model_id, before, after, event not in (None, "would-disable"))

@@ -621,7 +621,11 @@ def disable(
         typer.Option(metavar="TIME", help="Until then only, as in 2026-12-01T08:00Z."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also below the floor of recovery.min_active.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Also below the floor of recovery.min_active, and give an end to what has none.",
+        ),
     ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
@@ -629,7 +633,8 @@ def disable(
 ) -> ExitCode:
     """Switch models off; nothing automatic brings them back. All or none.
 
-    Unless you say for how long: then recover brings them back when that is over.
+    Unless you say for how long: then recover brings them back when that is over. A model that is
+    disabled without an end keeps that.
     """
     with _fleet(ctx, actor) as fleet:
         result = fleet.disable(

@@ -319,17 +319,18 @@ class Fleet:
         """Switch models off by hand; nothing automatic brings them back. All or none.
 
         Unless it is said for how long: *duration* (seconds) or *until* (a time with its zone).
-        Then `recover` brings them back when that is over. *force*: also below the floor of
-        ``recovery.min_active``.
+        Then `recover` brings them back when that is over; a model that is disabled without an
+        end keeps that. A model that is off already keeps since when it is off, and why unless there
+        is a new *reason*. *force*: also below the floor of ``recovery.min_active``, and give an
+        end to what has none.
 
         Raises:
             ModelNotFoundError: an id is unknown; nothing is changed.
             RefusedError: fewer models than the floor would stay on; nothing is changed.
             UsageError: the time is over already, or is no time.
         """
-        floor = 0 if force else self.config.recovery.min_active
-        end = self._until(duration, until)
-        disable = functools.partial(self._store.disable, until=end, floor=floor)
+        floor, end = self.config.recovery.min_active, self._until(duration, until)
+        disable = functools.partial(self._store.disable, until=end, floor=floor, force=force)
         return self._switch(disable, ids, reason, dry_run)
 
     def _until(self, duration: float | None, until: datetime | None) -> float | None:

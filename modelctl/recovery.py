@@ -20,6 +20,7 @@ from modelctl.tables import (
     NewEvent,
     UtcTime,
     all_found,
+    differences,
     findable,
     text,
     written,
@@ -270,13 +271,20 @@ class Recovery(Changes):
             " RETURNING until"
         )
         query = sa.text(sql).columns(until=UtcTime)
+        sql = f"SELECT until, reason FROM {self.own}modelctl_holds WHERE scope = :scope"
+        before = sa.text(sql).columns(until=UtcTime)
         parameters = {"scope": _scope(provider), "provider": provider, "seconds": seconds}
         parameters |= {"reason": reason, "actor": actor}
 
         def work(connection: sa.Connection) -> datetime:
             connection.execute(text(f"DELETE FROM {self.own}modelctl_holds WHERE until <= {now}"))
+            old = connection.execute(before, parameters).first()
             until: datetime = connection.execute(query, parameters).scalar_one()
-            details = {"until": written(until)}
+            details: dict[str, Any] = {"until": written(until)}
+            if old:
+                old_end = old.until and written(old.until)
+                values = (old_end, old.reason), (details["until"], reason)
+                details |= differences(("until", "reason"), *values) or {}
             paused = NewEvent("", "paused", reason=reason, provider=provider, details=details)
             self.log(connection, [paused], actor)
             return until
@@ -287,13 +295,16 @@ class Recovery(Changes):
         """End a pause; return whether there was one."""
         sql = (
             f"DELETE FROM {self.own}modelctl_holds WHERE scope = :scope AND until > {self.sql.now}"
-            " RETURNING scope"
+            " RETURNING until, reason"
         )
+        query = sa.text(sql).columns(until=UtcTime)
 
         def work(connection: sa.Connection) -> bool:
-            found = connection.execute(text(sql), {"scope": _scope(provider)}).all()
+            found = connection.execute(query, {"scope": _scope(provider)}).first()
             if found:
-                resumed = NewEvent("", "resumed", reason=reason, provider=provider)
+                old = {"until": found.until and written(found.until), "reason": found.reason}
+                details = {"old": old}
+                resumed = NewEvent("", "resumed", reason=reason, provider=provider, details=details)
                 self.log(connection, [resumed], actor)
             return bool(found)
 

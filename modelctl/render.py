@@ -187,7 +187,8 @@ def changes_view(result: Changes, *, same: str) -> View:
 
     def result_of(c: StatusChange) -> str:
         if not c.changed:
-            return f"{same} {c.after}"
+            kept = getattr(c, "note", None)
+            return f"{same} {c.after}, {kept}" if kept else f"{same} {c.after}"
         return would + ("added" if c.before is None else c.after or "removed")
 
     rows = [(c.id, c.before, c.after, result_of(c)) for c in result.changes]

@@ -69,6 +69,13 @@ class StatusChange:
 
 
 @record
+class KeptChange(StatusChange):
+    """No change: what was asked for would have given an end to a disable that has none."""
+
+    note: str
+
+
+@record
 class Changes:
     """What a command did to each model it was given."""
 

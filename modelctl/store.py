@@ -351,14 +351,22 @@ class ModelStore:
         return self._change(ENABLE, ids, **how)
 
     def disable(
-        self, ids: Sequence[str], *, until: float | None = None, floor: int = 0, **how: Any
+        self,
+        ids: Sequence[str],
+        *,
+        until: float | None = None,
+        floor: int = 0,
+        force: bool = False,
+        **how: Any,
     ) -> tuple[StatusChange, ...]:
         """Switch models off by hand. All or none.
 
-        *until*: when `recover` may bring them back (seconds since 1970). *floor*: how many must
-        stay on; raises `RefusedError` where fewer would.
+        *until*: when `recover` may bring them back (seconds since 1970); a model that is disabled
+        without an end is left as it is, unless *force*. *floor*: how many must stay on; raises
+        `RefusedError` where fewer would, unless *force*.
         """
-        return self._change(DISABLE, ids, until=until, floor=floor, **how)
+        floor = 0 if force else floor
+        return self._change(DISABLE, ids, until=until, floor=floor, force=force, **how)
 
     def remove(self, ids: Sequence[str], **how: Any) -> tuple[StatusChange, ...]:
         """Delete models. All or none; the history stays."""

@@ -134,9 +134,12 @@ class Dialect:
     shifted: str  # now, so many seconds later
     epoch: str  # seconds; of a column that another program may have written
     time: str  # of an epoch
+    finite: str  # whether a column holds a time that comes
     written: str  # a time as text, with its Z
-    object: str  # makes JSON of names and values
-    differs: str
+    json: str  # of a value
+    object: str  # of names and values, as JSON
+    collect: str  # the same of the names and values of many rows
+    is_not: str  # for NULLs too
     cooldown: str  # seconds: the step of the ladder :cooldowns, which has :steps of them
     among: str  # the values in :ids
     collation: str  # by code points, whatever the database's own is
@@ -187,9 +190,12 @@ POSTGRES = Dialect(
     shifted="(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))",
     epoch="CAST(extract(epoch FROM {time}) AS double precision)",
     time="to_timestamp({epoch})",
+    finite="isfinite({time})",
     written="to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')",
+    json="to_jsonb",
     object="jsonb_build_object",
-    differs="{one} IS DISTINCT FROM {other}",
+    collect="jsonb_object_agg",
+    is_not="IS DISTINCT FROM",
     cooldown="(CAST(:cooldowns AS double precision[]))"
     "[least(greatest(coalesce(ejections, 0), 1), :steps)]",
     among="{column} = ANY(CAST(:ids AS text[]))",
@@ -210,9 +216,13 @@ SQLITE = Dialect(
     shifted="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ({seconds}) || ' seconds')",
     epoch="((julianday({time}) - 2440587.5) * 86400.0)",
     time="strftime('%Y-%m-%dT%H:%M:%fZ', {epoch}, 'unixepoch')",
-    written="{time}",
+    # It reads "12:00" as a time of the year 2000.
+    finite="({time} GLOB '[0-9][0-9][0-9][0-9]-*' AND julianday({time}) IS NOT NULL)",
+    written="CAST({time} AS text)",
+    json="",
     object="json_object",
-    differs="{one} IS NOT {other}",
+    collect="json_group_object",
+    is_not="IS NOT",
     cooldown="json_extract(:cooldowns,"
     " '$[' || (min(max(CAST(coalesce(ejections, 0) AS integer), 1), :steps) - 1) || ']')",
     among="{column} IN (SELECT value FROM json_each(:ids))",
@@ -322,6 +332,16 @@ class Statements:
 _LONE = re.compile("[\ud800-\udfff]")
 # One object per statement, so that SQLAlchemy looks at its text once.
 text = functools.cache(sa.text)
+
+
+def differences(
+    names: Sequence[str], old: Sequence[Any], new: Sequence[Any]
+) -> dict[str, Any] | None:
+    """Return what differs as the details of an event have it, None where nothing does."""
+    both = [(n, a, b) for n, a, b in zip(names, old, new, strict=True) if a != b]
+    if not both:
+        return None
+    return {"old": {n: a for n, a, _ in both}, "new": {n: b for n, _, b in both}}
 
 
 def written(time: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -64,12 +65,15 @@ def rows(url: str) -> list[tuple[Any, ...]]:
 
 
 def events(url: str) -> list[tuple[Any, ...]]:
-    """Return the history in its order, without ids and times."""
-    return sql(
+    """Return the history in its order, without ids and times; the details, last, as objects."""
+    found = sql(
         url,
-        "SELECT model_id, event, before, after, actor, reason, failure_type, provider"
+        "SELECT model_id, event, before, after, actor, reason, failure_type, provider, details"
         " FROM modelctl_events ORDER BY id",
     )
+    return [
+        (*row[:-1], json.loads(row[-1]) if is_sqlite(url) and row[-1] else row[-1]) for row in found
+    ]
 
 
 def holds(url: str) -> list[tuple[Any, ...]]:
@@ -102,6 +106,7 @@ class Start:
     """A model as an example finds it.
 
     *failed*, *back*: how many hours ago it last failed and came back, None: nobody knows.
+    *until*: the end of a timed disable, or what is left over of one.
     """
 
     provider: str
@@ -111,8 +116,10 @@ class Start:
     failed: float | None = 0.5
     back: float | None = None
     noted: str | None = None
+    until: str | None = None
 
 
+ENDS = ("2100-01-01T00:00:00.000Z", "2200-01-01T00:00:00.000Z")
 # Cooldowns in tests are of one hour and two.
 STARTS = st.builds(
     Start,
@@ -123,6 +130,7 @@ STARTS = st.builds(
     failed=st.sampled_from([None, 0.5, 3.0]),
     back=st.sampled_from([None, 0.5, 1.5, 3.0]),
     noted=st.sampled_from([None, None, "paused", "incident", "floor"]),
+    until=st.sampled_from([None, None, ENDS[0]]),
 )
 
 
@@ -133,7 +141,7 @@ def put(url: str, models: Mapping[str, Start]) -> None:
         return "NULL" if hours is None else f"({ago(url, hours * 3600)})"
 
     places = ", ".join(
-        f"(?, ?, ?, ?, ?, ?, ?, {past(model.failed)}, {past(model.back)})"
+        f"(?, ?, ?, ?, ?, ?, ?, ?, {past(model.failed)}, {past(model.back)})"
         for model in models.values()
     )
     values = (
@@ -145,13 +153,14 @@ def put(url: str, models: Mapping[str, Start]) -> None:
             model.in_a_row,
             model.ejections,
             model.noted,
+            model.until,
         )
         for model_id, model in models.items()
     )
     sql(
         url,
         "INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, ejections,"
-        f" would_disable, last_failure_at, recovered_at) VALUES {places}",
+        f" would_disable, disabled_until, last_failure_at, recovered_at) VALUES {places}",
         *(value for row in values for value in row),
     )
 

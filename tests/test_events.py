@@ -73,7 +73,7 @@ def test_details_in_every_format(cli: Cli, fleet_url: str, monkeypatch: pytest.M
 
 def test_details_that_another_program_garbled(fleet: Fleet, fleet_url: str) -> None:
     """What is no JSON object is shown as nothing, and stops no listing."""
-    seed(fleet, "abc")
+    seed(fleet, "ab")
     values = ("[1]", "7") if not fleets.is_sqlite(fleet_url) else ("{", "[[" * 100_000)
     for model_id, value in zip("ab", values, strict=True):
         sql(
@@ -81,4 +81,4 @@ def test_details_that_another_program_garbled(fleet: Fleet, fleet_url: str) -> N
             "UPDATE modelctl_events SET details = ? WHERE model_id = ?",
             *(value, model_id),
         )
-    assert [found for _, found in details(fleet)] == [None] * 3
+    assert [found for _, found in details(fleet)] == [None] * 2

@@ -451,8 +451,10 @@ def test_who_was_spared_is_shown(fleet_url: str, tool: Cli) -> None:
     )
     code, shown = seen("list", environ=environ(fleet_url))
     assert (code, "floor" in plain(shown)) == (0, True)
-    assert tool("enable", "acme/one").code == 0
-    assert tool("show", "acme/one", "-o", "json").json["would_disable"] == "floor"
+    assert event["details"] == {"guard": "floor"}
+    assert tool("enable", "acme/one").out == "acme/one\tactive\tactive\talready active\n"
+    model = tool("show", "acme/one", "-o", "json").json
+    assert (model["would_disable"], model["consecutive_failures"]) == (None, 0)
 
 
 # ── The floor, by many at once ──────────────────────────────────────────────────────────────────
@@ -896,8 +898,9 @@ def test_disabled_for_a_time(fleet_url: str, tool: Cli) -> None:
     assert tool("recover").out == "a\n"
     model = tool("show", "a", "-o", "json").json
     assert (model["status"], model["consecutive_failures"], model["ejections"]) == ("active", 0, 0)
-    unset = ("disabled_at", "disabled_by", "disabled_reason", "disabled_until", "failure_reason")
-    assert [model[name] for name in unset] == [None] * 5
+    unset = ("disabled_at", "disabled_by", "disabled_reason", "disabled_until")
+    assert [model[name] for name in unset] == [None] * 4
+    assert model["failure_reason"] == "no JSON"
     last = tool("events", "a", "-o", "json").json[0]
     assert (last["event"], last["before"], last["after"]) == ("recovered", "disabled", "active")
 
@@ -983,11 +986,11 @@ def test_a_plain_disable_makes_it_permanent(fleet_url: str, tool: Cli) -> None:
 
 
 def test_a_permanent_one_can_be_given_a_time(fleet_url: str, tool: Cli) -> None:
-    """--for on what is off for good says when it comes back; said again, the new time counts."""
+    """--force gives an end to what is off for good; said again, the new time counts."""
     put(fleet_url, "a")
     tool("disable", "a")
     for hours in (5, 1):
-        done = tool("disable", "a", "--for", f"{hours}h")
+        done = tool("disable", "a", "--for", f"{hours}h", *(["--force"] if hours == 5 else []))
         assert done.out == "a\tdisabled\tdisabled\tdisabled\n"
         left = tool("show", "a", "-o", "json").json["seconds_left"]
         assert hours * HOUR - 60 < left <= hours * HOUR

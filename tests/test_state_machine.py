@@ -12,7 +12,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,11 +98,13 @@ class Row:
     failure_type: str | None = None
     failure_reason: str | None = None
     disabled_by: str | None = None
+    disabled_reason: str | None = None
     would_disable: str | None = None
     timed: bool = False  # it was disabled for a time, which
     over: bool = field(default=False, compare=False)  # is over
     rested: bool = field(default=False, compare=False)  # its last failure was hours ago
     trusted: bool = field(default=True, compare=False)  # it has been back for hours
+    switches: int = field(default=0, compare=False)  # how often it was switched, on or off
 
     @property
     def status(self) -> str:
@@ -111,20 +113,47 @@ class Row:
 
     def on(self, in_a_row: int | None = None) -> None:
         """Switch it on, whoever does it; None: the failures stay."""
-        self.active, self.automatic, self.disabled_by = True, False, None
-        self.would_disable, self.timed = None, False
+        self.active, self.automatic, self.would_disable, self.timed = True, False, None, False
+        self.disabled_by = self.disabled_reason = None
+        self.switches += 1
         if in_a_row is not None:
             self.in_a_row = in_a_row
 
     def healthy(self) -> None:
         """Switch it on as one that never failed."""
         self.on(in_a_row=0)
-        self.ejections, self.failure_reason, self.trusted = 0, None, False
+        self.ejections, self.trusted = 0, False
 
-    def off(self, by: str | None, *, automatic: bool = False, timed: bool = False) -> None:
+    def off(self, by: str | None, reason: str | None, *, automatic: bool = False) -> None:
         """Switch it off."""
-        self.active, self.automatic, self.disabled_by = False, automatic, by
-        self.would_disable, self.timed, self.over = None, timed, False
+        self.active, self.automatic, self.would_disable, self.timed = False, automatic, None, False
+        self.disabled_by, self.disabled_reason = by, reason
+        self.switches += 1
+
+    def enable(self) -> str | None:
+        """Switch it on by hand, or let it start afresh; return the event, if any."""
+        if self.active:
+            self.in_a_row, self.ejections, self.would_disable = 0, 0, None
+            return None
+        self.healthy()
+        return "enabled"
+
+    def disable(self, reason: str | None, *, timed: bool, force: bool) -> str | None:
+        """Switch it off by hand; return the event, if any."""
+        was, why = self.status, self.disabled_reason
+        if was == "disabled" and timed and not self.timed and not force:
+            return None
+        if was == "active":
+            self.off(ACTOR, reason)
+        elif was == "auto-disabled":
+            self.automatic, self.disabled_by, self.would_disable = False, ACTOR, None
+        if reason is not None:
+            self.disabled_reason = reason
+        moved = timed or self.timed
+        self.timed, self.over = timed, False
+        if was == "disabled" and not moved:
+            return "updated" if self.disabled_reason != why else None
+        return "disabled"
 
     def outcome(self, failure: str | None, reason: str | None, against: str | None) -> str | None:
         """Record a success (None) or a failure; return the event, if any.
@@ -152,7 +181,8 @@ class Row:
             news = self.would_disable is None
             self.would_disable = against
             return "would-disable" if news else None
-        self.off("health rule", automatic=True)
+        why = failure if reason is None else reason
+        self.off("health rule", why, automatic=True)
         self.ejections += 1
         return "auto-disabled"
 
@@ -175,8 +205,8 @@ class Reader:
 
 ROWS = (
     "SELECT id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
-    " success_count, failure_count, failure_type, failure_reason, disabled_by, would_disable,"
-    " disabled_until IS NOT NULL FROM models"
+    " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason,"
+    " would_disable, disabled_until IS NOT NULL FROM models"
 )
 EVENTS = "SELECT model_id, event, before, after FROM modelctl_events ORDER BY id"
 
@@ -259,6 +289,8 @@ class Machine(RuleBasedStateMachine):
         self.least = 0  # how many models the floor leaves on
         self.pauses: set[str | None] = set()
         self.rows: dict[str, Row] = {}
+        # Since when each model was off after the last step.
+        self.since: dict[str, tuple[Row, int, Any]] = {}
         self.events: list[tuple[str, str, str | None, str | None]] = []
         # Every count ever committed; from *floor* on they may be believed.
         self.history = [0]
@@ -380,10 +412,11 @@ class Machine(RuleBasedStateMachine):
         *,
         force: bool = False,
         timed: bool = False,
+        reason: str | None = "because",
     ) -> None:
-        """Disable (*force*: below the floor, too; *timed*: for a time), enable or remove."""
+        """Disable (*force*: below the floor, or give an end; *timed*: for a time), enable or remove."""
         wanted = list(dict.fromkeys(chosen))
-        how: dict[str, Any] = {"reason": "because", "dry_run": dry_run}
+        how: dict[str, Any] = {"reason": reason, "dry_run": dry_run}
         if verb == "disable":
             how |= {"force": force, "duration": 7200 if timed else None}
         change: Callable[..., Any] = getattr(self.fleet, verb)
@@ -400,22 +433,19 @@ class Machine(RuleBasedStateMachine):
         expected = []
         events = []
         for model_id in wanted:
-            row = self.rows[model_id]
+            row = replace(self.rows[model_id]) if dry_run else self.rows[model_id]
             was = row.status
-            after = {"disable": "disabled", "enable": "active", "remove": None}[verb]
-            news = was != after or (verb == "disable" and (timed or row.timed))
-            expected.append((model_id, was, after, news))
-            if news:
-                event = {"disable": "disabled", "enable": "enabled", "remove": "removed"}[verb]
-                events.append((model_id, event, was, after))
-            if dry_run:
-                continue
-            if verb == "remove":
+            event: str | None = "removed"
+            if verb == "disable":
+                event = row.disable(reason, timed=timed, force=force)
+            elif verb == "enable":
+                event = row.enable()
+            elif not dry_run:
                 del self.rows[model_id]
-            elif verb == "disable" and news:
-                row.off(ACTOR, timed=timed)
-            elif verb == "enable" and (news or row.ejections):  # trusted again without a word
-                row.healthy()
+            after = None if verb == "remove" else row.status
+            expected.append((model_id, was, after, event is not None))
+            if event:
+                events.append((model_id, event, was, after))
         if not dry_run:
             self.events += sorted(events)
             self.committed(before)
@@ -781,6 +811,18 @@ class FleetRules(Machine):
         assert self.world.sql(EVENTS) == self.events
 
     @invariant()
+    def facts_are_not_rewritten(self) -> None:
+        """Since when a model is off stays, whatever is said of it, until it is switched again."""
+        found = dict(self.world.sql("SELECT id, disabled_at FROM models"))
+        for model_id, (row, switches, at) in self.since.items():
+            now = self.rows.get(model_id)
+            if now is row and row.switches == switches and at is not None:
+                assert found[model_id] == at
+        self.since = {
+            i: (row, row.switches, found[i]) for i, row in self.rows.items() if not row.active
+        }
+
+    @invariant()
     def count_is_believable(self) -> None:
         """The database's count is right, and the cached one may be believed."""
         self.world.warnings.clear()
@@ -804,10 +846,18 @@ class StatusRules(FleetRules):
         """Disable, enable or remove, also repeated and unknown ones."""
         self.switch(verb, chosen, dry_run)
 
-    @rule(chosen=some_ids, timed=st.booleans(), force=st.booleans(), dry_run=rarely)
-    def disabling(self, chosen: list[str], timed: bool, force: bool, dry_run: bool) -> None:
-        """Disable, perhaps for a time, perhaps below the floor."""
-        self.switch("disable", chosen, dry_run, force=force, timed=timed)
+    @rule(
+        chosen=some_ids,
+        timed=st.booleans(),
+        force=st.booleans(),
+        reason=reasons,
+        dry_run=rarely,
+    )
+    def disabling(
+        self, chosen: list[str], timed: bool, force: bool, reason: str | None, dry_run: bool
+    ) -> None:
+        """Disable, perhaps for a time, perhaps below the floor or what is disabled for good."""
+        self.switch("disable", chosen, dry_run, force=force, timed=timed, reason=reason)
 
     @rule(which=st.integers(0, 2), again=st.booleans())
     def disabling_for_a_time(self, which: int, again: bool) -> None:
