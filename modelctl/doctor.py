@@ -1,26 +1,37 @@
-"""Doctor: looks at everything once and says what is wrong; changes nothing."""
+"""Doctor: looks at everything once and says what is wrong and what to do; changes nothing."""
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
 from modelctl.config import Config, mask_url
-from modelctl.errors import ModelctlError
+from modelctl.errors import ModelctlError, clean
+from modelctl.model import numbered
 from modelctl.reports import Audit, Check, Diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from modelctl.count.protocol import CachedCount
-    from modelctl.store import ModelStore
+    from modelctl.rights import Table
+    from modelctl.store import ModelStore, Survey
 
 AUDIT_COMPARISONS = 2
 AUDIT_PAUSE_SECONDS = 5.0
+# For all checks of the database together; what comes later is not looked at.
+DATABASE_SECONDS = 30.0
+# This share of the active models may have failed last in a way that does not count.
+FAILING_SHARE = 0.1
 
 
 class Doctor:
-    """The checks of ``modelctl doctor``."""
+    """The checks of ``modelctl doctor``, in the order in which they are shown.
+
+    One that fails does not hide the others. It is a warning where all works as it should and a
+    person should look at it, wrong where something fails or a number may be wrong.
+    """
 
     def __init__(
         self, config: Config, store: Callable[[], ModelStore], cached_count: CachedCount
@@ -29,6 +40,10 @@ class Doctor:
         self._config = config
         self._open_store = store
         self._cached_count = cached_count
+        self._checks: list[Check] = []
+        self._locked: set[str] = set()  # tables, by their names without schema
+        self._lockers = ""
+        self._until = 0.0
 
     @property
     def _store(self) -> ModelStore:
@@ -36,69 +51,276 @@ class Doctor:
 
     def look(self, *, audit: bool = False) -> Diagnosis:
         """Run all checks; *audit*: also compare the cached count with the database."""
-        checks = [Check("configuration", True, str(self._config.file or "no file"))]
-        found = None
-        try:
-            checks += self._database()
-        except ModelctlError as exc:
-            checks = [check for check in checks if check.check != "database"]
-            checks.append(Check("database", False, _told(exc)))
-        if audit:
-            try:
-                found = self._audit()
-                detail = f"{found.differed} of {found.comparisons} comparisons differed"
-                checks.append(Check("audit", found.differed < found.comparisons, detail))
-            except ModelctlError as exc:
-                checks.append(Check("audit", False, _told(exc)))
-        checks.append(self._cache())
-        return Diagnosis(all(check.ok for check in checks), tuple(checks), found)
+        self._checks = []
+        self._until = time.monotonic() + DATABASE_SECONDS
+        found: Audit | None = None
+        self._run("configuration", self._configuration)
+        if self._is_new:
+            self._run("database", self._new_database)
+        else:
+            self._look_at_database()
+            if audit:
+                found = self._look_for_differences()
+        self._run("cache", self._cache)
+        checks = tuple(self._checks)
+        return Diagnosis(all(check.ok for check in checks), checks, found)
 
-    def _database(self) -> Iterator[Check]:
+    def _run(self, name: str, look: Callable[[], Check | None], *tables: str) -> bool:
+        """Note what *look* finds, and return whether it is well. *tables*: what it reads."""
+        locked = self._locked.intersection(tables)
+        if locked:
+            which = ", ".join(sorted(locked))
+            check: Check | None = Check(name, False, f"not looked at: {which} is locked")
+        elif tables and time.monotonic() > self._until:
+            check = Check(name, False, "not looked at: the database is too slow")
+        else:
+            try:
+                check = look()
+            except ModelctlError as exc:
+                check = Check(name, False, _told(exc))
+            except Exception as exc:
+                # A fault in one check, or odd data, must not hide what the others find.
+                said = self._config.hide(f"{type(exc).__name__}: {exc}")
+                check = Check(name, False, f"could not be looked at ({clean(said, longest=300)})")
+        if check:
+            self._checks.append(check)
+        return check is None or check.ok
+
+    # ── Configuration and connection ──
+
+    @functools.cached_property
+    def _is_new(self) -> bool:
+        """Whether the embedded database is not there yet; looking must not make it."""
+        path = self._config.sqlite_path
+        return path is not None and self._config.embedded and not path.exists()
+
+    def _configuration(self) -> Check:
+        return Check("configuration", True, str(self._config.file or "no file"))
+
+    def _new_database(self) -> Check:
+        detail = (
+            f"no database is configured, and {self._config.sqlite_path} is not there yet: it is"
+            " made, without a model, at the first use; is database.url (MODELCTL_DATABASE_URL) set?"
+        )
+        return Check("database", True, detail, warning=True)
+
+    def _look_at_database(self) -> None:
+        if not self._run("database", self._connection):
+            return
+        if not self._run("schema", self._schema) and self._checks[-1].detail.startswith("missing"):
+            return  # nothing below can be looked at without it
+        if self._config.sqlite_path:
+            self._run("writing", self._writing_sqlite, "modelctl_state")
+        else:
+            self._run("table", self._table)
+            self._run("writing", self._writing_postgres)
+            self._run("rights", self._rights)
+            self._run("row security", self._row_security)
+        self._run("triggers", self._triggers, "models")
+        self._run("queue", self._queue, "modelctl_outbox", "modelctl_state")
+        self._run("rows", self._rows, "models")
+        self._run("fleet", self._fleet, "models")
+        self._run("recover", self._recover, "modelctl_state")
+        self._run("holds", self._holds, "modelctl_holds")
+        self._run("spared", self._spared, "models")
+        self._run("ejected", self._ejected, "models")
+        self._run("guards", self._guards)
+
+    def _connection(self) -> Check:
+        where = mask_url(self._config.database.url) or str(self._config.sqlite_path)
+        return Check("database", True, f"{self._store.version()}, {where}")
+
+    def _schema(self) -> Check:
         from modelctl import migrations
 
-        store = self._store
-        where = mask_url(self._config.database.url) or str(self._config.sqlite_path)
-        yield Check("database", True, f"{store.version()}, {where}")
-        schema = store.schema(migrations.status)
-        where = f"{schema.current or 'none'}, this release has {schema.head}"
-        yield Check("schema", schema.up_to_date, where)
-        if not schema.up_to_date:
-            return
-        broken = [name for name, well in store.schema(migrations.triggers).items() if not well]
-        detail = f"missing or disabled: {', '.join(broken)}" if broken else "all there"
-        yield Check("triggers", not broken, detail)
-        queued, settling, age = store.outbox.queue()
-        if self._cached_count.cache.needs_delivery:
-            # The next change or recover would deliver them: older means that none could.
-            late = age is not None and age > self._config.cache.ttl
-            oldest = f", the oldest {age:.0f} s old" if age is not None else ""
-            yield Check("queue", not late, f"{queued} queued{oldest}, {settling} settling")
-        odd = store.contradictory()
-        detail = f"{odd} both active and auto-disabled" if odd else "consistent"
-        yield Check("rows", not odd, detail)
-        yield from self._recovery()
+        status = self._store.schema(migrations.status)
+        if status.up_to_date:
+            return Check("schema", True, f"{status.current}, as this release needs it")
+        if status.current is None:
+            detail = "missing: the database lacks modelctl's schema; run: modelctl db upgrade"
+        else:
+            detail = f"{status.current}, this release has {status.head}; run: modelctl db upgrade"
+        return Check("schema", False, detail)
 
-    def _recovery(self) -> Iterator[Check]:
-        from modelctl.explain import describe
+    # ── What may be read and written ──
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, Table]:
+        return self._store.rights.tables()
+
+    def _table(self) -> Check:
+        """Name the table that is found, which may be another than the one that is watched."""
+        rights = self._store.rights
+        found, watched = self._tables.get("models"), rights.watched()
+        elsewhere = [name for name in watched if found is None or name != found.name]
+        path = rights.search_path()
+        advice = "; set the search_path of modelctl's role, or options in database.url"
+        if found is None:
+            where = f"; modelctl's triggers are on {_some(elsewhere)}{advice}" if elsewhere else ""
+            return Check("table", False, f"no table models is found in {path}{where}")
+        if found.kind != "table":
+            detail = f"{found.name} is a {found.kind}, which may show fewer rows than there are"
+            return Check("table", False, detail + (advice if elsewhere else ""))
+        if elsewhere:
+            detail = (
+                f"{found.name} is found first in {path}, but modelctl's triggers are also on"
+                f" {_some(elsewhere)}: it may be the wrong table{advice}"
+            )
+            return Check("table", False, detail)
+        return Check("table", True, found.name)
+
+    def _writing_postgres(self) -> Check:
+        if why := self._store.rights.read_only():
+            return Check("writing", False, f"the database takes no changes: {why}")
+        return Check("writing", True, "transactions can write")
+
+    def _writing_sqlite(self) -> Check:
+        from modelctl.rights import ROOM
+
+        try:
+            self._store.rights.write_much()
+        except ModelctlError as exc:
+            detail = (
+                f"{exc.message}: the file and its folder must be writable, with room for"
+                f" {ROOM >> 20} MB; a full disk, a quota or a limit on file sizes may be in the way"
+            )
+            return Check("writing", False, detail)
+        return Check("writing", True, f"room for {ROOM >> 20} MB")
+
+    def _rights(self) -> Check:
+        rights = self._store.rights
+        found = rights.lacking(self._tables)
+        if found.locked:
+            self._locked = {name.rpartition(".")[2].strip('"') for name in found.locked}
+            lockers = "; ".join(rights.lockers(found.locked)) or "a session that is gone by now"
+            locked = f"{_some(found.locked)} is locked by {lockers}: everything waits for that"
+        if found.missing:
+            tables: dict[str, list[str]] = {}
+            for right, table in found.missing:
+                tables.setdefault(table, []).append(right)
+            missing = "; ".join(
+                f"GRANT {', '.join(them)} ON {table} TO {found.role}"
+                for table, them in tables.items()
+            )
+            detail = f"this role lacks rights, as the owner run: {missing}"
+            return Check("rights", False, f"{detail}; {locked}" if found.locked else detail)
+        if found.locked:
+            return Check("rights", False, locked)
+        return Check("rights", True, f"{found.role} has all that the README names")
+
+    def _row_security(self) -> Check:
+        hidden = [table.name for table in self._tables.values() if table.hides_rows]
+        if not hidden:
+            return Check("row security", True, "hides no row from this role")
+        detail = (
+            f"row level security hides rows of {_some(hidden)} from this role, so nothing can be"
+            " counted: ALTER ROLE ... BYPASSRLS, or connect as the owner of the table"
+        )
+        return Check("row security", False, detail)
+
+    def _triggers(self) -> Check:
+        from modelctl import migrations
+
+        broken = [
+            name for name, well in self._store.schema(migrations.triggers).items() if not well
+        ]
+        if not broken:
+            return Check("triggers", True, "all there")
+        detail = f"missing or disabled: {', '.join(broken)}; run: modelctl db upgrade"
+        return Check("triggers", False, detail)
+
+    # ── What is queued ──
+
+    def _queue(self) -> Check | None:
+        queued, settling, age = self._store.outbox.queue()
+        if self._config.sqlite_path:
+            return None
+        oldest = f", the oldest {age:.0f} s old" if age is not None else ""
+        detail = f"{queued} queued{oldest}, {settling} settling"
+        if self._cached_count.cache.needs_delivery:
+            # The next change or recover would deliver them: older means that none could, or none came.
+            if age is not None and age > self._config.cache.ttl:
+                detail += "; run: modelctl cache drain (--follow where other programs write models)"
+                return Check("queue", False, detail)
+            return Check("queue", True, detail)
+        if queued or settling:
+            detail += (
+                "; no Redis is configured here to deliver to. If other processes have one, set"
+                " redis.url here too; if no program uses Redis, DELETE FROM"
+                f" {self._config.database.schema}.modelctl_outbox"
+            )
+            return Check("queue", True, detail, warning=True)
+        return None
+
+    # ── The rows ──
+
+    @functools.cached_property
+    def _survey(self) -> Survey:
+        return self._store.survey()
+
+    def _rows(self) -> Check:
+        odd = self._survey.contradictory
+        if not odd:
+            return Check("rows", True, "consistent")
+        detail = f"{odd} both active and auto-disabled: UPDATE models SET auto_disabled = false WHERE active"
+        return Check("rows", False, detail)
+
+    def _fleet(self) -> Check:
+        models, active, _, failing = self._survey
+        detail = f"{active} active of {numbered(models)}"
+        if not models:
+            if self._config.embedded:
+                detail += f": no database is configured, so {self._config.sqlite_path} is used"
+                detail += "; is database.url (MODELCTL_DATABASE_URL) set?"
+            else:
+                detail += "; add some: modelctl add, modelctl import"
+            return Check("fleet", True, detail, warning=True)
+        if not active:
+            detail += "; see: modelctl list, modelctl recover --dry-run"
+            return Check("fleet", True, detail, warning=True)
+        if failing and failing >= FAILING_SHARE * active:
+            counted = ", ".join(self._config.health.counted)
+            detail += (
+                f"; the last call of {failing} failed in a way that counts against no model (only"
+                f" {counted} do): see modelctl list --sort failures, and health.counted"
+            )
+            return Check("fleet", True, detail, warning=True)
+        return Check("fleet", True, detail)
+
+    # ── Recovery ──
+
+    def _recover(self) -> Check:
         from modelctl.recovery import CLOCK_SKEW_SECONDS
 
-        recovery, rule = self._store.recovery, self._config.recovery
-        last = recovery.last_run()
+        last, every = self._store.recovery.last_run(), self._config.recovery.expect_every
         ago = last.seconds_ago
+        backwards = ago is not None and ago < -CLOCK_SKEW_SECONDS
         if ago is None:
-            ran = "never ran"
-        elif ago < -CLOCK_SKEW_SECONDS:
-            ran = f"last finished {-ago:.0f} s in the future: the database's clock was set back"
+            detail = "never ran"
+        elif backwards:
+            detail = f"last finished {-ago:.0f} s in the future: the database's clock was set back"
         else:
-            ran = f"last finished {max(0.0, ago):.0f} s ago"
-        expected = f", expected every {rule.expect_every:.0f} s" if rule.expect_every else ""
-        yield Check("recover", not last.overdue, ran + expected)
-        holds = "; ".join(map(describe, recovery.holds()))
-        yield Check("holds", True, holds or "nothing is paused, no incident")
-        spared = [f"{model_id} ({why})" for model_id, why in recovery.spared()]
-        yield Check("spared", True, f"would be off: {_some(spared)}" if spared else "none")
-        waiting = recovery.for_a_person()
-        yield Check("ejected", True, f"wait for a person: {_some(waiting)}" if waiting else "none")
+            detail = f"last finished {max(0.0, ago):.0f} s ago"
+        detail += f", expected every {every:.0f} s" if every else ""
+        return Check("recover", not last.overdue, detail, backwards and not last.overdue)
+
+    def _holds(self) -> Check:
+        from modelctl.explain import describe
+
+        holds = "; ".join(map(describe, self._store.recovery.holds()))
+        return Check("holds", True, holds or "nothing is paused, no incident")
+
+    def _spared(self) -> Check:
+        spared = [f"{model_id} ({why})" for model_id, why in self._store.recovery.spared()]
+        return Check("spared", True, f"would be off: {_some(spared)}" if spared else "none")
+
+    def _ejected(self) -> Check:
+        waiting = self._store.recovery.for_a_person()
+        detail = f"wait for a person: {_some(waiting)}" if waiting else "none"
+        return Check("ejected", True, detail)
+
+    def _guards(self) -> Check:
+        rule = self._config.recovery
         guards = {
             "min_active": rule.min_active > 0,
             "max_auto_disabled_percent": rule.max_auto_disabled_percent < 100,
@@ -110,20 +332,31 @@ class Doctor:
         }
         off = ", ".join(name for name, on in guards.items() if not on)
         detail = f"off: {off}; config.example.toml has a recommended set" if off else "all are on"
-        yield Check("guards", True, detail)
+        return Check("guards", True, detail)
+
+    # ── The cache ──
 
     def _cache(self) -> Check:
         cache = self._cached_count.cache
         if not cache.needs_delivery:
             return Check("cache", True, cache.place)
-        try:
-            cache.keys()
-            # What a change and a fill need: reading alone would say that all is well.
-            if token := cache.lease():
-                cache.release(token)
-        except ModelctlError as exc:
-            return Check("cache", False, _told(exc))
+        cache.keys()
+        # What a change and a fill need: reading alone would say that all is well.
+        if token := cache.lease():
+            cache.release(token)
         return Check("cache", True, f"Redis answers, {cache.place}")
+
+    def _look_for_differences(self) -> Audit | None:
+        found: list[Audit] = []
+
+        def look() -> Check:
+            found.append(self._audit())
+            differed = found[0].differed
+            detail = f"{differed} of {AUDIT_COMPARISONS} comparisons differed"
+            return Check("audit", differed < AUDIT_COMPARISONS, detail)
+
+        self._run("audit", look)
+        return found[0] if found else None
 
     def _audit(self) -> Audit:
         from modelctl import migrations

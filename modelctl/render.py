@@ -367,7 +367,10 @@ def settings_view(settings: Iterable[Setting], file: object) -> View:
 
 @_shows
 def _(result: Diagnosis) -> View:
-    rows = [(c.check, "ok" if c.ok else "wrong", c.detail) for c in result.checks]
+    rows = [
+        (c.check, ("warning" if c.warning else "ok") if c.ok else "wrong", c.detail)
+        for c in result.checks
+    ]
     return View(("check", "result", "detail"), rows)
 
 

@@ -138,11 +138,15 @@ class ImportResult:
 
 @record
 class Check:
-    """One line of ``doctor``: what was looked at, whether it is well, what was seen."""
+    """One line of ``doctor``: what was looked at, whether it is well, what was seen and what to do.
+
+    *warning*: it works, and somebody should look at it all the same.
+    """
 
     check: str
     ok: bool
     detail: str
+    warning: bool = False
 
 
 @record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -38,8 +38,23 @@ if TYPE_CHECKING:
     from modelctl.count.outbox import Outbox
     from modelctl.health import Outcome
     from modelctl.recovery import Recovery
+    from modelctl.rights import Rights
 
 T = TypeVar("T")
+
+
+class Survey(NamedTuple):
+    """How many models there are, how many are on, and how many of these are odd.
+
+    *contradictory*: on and auto-disabled. *failing*: the last call failed, in a way that does not
+    count.
+    """
+
+    models: int
+    active: int
+    contradictory: int
+    failing: int
+
 
 _A_PAGE = 1000  # rows that need no cursor
 
@@ -97,6 +112,13 @@ class ModelStore:
         from modelctl.recovery import Recovery
 
         return Recovery(self._config, self._database)
+
+    @functools.cached_property
+    def rights(self) -> Rights:
+        """What may be read and written."""
+        from modelctl.rights import Rights
+
+        return Rights(self._config, self._database)
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -450,11 +472,21 @@ class ModelStore:
         with self._database.reading() as connection:
             return f"PostgreSQL {connection.scalar(sa.text('SHOW server_version'))}"
 
-    def contradictory(self) -> int:
-        """How many rows say both active and auto-disabled."""
-        sql = f"SELECT count(*) FROM models WHERE {ON} AND auto_disabled IS TRUE"
+    def survey(self) -> Survey:
+        """Count what `doctor` looks at, in one statement over the rows."""
+        failed, worked = (
+            self._sql.epoch.format(time=c) for c in ("last_failure_at", "last_success_at")
+        )
+        counted = self._sql.among.format(column="failure_type")
+        sql = (
+            f"SELECT count(*), count(*) FILTER (WHERE {ON}),"
+            f" count(*) FILTER (WHERE {ON} AND auto_disabled IS TRUE),"
+            f" count(*) FILTER (WHERE {ON} AND failure_type IS NOT NULL AND NOT ({counted})"
+            f" AND {failed} > coalesce({worked}, 0)) FROM models"
+        )
+        kinds = self._changes.ids(self._config.health.counted)
         with self._database.reading() as connection:
-            return int(connection.scalar(text(sql)) or 0)
+            return Survey(*connection.execute(text(sql), {"ids": kinds}).one())
 
 
 def _leave(floor: int, active: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from modelctl import rights
 from modelctl.cli import main
 from tests.servers import Postgres, Redis, redis_cluster
 
@@ -134,6 +136,49 @@ def test_every_command_works_with_the_rights_of_the_readme(
     assert {"would-disable", "incident", "paused", "resumed"} <= {kind for (kind,) in kinds}
     assert narrow_redis.ask("KEYS", "db:leaderboard:*") == []
     assert narrow_redis.ask("GET", "somebody:else") == "1"
+
+
+def granted() -> list[tuple[str, str]]:
+    """Return every right of the README's GRANTs with the table or schema that it is on."""
+    lines = re.findall(r"GRANT (.*) ON (.*) TO modelctl;", _block("sql"))
+    return [(right, where) for rights, where in lines for right in rights.split(", ")]
+
+
+def looked(capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
+    """Run the doctor; return its exit code and what is wrong."""
+    code = main(["doctor", "-o", "json"])
+    checks = json.loads(capfd.readouterr().out)["checks"]
+    return code, {check["check"]: check["detail"] for check in checks if not check["ok"]}
+
+
+def test_the_doctor_knows_what_the_readme_grants() -> None:
+    """What the doctor tries is what the README names: no right more, none less."""
+    tried = {(right, table) for table, them in rights.NEEDED.items() for right in them}
+    named = {(right, where.rpartition(".")[2]) for right, where in granted()}
+    assert named == tried | {("USAGE", "SCHEMA modelctl")}
+
+
+def test_the_doctor_names_each_right_that_is_taken_away(
+    postgres: Postgres,
+    roles: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each GRANT of the README in turn: the doctor says which right is missing on which table."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
+    postgres.execute("INSERT INTO models (id) VALUES ('a')", roles)
+    assert looked(capfd) == (0, {})
+    for right, where in granted():
+        postgres.execute(f"REVOKE {right} ON {where} FROM modelctl", roles)
+        code, wrong = looked(capfd)
+        postgres.execute(f"GRANT {right} ON {where} TO modelctl", roles)
+        where = where if "." in where or "SCHEMA" in where else f"public.{where}"
+        assert (code, f"GRANT {right} ON {where} TO modelctl" in str(wrong)) == (1, True), (
+            right,
+            where,
+            wrong,
+        )
+    assert looked(capfd) == (0, {})
 
 
 def test_the_rights_suffice_in_another_database_and_on_a_cluster(

@@ -442,6 +442,7 @@ def test_who_was_spared_is_shown(fleet_url: str, tool: Cli) -> None:
         "check": "spared",
         "ok": True,
         "detail": "would be off: acme/one (floor)",
+        "warning": False,
     }
     event = tool("events", "acme/one", "-o", "json").json[0]
     assert (event["event"], event["before"], event["after"]) == (
