@@ -133,7 +133,7 @@ class Doctor:
     def _schema(self) -> Check:
         from modelctl import migrations
 
-        status = self._store.schema(migrations.status)
+        status = self._store.inspect(migrations.status)
         if status.up_to_date:
             return Check("schema", True, f"{status.current}, as this release needs it")
         if status.current is None:
@@ -222,7 +222,7 @@ class Doctor:
         from modelctl import migrations
 
         broken = [
-            name for name, well in self._store.schema(migrations.triggers).items() if not well
+            name for name, well in self._store.inspect(migrations.triggers).items() if not well
         ]
         if not broken:
             return Check("triggers", True, "all there")
@@ -366,7 +366,7 @@ class Doctor:
             if comparison:
                 time.sleep(AUDIT_PAUSE_SECONDS)
             differed += not self._cached_count.verify().match
-        well = all(self._store.schema(migrations.triggers).values())
+        well = all(self._store.inspect(migrations.triggers).values())
         return Audit(AUDIT_COMPARISONS, differed, self._store.outbox.queue()[2], well)
 
 

@@ -821,7 +821,7 @@ class Fleet:
         """Say where the schema stands against this release; nothing is changed."""
         from modelctl import migrations
 
-        return self._store.schema(migrations.status)
+        return self._store.inspect(migrations.status)
 
     def doctor(self, *, audit: bool = False) -> Diagnosis:
         """Look at everything once: database, schema, triggers, cache, queue, rows, recover.

@@ -129,6 +129,12 @@ class ModelStore:
         with self._database.connect() as connection:
             return work(connection, self._config.database.schema)
 
+    def inspect(self, work: Callable[[sa.Connection, str], T]) -> T:
+        """As `schema`, for what only looks: beside a writer of a SQLite file, too."""
+        look = self._database.reading if self._on_sqlite else self._database.connect
+        with look() as connection:
+            return work(connection, self._config.database.schema)
+
     # ── Reads ──
 
     def iter_models(
@@ -465,12 +471,9 @@ class ModelStore:
 
     def version(self) -> str:
         """Return the database's name and version."""
-        if self._on_sqlite:
-            import sqlite3
-
-            return f"SQLite {sqlite3.sqlite_version}"
+        ask = "SELECT sqlite_version()" if self._on_sqlite else "SHOW server_version"
         with self._database.reading() as connection:
-            return f"PostgreSQL {connection.scalar(sa.text('SHOW server_version'))}"
+            return f"{'SQLite' if self._on_sqlite else 'PostgreSQL'} {connection.scalar(text(ask))}"
 
     def survey(self) -> Survey:
         """Count what `doctor` looks at, in one statement over the rows."""
