@@ -508,13 +508,21 @@ def stats(ctx: typer.Context, output: AnOutput = None) -> None:
 @command("leaderboard")
 def leaderboard(
     ctx: typer.Context,
-    top: Annotated[int, typer.Option(metavar="N", help="How many models.")] = 10,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many models; 0: all of them.")
+    ] = 10,
     provider: Provider = None,
+    untested: Annotated[
+        bool, typer.Option("--untested", help="Also the models without a call, last.")
+    ] = False,
     output: AnOutput = None,
 ) -> None:
-    """Print the active models with the best success rates."""
+    """Print the active models with the best success rates.
+
+    Ranked by the lower bound of the rate (95 %), so that 1 of 1 is less than 420 of 421.
+    """
     with _fleet(ctx) as fleet:
-        entries = fleet.leaderboard(top=top, provider=provider)
+        entries = fleet.leaderboard(top=top, provider=provider, untested=untested)
     _write(entries, render.leaderboard_view(entries), output, items=entries)
 
 

@@ -284,10 +284,16 @@ class Fleet:
         return self._store.look_alikes(list(dict.fromkeys(map(storable, ids))))
 
     def leaderboard(
-        self, *, top: int = 10, provider: str | None = None
+        self, *, top: int = 10, provider: str | None = None, untested: bool = False
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return the *top* active models by success rate, from the database."""
-        return self._store.leaderboard(top=_limit(top) or 10, provider=provider)
+        """Return the *top* active models by success rate, from the database; 0: all of them.
+
+        Ranked by the lower bound of the rate with 95 % confidence, so that one success of one call
+        is less than 420 of 421. *untested*: also the models without a call, last.
+        """
+        return self._store.leaderboard(
+            top=_limit(top or None), provider=provider, untested=untested
+        )
 
     def events(
         self,

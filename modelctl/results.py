@@ -123,7 +123,11 @@ class Stats:
 
 @record
 class LeaderboardEntry:
-    """An active model and its success rate (0 to 1; None: never called)."""
+    """An active model and its success rate (0 to 1; None: never called).
+
+    *score*: the lower bound of the rate with 95 % confidence (Wilson), by which models are ranked;
+    None where the rate is.
+    """
 
     rank: int
     id: str
@@ -132,6 +136,7 @@ class LeaderboardEntry:
     success_rate: float | None
     success_count: int
     failure_count: int
+    score: float | None
 
 
 @record

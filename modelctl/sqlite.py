@@ -98,9 +98,14 @@ def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+    connection.create_function("sqrt", 1, _root, deterministic=True)  # not in every build
     # Bytes of another program that are no UTF-8 can still be shown, escaped.
     connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     return connection
+
+
+def _root(number: float | None) -> float | None:
+    return None if number is None else number**0.5
 
 
 def create(path: Path, migrate: Callable[[Path], None]) -> None:

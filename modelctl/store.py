@@ -317,24 +317,32 @@ class ModelStore:
             failure_count=failures,
         )
 
-    def leaderboard(self, *, top: int, provider: str | None) -> tuple[LeaderboardEntry, ...]:
-        """Return the *top* active models by success rate, then by calls; the uncalled ones last."""
+    def leaderboard(
+        self, *, top: int | None, provider: str | None, untested: bool
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return the *top* active models (None: all) by the lower bound of their success rate.
+
+        *untested*: also those without a call, which come last.
+        """
         c = MODELS.c
         successes, failures = (sa.func.coalesce(n, 0) for n in (c.success_count, c.failure_count))
-        calls = successes + failures
-        rate = sa.cast(successes, sa.Double) / sa.cast(sa.func.nullif(calls, 0), sa.Double)
+        good, bad = sa.cast(successes, sa.Double), sa.cast(failures, sa.Double)
+        calls = sa.func.nullif(good + bad, 0.0)
+        rate, score = good / calls, _lower_bound(good, bad, calls)
         query = (
-            sa.select(c.id, c.display_name, c.provider, rate, successes, failures)
+            sa.select(c.id, c.display_name, c.provider, rate, successes, failures, score)
             .where(c.active.is_(True))
-            .order_by(rate.desc().nulls_last(), calls.desc(), self._sorted(c.id))
+            .order_by(score.desc().nulls_last(), bad, self._sorted(c.id))
             .limit(top)
         )
+        if not untested:
+            query = query.where(calls.is_not(None))
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
-            LeaderboardEntry(rank, row[0], row[1] or "", row[2] or "", row[3], row[4], row[5])
+            LeaderboardEntry(rank, row[0], row[1] or "", row[2] or "", *row[3:])
             for rank, row in enumerate(rows, 1)
         )
 
@@ -499,3 +507,17 @@ def _leave(floor: int, active: int | None) -> None:
             " nothing was changed",
             hint="say --force if it must be",
         )
+
+
+def _lower_bound(good: Any, bad: Any, calls: Any) -> Any:
+    """The lower bound of the success rate, with 95 % confidence (Wilson's score interval, 1927).
+
+    So that 420 of 421 calls are better than 1 of 1. Of three numbers as expressions: *calls* is
+    NULL where there are none.
+    """
+    z = 1.959964  # the quantile of 97.5 % of the normal distribution
+    spread = z * sa.func.sqrt(good * bad / calls + z * z / 4)
+    bound = (good + z * z / 2 - spread) / (calls + z * z)
+    # At no success the difference of equal numbers is not always 0, and at counters that another
+    # program left negative there is no root.
+    return sa.case((calls.is_(None), None), (sa.or_(good <= 0, bad < 0), 0.0), else_=bound)

@@ -103,7 +103,7 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
             "failure_count",
         },
     ),
-    ("leaderboard --top 1 --provider acme", 0, {"rank", "id"}),
+    ("leaderboard --top 1 --provider acme --untested", 0, {"rank", "id"}),
     ("add new/model", 0, CHANGES),
     ("add new/model --name New --provider new --actor me", 0, CHANGES),
     ("remove acme/one acme/two --yes --actor me", 0, CHANGES),
@@ -377,7 +377,7 @@ def test_stats_and_leaderboard(fleet: None, cli: Cli) -> None:
         **{"success_count": 3, "failure_count": 14, "holds": []},
     }
     assert cli("stats").lines == ["acme\t3\t2", "other\t2\t0"]
-    best = cli("leaderboard", "-o", "json").json
+    best = cli("leaderboard", "--untested", "-o", "json").json
     assert [(e["rank"], e["id"], e["success_rate"]) for e in best] == [
         (1, "acme/one", 1),
         (2, "acme/two", None),

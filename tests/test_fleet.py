@@ -796,16 +796,18 @@ def test_stats_of_nothing(fleet: Fleet) -> None:
 
 
 def test_leaderboard(zoo: Fleet) -> None:
-    """Active models by success rate; the never called ones come last, with no rate."""
-    board = zoo.leaderboard()
+    """Active models by success rate; the never called ones come last, if asked for."""
+    assert [e.id for e in zoo.leaderboard()] == ["a", "d"]
+    board = zoo.leaderboard(untested=True)
     assert [(e.rank, e.id, e.success_rate) for e in board] == [
-        (1, "d", 1.0),
-        (2, "a", 0.75),
+        (1, "a", 0.75),  # of 4 calls
+        (2, "d", 1.0),  # of 1
         (3, "e", None),
     ]
-    assert [e.id for e in zoo.leaderboard(top=1)] == ["d"]
-    assert [e.id for e in zoo.leaderboard(provider="q")] == ["e"]
-    assert (board[1].success_count, board[1].failure_count) == (3, 1)
+    assert [e.id for e in zoo.leaderboard(top=1)] == ["a"]
+    assert [e.id for e in zoo.leaderboard(provider="q", untested=True)] == ["e"]
+    assert [e.id for e in zoo.leaderboard(top=0, untested=True)] == ["a", "d", "e"]
+    assert (board[0].success_count, board[0].failure_count) == (3, 1)
 
 
 def test_leaderboard_prefers_more_calls(fleet: Fleet) -> None:
@@ -813,6 +815,43 @@ def test_leaderboard_prefers_more_calls(fleet: Fleet) -> None:
     seed(fleet, "ab")
     fleet.record_batch([{"id": i, "outcome": "success"} for i in "abb"])
     assert [e.id for e in fleet.leaderboard()] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [((420, 1), (1, 0)), ((1, 0), (1, 1)), ((95, 5), (9, 1)), ((0, 1), (0, 9)), ((1, 99), (0, 1))],
+)
+def test_a_rate_of_many_calls_is_worth_more(
+    fleet: Fleet, fleet_url: str, better: tuple[int, int], worse: tuple[int, int]
+) -> None:
+    """Models are ranked by what their rate is at least, given how often they were called."""
+    seed(fleet, "ab")
+    for model_id, (successes, failures) in {"b": better, "a": worse}.items():
+        sql(
+            fleet_url,
+            "UPDATE models SET success_count = ?, failure_count = ? WHERE id = ?",
+            *(successes, failures, model_id),
+        )
+    assert [e.id for e in fleet.leaderboard()] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("successes", "failures", "score"),
+    # Of Wilson, E. B. (1927), worked out with SciPy's binomtest(...).proportion_ci.
+    [(1, 0, 0.206549), (420, 1, 0.986670), (3, 1, 0.300642), (0, 5, 0.0), (2**62, 2**62, 0.5)],
+)
+def test_the_score_is_wilsons_lower_bound(
+    fleet: Fleet, fleet_url: str, successes: int, failures: int, score: float
+) -> None:
+    """The score is the lower end of Wilson's interval of 95 %, and odd counters are no error."""
+    seed(fleet, "ab")
+    sql(
+        fleet_url,
+        f"UPDATE models SET success_count = {successes}, failure_count = {failures} WHERE id = 'a'",
+    )
+    sql(fleet_url, "UPDATE models SET success_count = -3, failure_count = 5 WHERE id = 'b'")
+    found = {e.id: e.score for e in fleet.leaderboard()}
+    assert found == {"a": pytest.approx(score, abs=1e-6), "b": 0.0}
 
 
 # The history

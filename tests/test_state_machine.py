@@ -1032,11 +1032,14 @@ class StatusRules(FleetRules):
 
         def place(model_id: str) -> tuple[float, int, str]:
             row = self.rows[model_id]
-            calls = row.successes + row.failures
-            return -row.successes / calls if calls else 1, -calls, model_id
+            good, bad, z = row.successes, row.failures, 1.959964
+            if not good:
+                return 0.0 if bad else 1.0, bad, model_id
+            spread = z * (good * bad / (good + bad) + z * z / 4) ** 0.5
+            return -(good + z * z / 2 - spread) / (good + bad + z * z), bad, model_id
 
         best = sorted((i for i, row in self.rows.items() if row.active), key=place)
-        assert [entry.id for entry in self.fleet.leaderboard()] == best
+        assert [entry.id for entry in self.fleet.leaderboard(untested=True)] == best
 
 
 class RedisMachine(FleetRules):
