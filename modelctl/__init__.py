@@ -10,9 +10,10 @@ The names below are loaded on first use: ``import modelctl`` alone costs nothing
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it; loading typing takes longer than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from modelctl.config import Config as Config
     from modelctl.errors import (
         DatabaseUnavailableError as DatabaseUnavailableError,

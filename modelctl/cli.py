@@ -301,6 +301,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as exc:  # no space left, too many open files: not a fault of ours
         return _report(ModelctlError(run.hide(str(exc))), arguments, run)
     except Exception as exc:
+        # What Ctrl-C interrupts while a class is made, in an import, is reported as its error.
+        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
+            return _report(InterruptedError(), arguments, run)
         name = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
         hint = "this is a bug; run again with --debug and report it"
         return _report(ModelctlError(run.hide(name), hint=hint), arguments, run)
@@ -310,10 +313,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 _TYPER_USAGE: Any = typer.BadParameter.__base__
 
 
-def run() -> None:
-    """Console entry point."""
+def run() -> int:
+    """Run the command line as a process does, and return its exit code."""
     _complete_standard_streams()
-    sys.exit(main())
+    return main()
 
 
 def _complete_standard_streams() -> None:

@@ -46,6 +46,54 @@ def test_help_is_light(line: str) -> None:
     assert not modules & {*HEAVY, "tomllib", "sqlite3", "asyncio", "ssl"}
 
 
+INTERRUPTED = """
+import builtins, os, signal, sys
+from modelctl.__main__ import run
+
+usual, place = builtins.__import__, sys.argv.pop(1)
+
+def interrupting(name, *arguments, **keywords):
+    if name == place:
+        os.kill(os.getpid(), signal.SIGINT)
+    return usual(name, *arguments, **keywords)
+
+builtins.__import__ = interrupting
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    "place", ["signal", "typer", "typer.core", "modelctl.errors", "modelctl.fleet", "sqlalchemy"]
+)
+def test_interrupt_during_imports(place: str) -> None:
+    """Ctrl-C while modules are loaded, at the start or in a command, is 130 without a traceback."""
+    make_fleet()
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, place, "list"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=commands.SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, b"")
+    assert done.stderr in (b"", b"error: Interrupted; what was not committed is not done.\n")
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    """The name of the package alone costs nothing, so that the program begins at once."""
+    code = (
+        "import sys; before = set(sys.modules); import modelctl; print(set(sys.modules) - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.decode().strip() in (
+        "{'modelctl'}",
+        "{'modelctl', '__future__'}",
+        "{'__future__', 'modelctl'}",
+    )
+
+
 def test_cached_count_is_light() -> None:
     """A cached count on SQLite needs the standard library alone."""
     make_fleet()
