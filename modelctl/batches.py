@@ -14,6 +14,7 @@ from modelctl.tables import (
     AUTO_OFF,
     ON,
     STATUS,
+    KeptError,
     NewEvent,
     all_found,
     differences,
@@ -45,6 +46,7 @@ _FOLDED = {
     "why": "text",
     "back": "boolean",
 }
+_TRIES = 3
 _NOTED = {"id": "text", "would_disable": "text"}
 _HOLD = {"scope": "text", "provider": "text", "failure_type": "text", "reason": "text"}
 _ENTRY = {"id": "text", "display_name": "text", "provider": "text"}
@@ -124,7 +126,7 @@ class Batches(Changes):
             )
             return Recorded(recorded, changes, skipped, tuple(sorted(unknown)))
 
-        return self.database.write(work)
+        return self.write(work)
 
     def _known(
         self, connection: sa.Connection, chunk: Sequence[Outcome], unknown: set[str]
@@ -146,7 +148,7 @@ class Batches(Changes):
             was, now = before[outcome.id].status, after[outcome.id].status
             return StatusChange(outcome.id, was, now, was is not now)
 
-        return self.database.write(work)
+        return self.write(work)
 
     def _lock_health(
         self, connection: sa.Connection, chunk: Sequence[Outcome]
@@ -284,7 +286,8 @@ class Batches(Changes):
             )
             for model_id, now in after.items()
         ]
-        connection.execute(text(self._batch_update()), self.sql.values(_FOLDED, folded))
+        update = connection.execute(text(self._batch_update()), self.sql.values(_FOLDED, folded))
+        written = {*update.scalars()}
         if noted := [(i, after[i].would_disable) for i in back if after[i].would_disable]:
             # The triggers take it for left over where a model was switched on.
             sql = f"UPDATE models SET would_disable = noted.would_disable FROM {self.sql.rows('noted', _NOTED)}"
@@ -293,6 +296,11 @@ class Batches(Changes):
             )
         self.log(connection, events, actor)
         self._hold(connection, guards)
+        found = connection.execute(text(self.statuses), {"ids": self.ids(after)})
+        standing = {row[0]: row[1] for row in found}
+        kept = [i for i in after if i not in written or standing.get(i) != after[i].status]
+        if kept:
+            raise KeptError(kept)
         return before, after
 
     def _hold(self, connection: sa.Connection, guards: health.Guards) -> None:
@@ -352,6 +360,7 @@ class Batches(Changes):
             f" {off('disabled_reason', 'why')}, {switched('disabled_until', 'NULL')},"
             f" updated_at = {at}"
             f" FROM {self.sql.rows('folded', _FOLDED)} WHERE models.id = folded.id"
+            " RETURNING models.id"
         )
 
     def import_models(
@@ -373,24 +382,24 @@ class Batches(Changes):
         Raises:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
-        return self.database.write(
+        return self.write(
             lambda connection: self._import(connection, entries(), on_conflict, actor, progress),
             dry_run=dry_run,
         )
 
     def add(self, entry: tuple[str, str, str], *, actor: str) -> StatusChange:
-        """Add one model as (id, display name, provider), or leave the one that is there."""
-        sql = f"SELECT {STATUS} FROM models WHERE id = :id"
+        """Add one model as (id, display name, provider), or leave the one that is there.
+
+        Raises:
+            RefusedError: the database kept it out.
+        """
 
         def work(connection: sa.Connection) -> StatusChange:
-            added, _ = self._import(connection, [entry], "skip", actor, lambda _: None)
-            status = connection.scalar(text(sql), {"id": entry[0]})
-            if status is None:  # removed in between, so it can be added now
-                return work(connection)
-            after = ModelStatus(status)
-            return StatusChange(entry[0], None if added else after, after, bool(added))
+            new, _, status = self._import_chunk(connection, [entry], "skip", actor)
+            after = ModelStatus(status[entry[0]])
+            return StatusChange(entry[0], None if new else after, after, bool(new))
 
-        return self.database.write(work)
+        return self.write(work)
 
     def _import(
         self,
@@ -400,10 +409,28 @@ class Batches(Changes):
         actor: str,
         progress: Callable[[int], None],
     ) -> tuple[int, int]:
+        added = differs = done = 0
+        source = iter(entries)
+        while chunk := list(islice(source, tables.CHUNK)):
+            new, changed, _ = self._import_chunk(connection, chunk, on_conflict, actor)
+            added += new
+            differs += changed
+            done += len(chunk)
+            progress(done)
+        return added, differs
+
+    def _import_chunk(
+        self,
+        connection: sa.Connection,
+        chunk: Sequence[tuple[str, str, str]],
+        on_conflict: str,
+        actor: str,
+    ) -> tuple[int, int, dict[str, str]]:
+        """Return how many were added, how many differ, and the status of each."""
         incoming = self.sql.rows("incoming", _ENTRY)
+        texts = "coalesce(models.display_name, ''), coalesce(models.provider, '')"
         differing = (
-            f"SELECT models.id, {STATUS} AS status, coalesce(models.display_name, ''),"
-            f" coalesce(models.provider, '') FROM models, {incoming}"
+            f"SELECT models.id, {STATUS} AS status, {texts} FROM models, {incoming}"
             f" WHERE models.id = incoming.id AND ({_DIFFERS}) ORDER BY models.id{self.sql.lock}"
         )
         update = (
@@ -416,39 +443,50 @@ class Batches(Changes):
         insert = (
             "INSERT INTO models (id, display_name, provider) SELECT id, display_name, provider"
             f" FROM {incoming} WHERE NOT EXISTS (SELECT 1 FROM models WHERE id = incoming.id)"
-            f" ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id, {STATUS} AS status"
+            f" ORDER BY {self.sql.by_id} ON CONFLICT (id) DO NOTHING"
+            f" RETURNING id, {STATUS} AS status"
         )
+        standing = f"SELECT id, {STATUS}, {texts} FROM models WHERE {self.sql.ids}"
 
-        added = differs = done = 0
-        source = iter(entries)
-        while chunk := list(islice(source, tables.CHUNK)):
-            values = self.sql.values(_ENTRY, chunk)
-            found = connection.execute(text(differing), values)
-            changed = {row[0]: row[1:] for row in sorted(map(tuple, found))}
-            if changed and on_conflict == "fail":
-                raise RefusedError(
-                    f"{named(list(changed))} differ from the catalogue",
-                    hint="nothing was written; see --on-conflict",
-                )
-            events: list[NewEvent] = []
-            if changed and on_conflict == "update":
-                # Only what is locked: others may have written since the SELECT.
-                ours = [entry for entry in chunk if entry[0] in changed]
-                connection.execute(text(update), self.sql.values(_ENTRY, ours))
-                for model_id, name, provider in ours:
-                    status, *old = changed[model_id]
-                    new = (name or old[0], provider or old[1])
-                    details = differences(_TEXTS, old, new)
-                    events.append(NewEvent(model_id, "updated", status, status, details=details))
-            added_now = connection.execute(text(insert), values).all()
-            texts = {model_id: words for model_id, *words in chunk} if added_now else {}
-            for model_id, status in sorted(map(tuple, added_now)):
-                words = [word or None for word in texts[model_id]]
-                details = differences(_TEXTS, (None, None), words)
-                events.append(NewEvent(model_id, "added", None, status, details=details))
-            self.log(connection, events, actor)
-            added += len(added_now)
-            differs += len(changed)
-            done += len(chunk)
-            progress(done)
-        return added, differs
+        values = self.sql.values(_ENTRY, chunk)
+        found = connection.execute(text(differing), values)
+        changed: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in sorted(map(tuple, found))}
+        if changed and on_conflict == "fail":
+            raise RefusedError(
+                f"{named(list(changed))} differ from the catalogue",
+                hint="nothing was written; see --on-conflict",
+            )
+        events: list[NewEvent] = []
+        # Only what is locked: others may have written since the SELECT.
+        ours = [e for e in chunk if e[0] in changed] if on_conflict == "update" else []
+        if ours:
+            connection.execute(text(update), self.sql.values(_ENTRY, ours))
+        for model_id, name, provider in ours:
+            status, *old = changed[model_id]
+            details = differences(_TEXTS, old, (name or old[0], provider or old[1]))
+            events.append(NewEvent(model_id, "updated", status, status, details=details))
+        new: dict[str, str] = {}
+        ids = {"ids": self.ids(entry[0] for entry in chunk)}
+        # What others remove in between can be added now, once or twice; a trigger removes it always.
+        for _ in range(_TRIES):
+            new |= {row[0]: row[1] for row in connection.execute(text(insert), values)}
+            now = {row[0]: row[1:] for row in connection.execute(text(standing), ids)}
+            kept = [entry[0] for entry in chunk if entry[0] not in now]
+            if not kept:
+                break
+        # A name in another form than ours is the application's matter, the old one is not.
+        kept += [i for i, status in new.items() if i in now and now[i][0] != status]
+        for model_id, *_ in ours:
+            status, *texts_then = now.get(model_id, (None,))
+            before, *texts_before = changed[model_id]
+            if status is not None and (status != before or texts_then == texts_before):
+                kept.append(model_id)
+        if kept:
+            raise KeptError(sorted(kept))
+        of_new = {model_id: words for model_id, *words in chunk if model_id in new}
+        for model_id, status in sorted(new.items()):
+            words = [word or None for word in of_new[model_id]]
+            details = differences(_TEXTS, (None, None), words)
+            events.append(NewEvent(model_id, "added", None, status, details=details))
+        self.log(connection, events, actor)
+        return len(new), len(changed), {i: row[0] for i, row in now.items()}

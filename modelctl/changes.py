@@ -13,7 +13,7 @@ from modelctl import health
 from modelctl.model import ModelStatus
 from modelctl.record import record
 from modelctl.results import KeptChange, StatusChange
-from modelctl.tables import AUTO_OFF, ON, STATUS, Statements, text
+from modelctl.tables import AUTO_OFF, ON, STATUS, KeptError, Statements, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Change:
     reason: str = "CAST(:reason AS text)"
     details: str = "NULL"
     note: str = "CAST(NULL AS text)"
-    write: str | None = "touched.event IS NOT NULL"  # which rows; None: every one
+    write: str = "touched.event IS NOT NULL"  # which rows
 
 
 def _holds(kind: str, beyond: str = "{now}") -> str:
@@ -160,6 +160,7 @@ REMOVE = Change(
         ("display_name", "old_name", _NO_TEXT), ("provider", "old_provider", _NO_TEXT)
     ),
     assign=None,
+    write="TRUE",
 )
 RECOVER = Change(
     flags=(("timed", "auto_disabled IS NOT TRUE"), *_OLD_DISABLED, *_OLD_COUNTS),
@@ -203,7 +204,7 @@ SUCCESS = Change(
     " disabled_reason = CASE WHEN touched.back THEN NULL ELSE disabled_reason END,"
     " disabled_until = CASE WHEN touched.back THEN NULL ELSE disabled_until END,"
     " updated_at = {now}",
-    write=None,
+    write="TRUE",
 )
 FAILURE = Change(
     flags=(
@@ -238,7 +239,7 @@ FAILURE = Change(
     f" active = CASE WHEN {_OFF} THEN FALSE ELSE active END,"
     " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
     " updated_at = {now}",
-    write=None,
+    write="TRUE",
 )
 
 
@@ -286,11 +287,12 @@ class Changes(Statements):
             f" FROM touched WHERE event IS NOT NULL ORDER BY {self.sql.by_id}"
         )
         if change.assign is None:
-            write = "DELETE FROM models WHERE id IN (SELECT id FROM touched)"
+            write = "DELETE FROM models WHERE id IN (SELECT id FROM touched) RETURNING id"
         else:
-            write = f"UPDATE models SET {change.assign} FROM touched WHERE models.id = touched.id"
-            if change.write:
-                write += f" AND ({change.write})"
+            write = (
+                f"UPDATE models SET {change.assign} FROM touched"
+                f" WHERE models.id = touched.id AND ({change.write}) RETURNING models.id"
+            )
         return self.filled(found), self.filled(log), self.filled(write)
 
     def _decided(self, change: Change) -> str:
@@ -299,17 +301,21 @@ class Changes(Statements):
             f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note"
         )
 
-    def one_statement(
-        self, change: Change, which: str, answer: str = "id, before, after, event, note"
-    ) -> str:
-        """The three steps in one, for PostgreSQL; *which* as in `apply`, *answer* what comes back."""
+    def one_statement(self, change: Change, which: str) -> str:
+        """The three steps in one, for PostgreSQL; *which* as in `apply`."""
         found, log, write = self._steps(change)
         return (
             f"WITH found AS ({found} {which}),"
             f" touched AS (SELECT {self._decided(change)} FROM found),"
             f" logged AS ({log}), written AS ({write})"
-            f" SELECT {answer} FROM touched"
+            " SELECT id, before, after, event, note,"
+            f" ({change.write}) AND id NOT IN (SELECT id FROM written) FROM touched"
         )
+
+    @property
+    def statuses(self) -> str:
+        """How the models named by :ids are now, for `as_it_was_to_be`."""
+        return f"SELECT id, {STATUS} FROM models WHERE {self.sql.ids}"
 
     def apply(
         self, connection: sa.Connection, change: Change, which: str, parameters: dict[str, Any]
@@ -317,25 +323,56 @@ class Changes(Statements):
         """Lock the rows, write their events, then the rows; return what became of each.
 
         *which*: what follows WHERE in the SELECT that finds and locks them.
+
+        Raises:
+            KeptError: a trigger or rule of somebody else's left rows as they were.
         """
-        if not self.on_sqlite:
-            sql = self.one_statement(change, which)
-            return [*map(status_change, connection.execute(text(sql), parameters))]
+        if self.on_sqlite:
+            rows: Sequence[Any] = self._apply_in_steps(connection, change, which, parameters)
+        else:
+            rows = connection.execute(text(self.one_statement(change, which)), parameters).all()
+        now = connection.execute(text(self.statuses), {"ids": parameters["ids"]}).all()
+        return as_it_was_to_be(rows, now)
+
+    def _apply_in_steps(
+        self, connection: sa.Connection, change: Change, which: str, parameters: dict[str, Any]
+    ) -> list[Sequence[Any]]:
         # No writing CTE here, but nobody else writes meanwhile: the steps work on what was found.
         find, *steps = self._steps(change)
         names = ("id", "before", *(name for name, _ in change.flags), "after", "event", "note")
-        sql = f"SELECT {self._decided(change)} FROM ({find} {which})"
+        sql = (
+            f"SELECT *, ({change.write}) FROM"
+            f" (SELECT {self._decided(change)} FROM ({find} {which})) AS touched"
+        )
         found = connection.execute(text(sql), parameters).all()
         relation = self.sql.rows("found", dict.fromkeys(names, ""))
-        these = parameters | self.sql.values(names, found)
-        for step in steps:
-            connection.execute(text(f"WITH touched AS (SELECT * FROM {relation}) {step}"), these)
-        return [status_change((row[0], row[1], *row[-3:])) for row in found]
+        these = parameters | self.sql.values(names, [row[:-1] for row in found])
+        log, write = (f"WITH touched AS (SELECT * FROM {relation}) {step}" for step in steps)
+        connection.execute(text(log), these)
+        written = {*connection.execute(text(write), these).scalars()}
+        return [(*row[:2], *row[-4:-1], row[-1] and row[0] not in written) for row in found]
+
+
+def as_it_was_to_be(
+    rows: Sequence[Sequence[Any]], standing: Sequence[Sequence[Any]]
+) -> list[StatusChange]:
+    """Return what became of each row (id, before, after, event, note, whether it was not written).
+
+    *standing*: id and status of each row after that.
+
+    Raises:
+        KeptError: rows are not as they were to be.
+    """
+    now = {row[0]: row[1] for row in standing}
+    kept = [row[0] for row in rows if row[-1] or now.get(row[0]) != row[2]]
+    if kept:
+        raise KeptError(kept)
+    return [*map(status_change, rows)]
 
 
 def status_change(row: Sequence[Any]) -> StatusChange:
-    """Read (id, before, after, event, note); by position: SQLite spells the columns as they were made."""
-    model_id, before, after, event, note = row
+    """Read (id, before, after, event, note, ...) by position: SQLite spells columns as they were made."""
+    model_id, before, after, event, note, _ = row
     before, after = before and ModelStatus(before), after and ModelStatus(after)
     if note is not None:
         return KeptChange(model_id, before, after, False, note)

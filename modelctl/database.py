@@ -97,13 +97,17 @@ class Database:
         """Run *work* in one transaction; again, up to three times, if the database asks for it."""
         return self._retrying(lambda: self._transaction(work, dry_run))
 
-    def change(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        """Run one statement of PostgreSQL as `write` does, and return its rows.
+    def change(
+        self, sql: str, parameters: Mapping[str, Any], read: Callable[[list[Sequence[Any]]], T]
+    ) -> T:
+        """Run statements of PostgreSQL as `write` does; *read* makes the result of their rows.
+
+        What *read* raises undoes them.
 
         In two round trips, without SQLAlchemy's work per statement: recording an outcome is what
         an application does after every call of a model.
         """
-        return self._retrying(lambda: self._alone(sql, parameters))
+        return self._retrying(lambda: self._alone(sql, parameters, read))
 
     def _retrying(self, transaction: Callable[[], T]) -> T:
         for attempt in range(_TRIES):
@@ -133,7 +137,9 @@ class Database:
                 self._resolve(known, exc)
             return result
 
-    def _alone(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    def _alone(
+        self, sql: str, parameters: Mapping[str, Any], read: Callable[[list[Sequence[Any]]], T]
+    ) -> T:
         import psycopg
 
         pooled = self.engine.raw_connection()
@@ -145,8 +151,10 @@ class Database:
                 cursor.execute(f"{_WRITE}; {_bound(sql)}", parameters)
                 cursor.nextset()
                 known = cursor.fetchone()
-                cursor.nextset()
-                rows = cursor.fetchall() if cursor.description else []
+                answers: list[Sequence[Any]] = []
+                while cursor.nextset():
+                    answers.append(cursor.fetchall() if cursor.description else [])
+            result = read(answers)
             points.reach("before-commit")
             raw.commit()
         except psycopg.Error as exc:
@@ -158,7 +166,7 @@ class Database:
             self._resolve(known, exc)
         finally:
             pooled.close()  # rolls back what is not committed
-        return rows
+        return result
 
     def _resolve(self, known: Sequence[Any], lost: Exception) -> None:
         """Return if the transaction was committed whose answer to COMMIT was lost, else raise."""
@@ -398,7 +406,8 @@ def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
             f"the database role may not do this ({text})",
             hint="the README lists the rights that modelctl needs",
         )
-    if state.startswith(("23", "44", "P0")):  # P0: a trigger of theirs
+    # P0: a trigger of theirs; 0A000: a rule, with which our statements cannot be rewritten.
+    if state.startswith(("23", "44", "P0")) or (state == "0A000" and "rule" in text.lower()):
         return RefusedError(
             f"the database refused the change ({text})",
             hint="the table has rules of its own; make this change with the application that owns it",

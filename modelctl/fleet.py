@@ -19,7 +19,7 @@ from modelctl.errors import (
     RefusedError,
     UsageError,
 )
-from modelctl.model import ModelStatus, check_id, storable
+from modelctl.model import ModelStatus, check_id, numbered, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -541,6 +541,8 @@ class Fleet:
             self._invalidate(owed=True)  # what came back before is committed
             raise
         cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
+        for warning in run.refusals():
+            self.on_warning(warning)
         return Recovery(
             recovered=recovered,
             waiting=Spool(c.waiting or run.left_out(c) for c in recovery.plan(cooldowns=ladder)),
@@ -556,19 +558,30 @@ class Fleet:
         from modelctl.spool import Spool
 
         recovery = self._store.recovery
-        how: dict[str, Any] = {"cooldowns": run.ladder, "limit": run.most, "actor": self._actor}
+        how: dict[str, Any] = {
+            "cooldowns": run.ladder,
+            "limit": run.most,
+            "actor": self._actor,
+            "refused": run.refused,
+        }
         if not probes:
             yield from run.through(recovery.recover(**how))
             return
         due = (c for c in recovery.plan(cooldowns=run.ladder) if not c.waiting)
-        trusted: Spool[str] = Spool()
-        questionable: Spool[str] = Spool()
-        for candidate in islice(due, run.most):
-            asked = candidate.provider in probes and not candidate.timed
-            (questionable if asked else trusted).append(candidate.id)
-        yield from run.through(recovery.recover(ids=trusted, **how))
-        if questionable and not run.lost:
-            yield from self._run_probes(run, questionable, probes, how)
+        room = run.most
+        while room is None or room > 0:
+            before = len(run.refused)
+            trusted: Spool[str] = Spool()
+            questionable: Spool[str] = Spool()
+            for candidate in islice(due, room):
+                asked = candidate.provider in probes and not candidate.timed
+                (questionable if asked else trusted).append(candidate.id)
+            yield from run.through(recovery.recover(ids=trusted, **how))
+            if questionable and not run.lost:
+                yield from self._run_probes(run, questionable, probes, how)
+            if room is None or run.lost:
+                return
+            room = len(run.refused) - before  # others take the places of those
 
     def _run_probes(
         self,
@@ -849,12 +862,27 @@ class _Run:
     told: Callable[[int], None]
     done: int = 0
     lost: bool = False  # another run is at work
+    refused: dict[str, str] = field(default_factory=dict)  # what the database kept off, and why
     asked: dict[str, ProbeResult] = field(default_factory=dict)
 
     def left_out(self, candidate: Candidate) -> Waiting:
         """It is due, but not in this run."""
         why = "probe" if candidate.id in self.asked else "limit"
+        if candidate.id in self.refused:
+            why = "refused"
         return _later(candidate, why)
+
+    def refusals(self) -> Iterator[str]:
+        """Name what the database kept off, by its reason; the first three of them."""
+        from modelctl.tables import named
+
+        reasons: dict[str, list[str]] = {}
+        for model_id, why in self.refused.items():
+            reasons.setdefault(why, []).append(model_id)
+        for why, ids in islice(reasons.items(), 3):
+            yield f"{named(ids)} did not come back: {why}"
+        if len(reasons) > 3:
+            yield f"{numbered(sum(map(len, [*reasons.values()][3:])))} more did not come back"
 
     def through(self, chunks: Iterable[list[str] | None]) -> Iterator[str]:
         for chunk in chunks:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from modelctl import tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
+from modelctl.errors import RefusedError, UsageError
 from modelctl.model import ModelStatus
 from modelctl.reports import Candidate, Hold, LastRecover, Waiting
 from modelctl.tables import (
@@ -17,6 +18,7 @@ from modelctl.tables import (
     ON,
     STATUS,
     TIMED_OFF,
+    KeptError,
     NewEvent,
     UtcTime,
     all_found,
@@ -152,20 +154,47 @@ class Recovery(Changes):
         cooldowns: Sequence[float] | None,
         limit: int | None,
         actor: str,
+        refused: dict[str, str],
         ids: Sequence[str] | None = None,
     ) -> Iterator[list[str] | None]:
         """Bring back what is due; yield the ids of each chunk. For the order see `_due_ids`.
 
         Works in chunks with short locks; each takes the run's lock again and looks again whether
         its models are still due. Where another run has the lock None comes, and the end.
-        *ids*: only of these, in this order.
+        *ids*: only of these, in this order. *refused* learns which models the database left as
+        they were, and why; others come back in their place.
         """
         # What fails again after this run began waits for the next one.
         parameters = self._parameters(cooldowns, self.clock())
         parameters |= {"actor": actor, "reason": None, "failure_type": None}
         parameters["restart"] = self.config.recovery.restart_failures
-        if ids is None:
-            ids = self._due_ids(parameters, limit)
+        room = limit
+        while True:
+            before = len(refused)
+            size = None if room is None else room + before
+            due = self._due_ids(parameters, size) if ids is None else ids
+            source = (model_id for model_id in due if model_id not in refused)
+            these = list(islice(source, tables.CHUNK))
+            while True:  # once at least: who has the lock is told also if nothing is due
+                done = self._bring_back(these, parameters, refused)
+                yield done
+                if done is None:
+                    return
+                these = list(islice(source, tables.CHUNK))
+                if not these:
+                    break
+            room = len(refused) - before
+            if limit is None or ids is not None or not room:
+                return
+
+    def _bring_back(
+        self, these: list[str], parameters: dict[str, Any], refused: dict[str, str]
+    ) -> list[str] | None:
+        """Bring models back that are still due, in one transaction; return their ids.
+
+        What the database leaves as it is stays out, and the others are tried again without it. It
+        may not say which ones those are: then half of them are tried, and the other half.
+        """
         still = (
             f"{self.sql.ids} AND {_CANDIDATE} AND ({self._why}) IS NULL"
             f" ORDER BY id{self.sql.skip_locked}"
@@ -175,23 +204,28 @@ class Recovery(Changes):
         def chunk(connection: sa.Connection) -> list[str] | None:
             if not self.on_sqlite and not connection.scalar(alone):
                 return None
-            if self.on_sqlite:
-                done = {c.id for c in self.apply(connection, RECOVER, still, parameters)}
-            else:
-                sql = self.one_statement(RECOVER, still, "id")
-                done = {*connection.execute(text(sql), parameters).scalars()}
+            wanted = parameters | {"ids": self.ids(these)}
+            done = {c.id for c in self.apply(connection, RECOVER, still, wanted)}
             return [model_id for model_id in these if model_id in done]
 
-        source = iter(ids)
-        done: list[str] | None = []
-        these = list(islice(source, tables.CHUNK))
-        while done is not None:  # once at least: who has the lock is told also if nothing is due
-            parameters["ids"] = self.ids(these)
-            done = self.database.write(chunk)
-            yield done
-            these = list(islice(source, tables.CHUNK))
-            if not these:
-                return
+        try:
+            return self.database.write(chunk)
+        except KeptError as exc:
+            refused |= dict.fromkeys(exc.ids, f"the database kept it as it was ({self.keeper()})")
+            parts = [[model_id for model_id in these if model_id not in refused]]
+        except (RefusedError, UsageError) as exc:
+            if len(these) == 1:
+                refused[these[0]] = exc.message
+                return []
+            middle = len(these) // 2
+            parts = [these[:middle], these[middle:]]
+        done: list[str] = []
+        for part in filter(None, parts):
+            some = self._bring_back(part, parameters, refused)
+            if some is None:
+                return done or None
+            done += some
+        return done
 
     def _due_ids(self, parameters: dict[str, Any], limit: int | None) -> Sequence[str]:
         """Return what is due, once for all chunks, longest waiting first.
@@ -331,15 +365,18 @@ class Recovery(Changes):
             f" last_failure_at = {self.sql.now}, failure_type = failed.failure_type,"
             f" failure_reason = failed.reason, updated_at = {self.sql.now}"
             f" FROM {self.sql.rows('failed', _FAILED)} WHERE models.id = failed.id"
+            " RETURNING models.id"
         )
 
         def work(connection: sa.Connection) -> None:
             off = connection.execute(text(lock), {"ids": self.ids(answers)}).all()
             these = [(model_id, *answers[model_id]) for model_id, _ in off]
-            connection.execute(text(sql), self.sql.values(_FAILED, these))
+            update = connection.execute(text(sql), self.sql.values(_FAILED, these))
+            done = {*update.scalars()}  # a trigger may keep some as they were
             events = [
                 NewEvent(model_id, "probe-failed", status, status, reason, kind)
                 for model_id, status in off
+                if model_id in done
                 for kind, reason in [answers[model_id]]
             ]
             self.log(connection, sorted(events), actor)

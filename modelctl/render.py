@@ -209,6 +209,7 @@ _WHY = {
     "timed": "switched off for a time that ends {left}",
     "limit": "due, and left to the next run",
     "probe": "due, but it was asked and is not healthy",
+    "refused": "due, but the database kept it as it was",
     "paused": "automatic switching is paused",
     "person": "ejected too often: waits for a person (modelctl enable)",
 }

@@ -77,8 +77,8 @@ class Waiting:
     """A model that is off and does not come back now, and why.
 
     *why*: ``cooldown``, ``timed`` (a person said until when), ``limit`` (beyond what this run brings
-    back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy). Where no
-    time can be told, *retry_at* and *seconds_left* are None.
+    back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy), ``refused``
+    (the database kept it as it was). Where no time can be told, *retry_at* and *seconds_left* are None.
     """
 
     id: str

@@ -22,7 +22,7 @@ from modelctl.changes import (
     UNDISPUTED,
     Change,
     Changes,
-    status_change,
+    as_it_was_to_be,
 )
 from modelctl.database import Database
 from modelctl.errors import RefusedError
@@ -468,10 +468,12 @@ class ModelStore:
             return done
 
         if len(wanted) > 1 or dry_run or turn or self._on_sqlite:
-            done = self._database.write(work, dry_run=dry_run)
+            done = self._changes.write(work, dry_run=dry_run)
         else:
-            sql = self._changes.one_statement(change, which)
-            done = checked([*map(status_change, self._database.change(sql, parameters))])
+            sql = f"{self._changes.one_statement(change, which)}; {self._changes.statuses}"
+            done = self._changes.change(
+                sql, parameters, lambda answers: checked(as_it_was_to_be(*answers))
+            )
         found = {c.id: c for c in done}
         return tuple(found[model_id] for model_id in wanted if model_id in found)
 

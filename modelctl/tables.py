@@ -6,21 +6,23 @@ import functools
 import json
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from modelctl import health
 from modelctl.database import in_utc
-from modelctl.errors import ModelNotFoundError, UsageError, clean
+from modelctl.errors import ModelNotFoundError, RefusedError, UsageError, clean
 from modelctl.record import record
 from modelctl.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
     from modelctl.config import Config
     from modelctl.database import Database
+
+T = TypeVar("T")
 
 # Rows or outcomes that one statement takes: bounds memory and how long locks are held.
 CHUNK = 5000
@@ -252,6 +254,15 @@ class NewEvent(NamedTuple):
 _EVENT = dict.fromkeys(NewEvent._fields, "text") | {"details": "jsonb"}
 
 
+class KeptError(Exception):
+    """Rows are not as a statement was to make them: a trigger or rule of another program saw to it."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        """*ids*: of these models."""
+        super().__init__()
+        self.ids = ids
+
+
 @record
 class Statements:
     """What a group of statements works with: the configuration and the database."""
@@ -319,6 +330,35 @@ class Statements:
                 (*e[:-1], e.details and json.dumps(e.details, ensure_ascii=False)) for e in events
             ]
             connection.execute(text(sql), self.sql.values(_EVENT, rows) | {"actor": actor})
+
+    def write(self, work: Callable[[sa.Connection], T], *, dry_run: bool = False) -> T:
+        """Run *work* in one transaction; `RefusedError` where the database kept rows as they were."""
+        return self._refusing(lambda: self.database.write(work, dry_run=dry_run))
+
+    def change(
+        self, sql: str, parameters: Mapping[str, Any], read: Callable[[list[Sequence[Any]]], T]
+    ) -> T:
+        """Run statements of PostgreSQL in one transaction and two round trips, as `write` does."""
+        return self._refusing(lambda: self.database.change(sql, parameters, read))
+
+    def _refusing(self, transaction: Callable[[], T]) -> T:
+        try:
+            return transaction()
+        except KeptError as exc:
+            it = "it was" if len(exc.ids) == 1 else "they were"
+            raise RefusedError(
+                f"the database kept {named(exc.ids)} as {it} ({self.keeper()}); nothing was changed",
+                hint="make this change with the application that owns the table",
+            ) from None
+
+    def keeper(self) -> str:
+        """Say what keeps rows as they were."""
+        if self.on_sqlite:
+            return "a trigger on models"
+        sql = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('models')"
+        with self.database.reading() as connection:
+            schema = connection.exec_driver_sql(sql).scalar()
+        return f"a trigger or rule on {schema}.models"
 
     def wait_for_turn(self, connection: sa.Connection) -> None:
         """Let nobody else switch models off beside the guards until this transaction ends.
