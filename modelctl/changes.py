@@ -13,7 +13,7 @@ from modelctl import health
 from modelctl.model import ModelStatus
 from modelctl.record import record
 from modelctl.results import KeptChange, StatusChange
-from modelctl.tables import AUTO_OFF, ON, STATUS, KeptError, Statements, text
+from modelctl.tables import AUTO_OFF, ON, STATUS, TIMED_OFF, KeptError, Statements, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,14 +40,22 @@ class Change:
     write: str = "touched.event IS NOT NULL"  # which rows
 
 
-def _holds(kind: str, beyond: str = "{now}") -> str:
+def _during(kind: str, beyond: str = "{now}") -> str:
+    """The holds of a model that last, as what follows FROM."""
     return (
-        f"EXISTS (SELECT 1 FROM {{own}}modelctl_holds h WHERE h.until > {beyond}"
-        f" AND {kind} AND (h.provider IS NULL OR h.provider = coalesce(models.provider, '')))"
+        f"{{own}}modelctl_holds h WHERE h.until > {beyond}"
+        f" AND {kind} AND (h.provider IS NULL OR h.provider = coalesce(models.provider, ''))"
     )
 
 
-PAUSED = _holds("h.failure_type IS NULL")
+def _holds(kind: str, beyond: str = "{now}") -> str:
+    return f"EXISTS (SELECT 1 FROM {_during(kind, beyond)})"
+
+
+# Seconds since 1970 that are before and after every time.
+LONG_AGO, NEVER = "-1e18", "1e18"
+_PAUSE = "h.failure_type IS NULL"
+PAUSED = _holds(_PAUSE)
 # What stays off until a person comes, however long ago it failed.
 FOR_A_PERSON = "(:max_ejections > 0 AND coalesce(ejections, 0) >= :max_ejections)"
 REACHED = (
@@ -252,7 +260,36 @@ UNDISPUTED = (
 
 
 class Changes(Statements):
-    """Applies changes, inside of a transaction or as one."""
+    """Applies changes, inside of a transaction or as one; says when a model comes back."""
+
+    @property
+    def may_return(self) -> str:
+        """Whether a model may come back by itself, ever."""
+        ends = self.sql.finite.format(time="disabled_until")
+        return f"(({AUTO_OFF}) OR ({TIMED_OFF} AND {ends}))"
+
+    @property
+    def due(self) -> str:
+        """When its cooldown or its timed disable ends (seconds since 1970); long ago: nobody knows."""
+        until = self.sql.epoch.format(time="disabled_until")
+        cooldown = f"coalesce({self.sql.off_since()} + {self.sql.cooldown}, {LONG_AGO})"
+        return f"CASE WHEN auto_disabled IS TRUE THEN {cooldown} ELSE {until} END"
+
+    @property
+    def retry(self) -> str:
+        """When it comes back at the earliest, a pause included; NULL: when a person enables it."""
+        end = self.sql.epoch.format(time="h.until")
+        paused = (
+            f"coalesce((SELECT max(coalesce({end}, {NEVER})) FROM {_during(_PAUSE)}), {LONG_AGO})"
+        )
+        retry = self.sql.later.format(one=self.due, other=self.filled(paused))
+        waits = f"auto_disabled IS TRUE AND {FOR_A_PERSON}"
+        return f"CASE WHEN {self.may_return} AND NOT ({waits}) THEN {retry} END"
+
+    @property
+    def exact_to(self) -> int:
+        """The digits of a second that the database stores: the arithmetic of a double has more."""
+        return 3 if self.on_sqlite else 6
 
     def filled(self, fragment: str) -> str:
         """Write a fragment in this database's SQL."""

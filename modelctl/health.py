@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelctl.errors import UsageError
@@ -318,26 +317,6 @@ def parse_outcome(record: object, reason_length: int) -> Outcome:
     if kind == "success":  # whatever is said of a failure says nothing here
         return Outcome(model_id, None)
     return Outcome(model_id, failed_by, storable_reason(reason, reason_length))
-
-
-def retry_at(
-    rule: RecoveryConfig,
-    ejections: int,
-    last_failure_at: datetime | None,
-    disabled_at: datetime | None,
-    updated_at: datetime | None,
-) -> datetime | None:
-    """When the cooldown of an auto-disabled model is over (UTC). Derived, never stored."""
-    since = last_failure_at or disabled_at or updated_at
-    return since and after(since, cooldown(ejections, rule))
-
-
-def after(since: datetime, seconds: float) -> datetime:
-    """Return the time *seconds* after *since*; the last there is where that is beyond it."""
-    try:
-        return since + timedelta(seconds=seconds)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=UTC)
 
 
 def read_outcomes(stream: BinaryIO, reason_length: int) -> Iterator[Outcome]:

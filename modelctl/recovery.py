@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from modelctl.model import ModelStatus
 from modelctl.reports import Candidate, Hold, LastRecover, Waiting
 from modelctl.tables import (
     AUTO_OFF,
+    FOREVER,
     ON,
     STATUS,
     TIMED_OFF,
@@ -25,6 +26,7 @@ from modelctl.tables import (
     differences,
     findable,
     text,
+    time_at,
     written,
 )
 
@@ -32,11 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
-_CANDIDATE = f"(({AUTO_OFF}) OR ({TIMED_OFF}))"
-_NEVER = "1e18"
 # How much the clocks of two servers of one database may differ.
 CLOCK_SKEW_SECONDS = 5.0
-_FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Recovery(Changes):
@@ -48,28 +47,17 @@ class Recovery(Changes):
     def _candidates(self) -> str:
         """Those that may come back by themselves, ever."""
         if not self.on_sqlite:
-            return _CANDIDATE
+            return self.may_return
         # Its planner takes no two indexes for an OR.
         off = "SELECT id FROM models WHERE"
-        return f"{_CANDIDATE} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
-
-    @property
-    def _due(self) -> str:
-        """When a candidate may come back, as seconds since 1970; NULL: nobody knows, so now."""
-        until = self.sql.epoch.format(time="disabled_until")
-        if self.on_sqlite:  # which reads "12:00" as a time of the year 2000
-            until = f"CASE WHEN disabled_until GLOB '[0-9][0-9][0-9][0-9]-*' THEN {until} END"
-        return (
-            f"CASE WHEN auto_disabled IS TRUE THEN {self.sql.off_since()} + {self.sql.cooldown}"
-            f" ELSE coalesce({until}, {_NEVER}) END"
-        )
+        return f"{self.may_return} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
 
     @property
     def _why(self) -> str:
         """Why a candidate does not come back at :now; NULL: it does. The one place that says so."""
         return (
             f"CASE WHEN auto_disabled IS TRUE AND {FOR_A_PERSON} THEN 'person'"
-            f" WHEN {self.filled(PAUSED)} THEN 'paused' WHEN {self._due} > :now"
+            f" WHEN {self.filled(PAUSED)} THEN 'paused' WHEN {self.due} > :now"
             " THEN CASE WHEN auto_disabled IS TRUE THEN 'cooldown' ELSE 'timed' END END"
         )
 
@@ -95,30 +83,26 @@ class Recovery(Changes):
         now = self.clock()
         only = f" AND {self.sql.ids}" if ids is not None else ""
         sql = (
-            "SELECT id, provider, timed, due, why FROM (SELECT id, coalesce(provider, '') AS provider,"
-            f" auto_disabled IS NOT TRUE AS timed, {self._due} AS due, {self._why} AS why"
+            "SELECT id, provider, timed, retry, why FROM (SELECT id, coalesce(provider, '') AS provider,"
+            f" auto_disabled IS NOT TRUE AS timed, {self.retry} AS retry, {self._why} AS why"
             f" FROM models WHERE {self._candidates}{only}) AS candidates"
-            " ORDER BY CASE why WHEN 'person' THEN 1 ELSE 0 END, due NULLS FIRST,"
-            f" {self.sql.by_id}"
+            f" ORDER BY retry NULLS LAST, {self.sql.by_id}"
         )
         parameters = self._parameters(cooldowns, now)
         if ids is not None:
             parameters["ids"] = self.ids(ids)
-        # As exact as the databases store it: the arithmetic of a double is not.
-        digits = 3 if self.on_sqlite else 6
-        for model_id, provider, timed, due, why in self.spooled(text(sql), parameters):
-            at = _time(round(now if due is None else due, digits))
+        for model_id, provider, timed, retry, why in self.spooled(text(sql), parameters):
+            at = None if retry is None else time_at(retry, now, self.exact_to)
             waiting = None
-            if why == "person":
-                waiting = Waiting(model_id, None, None, why)
-            elif why is not None:
-                waiting = Waiting(model_id, at, max(0.0, at.timestamp() - now), why)
+            if why is not None:
+                left = None if at is None else max(0.0, at.timestamp() - now)
+                waiting = Waiting(model_id, at, left, why)
             yield Candidate(model_id, provider, bool(timed), at, waiting)
 
     def ahead(self, model_id: str) -> int:
         """Return how many models are due and come back before this one."""
         sql = (
-            f"WITH due AS (SELECT id, coalesce({self._due}, -{_NEVER}) AS due FROM models"
+            f"WITH due AS (SELECT id, {self.due} AS due FROM models"
             f" WHERE {self._candidates} AND ({self._why}) IS NULL)"
             " SELECT count(*) FROM due, (SELECT * FROM due WHERE id = :id) AS this"
             f" WHERE due.due < this.due OR (due.due = this.due AND due.id < this.id{self.sql.collation})"
@@ -196,7 +180,7 @@ class Recovery(Changes):
         may not say which ones those are: then half of them are tried, and the other half.
         """
         still = (
-            f"{self.sql.ids} AND {_CANDIDATE} AND ({self._why}) IS NULL"
+            f"{self.sql.ids} AND {self.may_return} AND ({self._why}) IS NULL"
             f" ORDER BY id{self.sql.skip_locked}"
         )
         alone = text(f"SELECT pg_try_advisory_xact_lock({tables.RECOVER_LOCK})")
@@ -233,7 +217,7 @@ class Recovery(Changes):
         Many at once, without a limit, come as they lie on disk: chunks of neighbours cost half.
         """
         sql = f"SELECT id FROM models WHERE {self._candidates} AND ({self._why}) IS NULL"
-        in_order = f"{sql} ORDER BY {self._due} NULLS FIRST, {self.sql.by_id}"
+        in_order = f"{sql} ORDER BY {self.due}, {self.sql.by_id}"
 
         def found(query: str, **more: Any) -> Sequence[str]:
             return self.spooled(text(query), parameters | more, lambda row: row[0])
@@ -284,8 +268,8 @@ class Recovery(Changes):
                 provider=row.provider,
                 failure_type=row.failure_type,
                 since=row.since or row.now,
-                until=row.until or _FOREVER,  # infinity, say
-                seconds_left=max(0.0, ((row.until or _FOREVER) - row.now).total_seconds()),
+                until=row.until or FOREVER,  # infinity, say
+                seconds_left=max(0.0, ((row.until or FOREVER) - row.now).total_seconds()),
                 reason=row.reason,
                 actor=row.actor,
             )
@@ -396,13 +380,6 @@ class Recovery(Changes):
         return self.database.write(
             lambda connection: connection.execute(text(sql), parameters).first() is not None
         )
-
-
-def _time(epoch: float) -> datetime:
-    try:
-        return datetime.fromtimestamp(epoch, UTC)
-    except (OverflowError, ValueError, OSError):
-        return _FOREVER
 
 
 def _scope(provider: str | None) -> str:

@@ -78,7 +78,8 @@ class Waiting:
 
     *why*: ``cooldown``, ``timed`` (a person said until when), ``limit`` (beyond what this run brings
     back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy), ``refused``
-    (the database kept it as it was). Where no time can be told, *retry_at* and *seconds_left* are None.
+    (the database kept it as it was). Where it waits for a person *retry_at* and *seconds_left* are
+    None.
     """
 
     id: str
@@ -93,7 +94,7 @@ class Candidate(NamedTuple):
     id: str
     provider: str
     timed: bool
-    due: datetime
+    due: datetime | None
     waiting: Waiting | None
 
 

@@ -22,7 +22,8 @@ class Model:
     *would_disable*: why the health rule has not switched it off although it reached the threshold
     (``floor``, ``share``, ``incident`` or ``paused``).
     *retry_at* and *seconds_left* say when `recover` may bring it back: derived from the cooldown
-    and the database's clock, or from *disabled_until*. None where it waits for a person.
+    and the database's clock, or from *disabled_until*; at the end of a pause that lasts longer. None
+    where it is on, or waits for a person.
     """
 
     id: str

@@ -28,7 +28,7 @@ from modelctl.database import Database
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered, storable
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
-from modelctl.tables import AUTO_OFF, MODELS, ON, UtcTime, all_found, findable, text
+from modelctl.tables import AUTO_OFF, MODELS, ON, UtcTime, all_found, findable, text, time_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -222,9 +222,12 @@ class ModelStore:
         ]
 
     def _rows(self) -> sa.Select[Any]:
-        """All columns of the models, and the clock that their cooldowns run by."""
+        """All columns of the models, the clock that their cooldowns run by, and when they come back."""
         now = sa.literal_column(self._sql.now, UtcTime).label("now")
-        return sa.select(MODELS, now)
+        retry = sa.text(f"{self._changes.retry} AS retry").bindparams(
+            max_ejections=self._config.recovery.max_ejections, **self._changes.ladder()
+        )
+        return sa.select(MODELS, now, retry)
 
     def _model(self, row: Any) -> Model:
         # By position: a list of all models spends its time here.
@@ -251,17 +254,11 @@ class ModelStore:
             created_at,
             updated_at,
             now,
+            retry,
         ) = row
-        ejections = ejections or 0
-        status = health.status_of(active, auto_disabled)
-        rule = self._config.recovery
         retry_at = left = None
-        if status is ModelStatus.DISABLED:
-            retry_at = disabled_until
-        elif status is ModelStatus.AUTO_DISABLED and not health.waits_for_person(ejections, rule):
-            times = (last_failure_at, disabled_at, updated_at)
-            retry_at, left = health.retry_at(rule, ejections, *times), 0.0
-        if retry_at:
+        if retry is not None:
+            retry_at = time_at(retry, now.timestamp(), self._changes.exact_to)
             left = max(0.0, (retry_at - now).total_seconds())
         return Model(
             model_id,
@@ -270,7 +267,7 @@ class ModelStore:
             bool(active),
             bool(auto_disabled),
             consecutive_failures or 0,
-            ejections,
+            ejections or 0,
             success_count or 0,
             failure_count or 0,
             last_success_at,
@@ -285,7 +282,7 @@ class ModelStore:
             would_disable if active else None,
             created_at,
             updated_at,
-            status,
+            health.status_of(active, auto_disabled),
             retry_at,
             left,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -137,6 +137,7 @@ class Dialect:
     epoch: str  # seconds; of a column that another program may have written
     time: str  # of an epoch
     finite: str  # whether a column holds a time that comes
+    later: str  # of two numbers
     written: str  # a time as text, with its Z
     json: str  # of a value
     object: str  # of names and values, as JSON
@@ -193,6 +194,7 @@ POSTGRES = Dialect(
     epoch="CAST(extract(epoch FROM {time}) AS double precision)",
     time="to_timestamp({epoch})",
     finite="isfinite({time})",
+    later="greatest({one}, {other})",
     written="to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')",
     json="to_jsonb",
     object="jsonb_build_object",
@@ -220,6 +222,7 @@ SQLITE = Dialect(
     time="strftime('%Y-%m-%dT%H:%M:%fZ', {epoch}, 'unixepoch')",
     # It reads "12:00" as a time of the year 2000.
     finite="({time} GLOB '[0-9][0-9][0-9][0-9]-*' AND julianday({time}) IS NOT NULL)",
+    later="max({one}, {other})",
     written="CAST({time} AS text)",
     json="",
     object="json_object",
@@ -382,6 +385,17 @@ def differences(
     if not both:
         return None
     return {"old": {n: a for n, a, _ in both}, "new": {n: b for n, _, b in both}}
+
+
+FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+def time_at(epoch: float, now: float, digits: int) -> datetime:
+    """Return the time of so many seconds since 1970, or *now* where that is before the calendar."""
+    try:
+        return datetime.fromtimestamp(round(epoch, digits), UTC)
+    except (OverflowError, ValueError, OSError):
+        return FOREVER if epoch > 0 else datetime.fromtimestamp(round(now, digits), UTC)
 
 
 def written(time: datetime) -> str:

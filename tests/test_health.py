@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +26,6 @@ from modelctl.health import (
     parse_outcome,
     read_outcomes,
     record,
-    retry_at,
     status_of,
     waits_for_person,
 )
@@ -720,27 +718,6 @@ def test_lines_are_read_as_they_are_wanted() -> None:
 
 
 # The cooldown
-
-
-def test_retry_at_counts_from_the_last_failure() -> None:
-    """The last failure, else the disabling, else the last change starts the cooldown."""
-    rule = configured("", recovery_cooldown="2h").recovery
-    first, second, third = (datetime(2026, 1, day, tzinfo=UTC) for day in (3, 2, 1))
-    two_hours = timedelta(hours=2)
-    assert retry_at(rule, 1, first, second, third) == first + two_hours
-    assert retry_at(rule, 1, None, second, third) == second + two_hours
-    assert retry_at(rule, 1, None, None, third) == third + two_hours
-    assert retry_at(rule, 1, None, None, None) is None
-
-
-def test_retry_at_grows_with_the_ejections() -> None:
-    """Each ejection in a row doubles the wait, up to the cap; beyond the calendar is its end."""
-    rule = configured("", recovery_cooldown_factor=2, recovery_max_cooldown="5h").recovery
-    failed = datetime(2026, 1, 1, tzinfo=UTC)
-    hours = [retry_at(rule, number, failed, None, None) for number in range(6)]
-    assert hours == [failed + timedelta(hours=n) for n in (1, 1, 2, 4, 5, 5)]
-    last = datetime.max.replace(tzinfo=UTC)
-    assert retry_at(rule, 1, last - timedelta(minutes=1), None, None) == last
 
 
 LONGEST = 3650 * 86400.0
