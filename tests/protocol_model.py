@@ -1,20 +1,25 @@
 """The cache protocol as a small machine, and a checker that walks through all of its states.
 
-The steps are called what the product calls them: ``read``, ``lease``, ``snapshot``, ``fill``;
-``commit``, ``due``, ``del``, ``tomb``, ``settle``. A step is one round trip, and steps of
-different processes interleave in every order. Kills, expiry and a wiped Redis happen anywhere.
-Each rule of the protocol can be left out (``Wrong``): the checker must then find what breaks.
+The steps are called what the product calls them: ``read``, ``lease``, ``snapshot``, ``fill``,
+``forget``; ``commit``, ``due``, ``del``, ``settle``. A step is one round trip, and steps of
+different processes interleave in every order. Kills, expiry, eviction, a wiped Redis, a failover,
+a restart from a snapshot, another program's SETEX happen anywhere. Each rule of the protocol can
+be left out (``Wrong``): the checker must then find what breaks.
 
 What is abstracted, and why nothing is lost by it:
 
 - **A nonce** is the number of its process. A process forgets the old nonce when it takes a new
   one, and only that process ever sets it: equality means the same as with a random nonce.
-- **Time** is not a number. Keys expire, and rows become due, at any moment that the two times
-  the protocol counts on allow: another program writes a number at most 15 s after reading it,
-  and gives it at most 60 s. So a settle row is due (15 s) only when no read of another program
-  that was under way at the first invalidation still is; and the tombstone (75 s) expires only
-  when, besides, no value lives that is from before it (``key_old``). K and the lease expire
-  whenever they like, which is also what a plain DEL by another program does to K.
+- **Time** is not a number. Each key of Redis goes away whenever it likes: it expired, was
+  evicted, or another program deleted it. What `count` answers rests on no time at all. Only what
+  other programs read from K themselves does (``Promise.OTHERS``): there another program writes a
+  number at most 15 s after reading it (``FOREIGN``), and a settle row is due (15 s) only when no
+  read of another program that was under way at the first invalidation still is. A world with
+  ``rewrites`` has another program that stores any old number, at any moment, for ever.
+- **A server** is the number of its run id. A replica, or a snapshot, is a second set of our
+  three keys that takes over the first at some moments (``copied``), so it lags by as much as it
+  likes. A failover or a restart puts it in the place of the first, under another run id, and
+  ends every conversation.
 - **A failed Redis call** ends the Redis work of a count, which then answers from the database,
   and ends a change with exit 6, not acknowledged. For the shared state both are a kill. A change
   tries again, from ``due`` on.
@@ -135,7 +140,6 @@ class Promise(StrEnum):
     STRONG = "--strong answers no number from before its start, whoever changed it"
     NOTHING_LOST = "once every row is delivered, K is right or not believed"
     OTHERS = "after the settle pass K is right, for a plain GET too"
-    DELETED = "a change that exits 6 because Redis is out of memory has deleted K"
     SQLITE = "a count on SQLite answers no number from before its start"
 
 
@@ -147,12 +151,17 @@ class Wrong(StrEnum):
     LEASE_AFTER_COUNT = "the lease is taken after the database was read"
     COUNTER_AS_NONCE = "the nonce is INCR of a counter in Redis"
     WATCH_MISSES_EXPIRY = "EXEC passes although the watched lease expired (Redis before 6.0.9)"
-    TOMB_BEFORE_DEL = "the tombstone is set before K is deleted"
-    ONE_MULTI = "DEL and SET tomb are one transaction"
-    FILL_LIFTS_TOMB = "a fill deletes the tombstone instead of setting it to n"
-    TOMB_NOT_CHECKED = "K is believed whatever the tombstone says"
-    TOMB_OF_60_S = "the tombstone lives no longer than K may"
-    OLD_COUNT_AFTER_DRAIN = "a count that drained takes a new lease for its old number"
+    VOUCH_NOT_CHECKED = "K is believed whatever the vouch says"
+    VOUCH_IS_ANY = "K is believed while there is a vouch, whatever number it says"
+    DEL_KEEPS_VOUCH = "an invalidation deletes K and the lease, and leaves the vouch"
+    LEASE_DELETED_LAST = "DEL K vouch and DEL lease are two commands"
+    VOUCH_WITHOUT_RUN_ID = "the vouch says only the number"
+    LEASE_WITHOUT_RUN_ID = "the lease says only the nonce"
+    RUN_ID_ASKED_BEFORE = "the run id is asked on another connection than K and the vouch"
+    PRIMARY_AGAIN = "the run id alone, also of a server that becomes the primary once more"
+    VOUCH_BEFORE_K = "a fill writes the vouch, then K, in two commands"
+    K_BEFORE_VOUCH = "a fill writes K, then the vouch, in two commands"
+    OLD_COUNT_AFTER_FORGET = "a count that forgot takes a new lease for its old number"
     NO_OUTBOX = "a change writes no outbox row"
     DUE_AFTER_DEL = "the due rows are read after the invalidation"
     UP_TO_LAST_ID = "rows are settled by 'id <= the last one seen'"
@@ -209,11 +218,20 @@ class Scenario:
     name: str
     programs: tuple[Program, ...]
     kill: bool = True
-    expiry: bool = True
+    expiry: bool = True  # or eviction: each key by itself
+    rewrites: bool = False  # another program stores old numbers, as late as it likes
     wipe: bool = False
+    failovers: int = 0
+    snapshots: int = 0  # restarts from one
     out_of_memory: bool = False
     wrong: frozenset[Wrong] = frozenset()
     promises: frozenset[Promise] = frozenset(Promise)
+
+    def keeps(self, promise: Promise) -> bool:
+        """Tell whether the protocol gives *promise* in this world."""
+        # Who reads K without its vouch sees what another program or an old server left there.
+        plain = self.rewrites or self.failovers or self.snapshots
+        return promise is not Promise.OTHERS or not plain
 
 
 class Process(NamedTuple):
@@ -224,7 +242,8 @@ class Process(NamedTuple):
     nonce: int = 0
     number: int = 0
     seen: tuple[tuple[int, bool], ...] = ()  # outbox rows: id, had settle
-    drained: bool = False
+    forgot: bool = False
+    home: int = 0  # the run id of the server that gave the lease
 
 
 class Row(NamedTuple):
@@ -244,10 +263,20 @@ def names(kinds: list[Kind]) -> list[str]:
 
 
 START = 2  # the count before any change
-EMPTY = -1  # the value "" of a tombstone
 DONE = Process("done")
 
 # --- PostgreSQL and Redis -------------------------------------------------------------------
+
+
+class Keys(NamedTuple):
+    """What a server stores of ours: K; number and run id of the vouch; nonce and run id of the lease."""
+
+    key: int | None = None
+    vouch: tuple[int, int] | None = None
+    lease: tuple[int, int] | None = None
+
+
+NO_KEYS = Keys()
 
 
 class State(NamedTuple):
@@ -257,11 +286,11 @@ class State(NamedTuple):
     history: tuple[int, ...] = (START,)  # every count ever committed; the last one is now
     outbox: tuple[Row, ...] = ()
     acked: int = 0  # the newest change that a user was told about, as an index of history
-    key: int | None = None
-    key_old: bool = False  # K is, or was read, from before the tombstone
-    lease: int = 0  # 0: absent
-    tomb: int | None = None
-    tomb_waits: int = 0  # foreign reads under way when the tombstone was set
+    keys: Keys = NO_KEYS
+    home: int = 1  # the run id of the server that answers
+    copy: Keys = NO_KEYS  # of the replica, or in the snapshot
+    failovers: int = 0
+    snapshots: int = 0
     counter: int = 0  # COUNTER_AS_NONCE alone
     full: bool = False  # Redis is out of memory
     broken: str = ""  # a promise
@@ -291,10 +320,6 @@ class RedisProtocol:
         self.after_miss = "snapshot" if late else "lease"
         self.after_lease = "watch" if late else "snapshot"
         self.after_snapshot = "lease" if late else "watch"
-        tomb_first = Wrong.TOMB_BEFORE_DEL in self.wrong
-        self.after_due = "tomb" if tomb_first else "del"
-        self.after_del = "settle" if tomb_first else "tomb"
-        self.after_tomb = "del" if tomb_first else "settle"
         first_step = {
             Kind.COUNT: "read",
             Kind.STRONG: "read" if Wrong.STRONG_READS_FIRST in self.wrong else "owed",
@@ -308,18 +333,21 @@ class RedisProtocol:
         self.homes = [Process(first_step[kind]) for kind in kinds]
         self.do: dict[str, Callable[[State, int, Process], Steps]] = {
             "read": self.read,
+            "look": self.look,
             "owed": self.owed,
             "lease": self.take_lease,
             "poll": self.poll,
             "snapshot": self.snapshot,
             "watch": self.watch,
             "fill": self.fill,
+            "fill the rest": self.fill_the_rest,
+            "forget": self.forget,
             "commit": self.commit,
             "already": self.already,
             "psql": self.psql,
             "due": self.due,
             "del": self.delete,
-            "tomb": self.set_tomb,
+            "del lease": self.delete_lease,
             "settle": self.settle,
             "get": self.get,
             "setex": self.setex,
@@ -341,15 +369,23 @@ class RedisProtocol:
     # A count.
 
     def read(self, s: State, me: int, p: Process) -> Steps:
-        """MGET K tomb. K is believed if the tombstone is absent or says the same."""
+        """MGET K vouch and, on the same connection, the run id."""
+        if Wrong.RUN_ID_ASKED_BEFORE in self.wrong:
+            yield f"run id {s.home}", self.go(s, me, p._replace(at="look", home=s.home))
+        else:
+            yield from self.look(s, me, p._replace(home=s.home))
+
+    def look(self, s: State, me: int, p: Process) -> Steps:
+        """K is believed if the vouch says the same, and names this server."""
         strong = self.programs[me].kind is Kind.STRONG
-        if not self.believed(s):
+        number = self.believed(s, p.home)
+        if number is None:
             yield "read, a miss", self.go(s, me, Process(self.after_miss))
         elif strong and Wrong.STRONG_READS_FIRST in self.wrong:
             floor = len(s.history) - 1
-            yield "read", self.go(s, me, Process("owed", floor=floor, number=s.key or 0))
+            yield "read", self.go(s, me, Process("owed", floor=floor, number=number))
         else:
-            yield "read, a hit", self.answer(s, me, s.key, p.floor if strong else s.acked)
+            yield "read, a hit", self.answer(s, me, number, p.floor if strong else s.acked)
 
     def owed(self, s: State, me: int, p: Process) -> Steps:
         """EXISTS(outbox row not settled), before the MGET; if so, the cache is not used."""
@@ -373,49 +409,72 @@ class RedisProtocol:
             nonce = s.counter
         else:
             nonce = me + 1
-        if s.lease or s.full:
+        if s.keys.lease or s.full:
             if Wrong.STRONG_POLLS in self.wrong and self.programs[me].kind is Kind.STRONG:
                 yield "lease, not got", self.go(s, me, Process("poll", floor=p.floor))
             else:
                 yield "lease, not got; snapshot", self.rest(s, me)
         else:
-            again = p.drained and Wrong.OLD_COUNT_AFTER_DRAIN in self.wrong
+            again = p.forgot and Wrong.OLD_COUNT_AFTER_FORGET in self.wrong
             at = "watch" if again else self.after_lease
-            taken = Process(at, nonce=nonce, number=p.number, drained=p.drained)
-            yield "lease", self.go(s, me, taken, lease=nonce)
+            taken = Process(at, nonce=nonce, number=p.number, forgot=p.forgot, home=s.home)
+            keys = s.keys._replace(lease=(nonce, s.home))
+            yield "lease", self.go(s, me, taken, keys=keys)
 
     def poll(self, s: State, me: int, p: Process) -> Steps:
         """Look for what the other one filled (STRONG_POLLS alone, see the top of the file)."""
-        if self.believed(s):
-            yield "poll, a hit", self.answer(s, me, s.key, p.floor)
+        number = self.believed(s, s.home)
+        if number is not None:
+            yield "poll, a hit", self.answer(s, me, number, p.floor)
         yield "poll in vain; snapshot", self.rest(s, me)
 
     def snapshot(self, s: State, me: int, p: Process) -> Steps:
-        """COUNT(*) and EXISTS(due row), one statement. Owed: drain once, then a new lease."""
+        """COUNT(*) and EXISTS(due row), one statement. Owed: forget, then a new lease and COUNT."""
         number = s.history[-1]
-        if not p.drained and any(self.is_due(row) for row in s.outbox):
-            yield "snapshot, owed", self.go(s, me, Process("due", number=number, drained=True))
+        if not p.forgot and any(self.is_due(row) for row in s.outbox):
+            yield "snapshot, owed", self.go(s, me, Process("forget", number=number, forgot=True))
         else:
-            counted = p._replace(at=self.after_snapshot, number=number, drained=False)
+            counted = p._replace(at=self.after_snapshot, number=number, forgot=False)
             yield f"snapshot {number}", self.go(s, me, counted)
 
+    def forget(self, s: State, me: int, p: Process) -> Steps:
+        """DEL K vouch lease; the rows stay for those that sweep."""
+        old = Wrong.OLD_COUNT_AFTER_FORGET in self.wrong
+        after = p._replace(at="lease" if old else self.after_miss)
+        yield "forget", self.go(self.touch_lease(s), me, after, keys=NO_KEYS)
+
     def watch(self, s: State, me: int, p: Process) -> Steps:
-        """WATCH lease; give up unless GET lease is the nonce."""
-        if s.lease == p.nonce or Wrong.FILL_WITHOUT_LEASE in self.wrong:
-            yield "watch", self.go(s, me, Process("fill", number=p.number))
+        """WATCH lease; give up unless GET lease is the nonce, and this its server."""
+        ours = s.keys.lease is not None and s.keys.lease[0] == p.nonce
+        if Wrong.LEASE_WITHOUT_RUN_ID not in self.wrong:
+            ours = s.keys.lease == (p.nonce, p.home) and s.home == p.home
+        if ours or Wrong.FILL_WITHOUT_LEASE in self.wrong:
+            yield "watch", self.go(s, me, Process("fill", number=p.number, home=p.home))
         else:
             yield "watch, give up", self.rest(s, me)
 
     def fill(self, s: State, me: int, p: Process) -> Steps:
-        """MULTI; SET K n; SET tomb n XX KEEPTTL; DEL lease; EXEC. Only watchers untouched are here."""
+        """MULTI; SET vouch; SET K; DEL lease; EXEC. Only watchers untouched are here."""
         if s.full:
             yield "fill, out of memory", self.rest(s, me)
             return
-        gone = s.tomb is None or Wrong.FILL_LIFTS_TOMB in self.wrong
-        tomb = None if gone else p.number
-        waits = 0 if gone else s.tomb_waits
-        filled = self.rest(s, me, key=p.number, key_old=False, tomb=tomb, tomb_waits=waits)
-        yield f"fill {p.number}", self.touch_lease(filled)
+        key: int | None = p.number
+        vouch: tuple[int, int] | None = (p.number, s.home)
+        after = self.homes[me]
+        if Wrong.VOUCH_BEFORE_K in self.wrong:
+            key, after = s.keys.key, p._replace(at="fill the rest")
+        elif Wrong.K_BEFORE_VOUCH in self.wrong:
+            vouch, after = s.keys.vouch, p._replace(at="fill the rest")
+        keys = Keys(key, vouch)
+        yield f"fill {p.number}", self.touch_lease(self.go(s, me, after))._replace(keys=keys)
+
+    def fill_the_rest(self, s: State, me: int, p: Process) -> Steps:
+        """The other key, in a command of its own (VOUCH_BEFORE_K and K_BEFORE_VOUCH alone)."""
+        if Wrong.VOUCH_BEFORE_K in self.wrong:
+            keys = s.keys._replace(key=p.number)
+        else:
+            keys = s.keys._replace(vouch=(p.number, s.home))
+        yield f"fill the rest {p.number}", self.rest(s, me, keys=keys)
 
     # A change.
 
@@ -441,39 +500,28 @@ class RedisProtocol:
         history = (*s.history, s.history[-1] + self.programs[me].delta)
         return self.go(s, me, process, history=history, outbox=tuple(rows))
 
-    # An invalidation, by a change, a drain or a count that missed.
+    # An invalidation, by a change or a drain.
 
     def due(self, s: State, me: int, p: Process) -> Steps:
         """Ids of the outbox rows due now. None: a change invalidates still, a drain is done."""
         seen = tuple((row.id, row.settle) for row in s.outbox if self.is_due(row))
         if seen or self.programs[me].kind in (Kind.CHANGE, Kind.ALREADY):
-            yield "due", self.go(s, me, p._replace(at=self.after_due, seen=seen))
-        elif p.drained:
-            yield "due, none", self.go(s, me, self.drained(p))
+            yield "due", self.go(s, me, p._replace(at="del", seen=seen))
 
     def delete(self, s: State, me: int, p: Process) -> Steps:
-        """DEL K lease: passes even when Redis is out of memory."""
-        if Wrong.ONE_MULTI in self.wrong and s.full:
-            yield "del and tomb, out of memory, exit 6", self.queued(s, me, p)
+        """DEL K vouch lease: passes even when Redis is out of memory."""
+        vouch = s.keys.vouch if Wrong.DEL_KEEPS_VOUCH in self.wrong else None
+        keys = Keys(None, vouch, s.keys.lease)
+        if Wrong.LEASE_DELETED_LAST in self.wrong:
+            yield "del", self.go(s, me, p._replace(at="del lease"), keys=keys)
             return
-        deleted = self.go(s, me, p._replace(at=self.after_del), key=None, key_old=False)
         if Wrong.DEL_KEEPS_LEASE not in self.wrong:
-            deleted = self.touch_lease(deleted)
-        if Wrong.ONE_MULTI in self.wrong:
-            for _, both in self.set_tomb(deleted, me, deleted.processes[me]):
-                yield "del and tomb", both
-        else:
-            yield "del", deleted
+            s, keys = self.touch_lease(s), keys._replace(lease=None)
+        yield "del", self.go(s, me, p._replace(at="settle"), keys=keys)
 
-    def set_tomb(self, s: State, me: int, p: Process) -> Steps:
-        """SET tomb ""."""
-        if s.full:
-            yield "tomb, out of memory, exit 6", self.queued(s, me, p)
-        else:
-            # Whatever is in K or under way now is from before the tombstone.
-            waits, old = self.foreign_reads(s), s.key is not None
-            after = p._replace(at=self.after_tomb)
-            yield "tomb", self.go(s, me, after, tomb=EMPTY, tomb_waits=waits, key_old=old)
+    def delete_lease(self, s: State, me: int, p: Process) -> Steps:
+        """DEL lease, in a command of its own (LEASE_DELETED_LAST alone)."""
+        yield "del lease", self.touch_lease(self.go(s, me, p._replace(at="settle")))
 
     def settle(self, s: State, me: int, p: Process) -> Steps:
         """Delete the rows that had settle, the others get it and are due in 15 s. Then exit 0."""
@@ -502,22 +550,8 @@ class RedisProtocol:
             yield "settle, exit 0", self.rest(s, me, outbox=outbox, acked=acked)
             if self.scenario.kill and outbox != s.outbox:
                 yield "database away, exit 0", self.rest(s, me, acked=acked)
-        elif p.drained:
-            yield "settle", self.go(s, me, self.drained(p), outbox=outbox)
         else:
             yield "settle", self.rest(s, me, outbox=outbox)
-
-    def drained(self, p: Process) -> Process:
-        """Go on with a new lease and a new COUNT."""
-        if Wrong.OLD_COUNT_AFTER_DRAIN in self.wrong:
-            return Process("lease", number=p.number, drained=True)
-        return Process(self.after_miss, drained=True)
-
-    def queued(self, s: State, me: int, p: Process) -> State:
-        """Exit 6: the rows stay."""
-        if self.programs[me].kind is Kind.CHANGE and s.key not in (None, *s.history[p.floor :]):
-            s = self.broken(s, Promise.DELETED, f"exit 6, and K is still {s.key}")
-        return self.rest(s, me)
 
     # Another program.
 
@@ -528,14 +562,12 @@ class RedisProtocol:
 
     def setex(self, s: State, me: int, p: Process) -> Steps:
         """SETEX K, within 15 s; or it never does."""
-        old = bool(s.tomb_waits >> me & 1)
         others = ~(1 << me)
-        waits = s.tomb_waits & others
         rows = tuple([Row(row.id, row.settle, row.waits & others) for row in s.outbox])
-        ended = self.rest(s, me, tomb_waits=waits, outbox=rows)
+        ended = self.rest(s, me, outbox=rows)
         yield "gives up", ended
         if not s.full:
-            yield f"setex {p.number}", ended._replace(key=p.number, key_old=old)
+            yield f"setex {p.number}", ended._replace(keys=s.keys._replace(key=p.number))
 
     # What may happen at any moment.
 
@@ -552,24 +584,41 @@ class RedisProtocol:
                     again = Process("due", floor=p.floor)
                     yield f"{self.names[me]}: answer lost, again", self.go(s, me, again)
         if world.expiry:
-            if s.key is not None:
-                yield "K expires", s._replace(key=None, key_old=False)
-            if s.lease:
+            if s.keys.key is not None:
+                yield "K expires", s._replace(keys=s.keys._replace(key=None))
+            if s.keys.vouch is not None:
+                yield "vouch expires", s._replace(keys=s.keys._replace(vouch=None))
+            if s.keys.lease is not None:
                 kept = Wrong.WATCH_MISSES_EXPIRY in self.wrong
-                yield "lease expires", s._replace(lease=0) if kept else self.touch_lease(s)
-            if s.tomb is not None and not s.tomb_waits:
-                old = s.key_old and Wrong.TOMB_OF_60_S not in self.wrong
-                if not old:
-                    yield "tomb expires", s._replace(tomb=None, key_old=False)
-        if world.wipe and not (s.key is s.tomb is None and not s.lease and not s.counter):
-            yield (
-                "Redis wiped",
-                self.touch_lease(s)._replace(
-                    key=None, key_old=False, tomb=None, tomb_waits=0, counter=0
-                ),
-            )
+                gone = s._replace(keys=s.keys._replace(lease=None))
+                yield "lease expires", gone if kept else self.touch_lease(s)
+        if world.rewrites and not s.full:
+            for number in {*s.history} - {s.keys.key}:
+                rewritten = s._replace(keys=s.keys._replace(key=number))
+                yield f"another program: setex {number}", rewritten
+        if world.wipe and (s.keys != NO_KEYS or s.counter):
+            yield "Redis wiped", self.touch_lease(s)._replace(keys=NO_KEYS, counter=0)
         if world.out_of_memory and not s.full:
             yield "Redis out of memory", s._replace(full=True)
+        more = s.failovers < world.failovers, s.snapshots < world.snapshots
+        if any(more) and s.copy != s.keys:
+            yield "copied", s._replace(copy=s.keys)
+        if more[0]:
+            # The former primary follows from now on, and lags as well.
+            over = self.another(s, failovers=s.failovers + 1)
+            yield "failover", over._replace(keys=s.copy, copy=s.keys)
+        if more[1]:
+            restarted = self.another(s, snapshots=s.snapshots + 1)
+            yield "restart from the snapshot", restarted._replace(keys=s.copy)
+
+    def another(self, s: State, **changes: Any) -> State:
+        """Another server answers from now on; no conversation with the former one goes on."""
+        for me, process in enumerate(s.processes):
+            if process.at in ("fill", "fill the rest"):
+                s = self.rest(s, me)
+        s = s._replace(**changes)
+        again = Wrong.PRIMARY_AGAIN in self.wrong
+        return s._replace(home=1 + (s.failovers % 2 if again else s.failovers + s.snapshots))
 
     # Words of the above.
 
@@ -597,19 +646,26 @@ class RedisProtocol:
 
     def touch_lease(self, s: State) -> State:
         """Delete the lease: whoever watches it will not get through EXEC."""
-        if not s.lease:
+        if s.keys.lease is None:
             return s
         if Wrong.FILL_WITHOUT_LEASE not in self.wrong:
             for me, process in enumerate(s.processes):
                 if process.at == "fill":
                     s = self.rest(s, me)
-        return s._replace(lease=0)
+        return s._replace(keys=s.keys._replace(lease=None))
 
-    def believed(self, s: State) -> bool:
-        """K is there, and no tombstone says otherwise."""
-        if s.key is None:
-            return False
-        return s.tomb is None or s.tomb == s.key or Wrong.TOMB_NOT_CHECKED in self.wrong
+    def believed(self, s: State, home: int) -> int | None:
+        """Return K if the vouch says the same, and names the server."""
+        key, vouch, _ = s.keys
+        if Wrong.VOUCH_NOT_CHECKED in self.wrong:
+            return key
+        if key is None or vouch is None:
+            return None
+        if key != vouch[0] and Wrong.VOUCH_IS_ANY not in self.wrong:
+            return None
+        if home != vouch[1] and Wrong.VOUCH_WITHOUT_RUN_ID not in self.wrong:
+            return None
+        return key
 
     def is_due(self, row: Row) -> bool:
         """A new row is due at once, a settle row 15 s later."""
@@ -627,32 +683,43 @@ class RedisProtocol:
         """Say which promise is broken: by an answer, or by a wrong K that nothing will remove."""
         if state.broken:
             return state.broken
-        if state.key is None or state.key == state.history[-1]:
+        key = state.keys.key
+        if key is None or key == state.history[-1]:
             return ""
         if Wrong.NO_OUTBOX in self.wrong and any(
             state.processes[me] not in (self.homes[me], DONE) for me in self.changes
         ):
             return ""  # without rows only the processes say that something is still to be done
         delivered = all(row.settle for row in state.outbox)
-        if delivered and self.believed(state) and self.asked(Promise.NOTHING_LOST):
-            return f"{Promise.NOTHING_LOST}: K is {state.key}"
+        believed = self.believed(state, state.home) is not None
+        if delivered and believed and self.asked(Promise.NOTHING_LOST):
+            return f"{Promise.NOTHING_LOST}: K is {key}"
         if not state.outbox and self.asked(Promise.OTHERS):
-            return f"{Promise.OTHERS}: K is {state.key}"
+            return f"{Promise.OTHERS}: K is {key}"
         return ""
 
     def asked(self, promise: Promise) -> bool:
         """Tell whether this walk looks for a break of *promise*."""
-        return promise in self.scenario.promises
+        return promise in self.scenario.promises and self.scenario.keeps(promise)
 
     def show(self, state: State) -> str:
         """Write the database, Redis and the outbox."""
-        tomb = {None: "-", EMPTY: '""'}.get(state.tomb, str(state.tomb))
         rows = ", ".join(
             self.names[row.id] + (" settle" if row.settle else "") for row in state.outbox
         )
-        key = "-" if state.key is None else state.key
-        lease = state.lease or "-"
-        return f"db {state.history[-1]}  K {key}  lease {lease}  tomb {tomb:<2}  outbox [{rows}]"
+        several = self.scenario.failovers or self.scenario.snapshots
+
+        def word(pair: tuple[int, int] | None) -> str:
+            if pair is None:
+                return "-"
+            return f"{pair[0]} of server {pair[1]}" if several else str(pair[0])
+
+        key = "-" if state.keys.key is None else state.keys.key
+        server = f"server {state.home}  " if several else ""
+        return (
+            f"db {state.history[-1]}  {server}K {key}  vouch {word(state.keys.vouch)}"
+            f"  lease {word(state.keys.lease)}  outbox [{rows}]"
+        )
 
 
 # --- SQLite ---------------------------------------------------------------------------------
