@@ -272,6 +272,12 @@ class RedisConfig:
     pool_size: int = _key(
         10, "how many a long-lived process may open", "connections", _between(1, 1000)
     )
+    timeout: float = _key(
+        0.5,
+        "how long one conversation with Redis may take, whatever it does",
+        "duration",
+        _duration(0.01, 60),
+    )
 
 
 @record

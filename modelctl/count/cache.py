@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from modelctl.model import CacheState
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from modelctl.reports import CacheKey
 
 LEASE_SECONDS = 10.0
@@ -60,6 +63,12 @@ class Cache(Protocol):
     def invalidate(self, budget: float | None = None) -> None:
         """`forget`, and clear what others cached; *budget*: seconds for that (None: to the end)."""
 
+    def reading(self) -> AbstractContextManager[None]:
+        """In this block, one count, wait for the cache no longer than a count may."""
+
+    def patience(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block wait for the cache no longer than that, all calls together."""
+
     def keys(self) -> tuple[CacheKey, ...]:
         """Return the keys as they are, for a person."""
 
@@ -97,6 +106,14 @@ class NullCache:
 
     def invalidate(self, budget: float | None = None) -> None:
         """Nothing is cached."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """There is nothing to wait for."""
+        return nullcontext()
+
+    def patience(self, seconds: float) -> AbstractContextManager[None]:
+        """There is nothing to wait for."""
+        return nullcontext()
 
     def keys(self) -> tuple[CacheKey, ...]:
         """There are none."""

@@ -85,6 +85,10 @@ class CachedCount:
 
     def count(self, *, fresh: bool, strong: bool) -> Count:
         """Return the count, cached or from the database; see `Fleet.count`."""
+        with self.cache.reading():
+            return self._count(fresh, strong)
+
+    def _count(self, fresh: bool, strong: bool) -> Count:
         try:
             # The outbox is asked before the cache is read; after it would be too late.
             strong = strong and self.cache.needs_delivery
@@ -141,15 +145,16 @@ class CachedCount:
 
     def verify(self) -> VerifiedCount:
         """Count from the database and compare with what a cached count would show now."""
-        for _ in range(3):
-            hit = self._peek()
-            active, _owed = self._outbox.count()
-            # A change between the two is no difference: then the cached number is gone.
-            if hit is None or hit.active == active:
-                break
-            again = self._peek()
-            if again is not None and again.active == hit.active:
-                break
+        with self.cache.reading():
+            for _ in range(3):
+                hit = self._peek()
+                active, _owed = self._outbox.count()
+                # A change between the two is no difference: then the cached number is gone.
+                if hit is None or hit.active == active:
+                    break
+                again = self._peek()
+                if again is not None and again.active == hit.active:
+                    break
         cached = hit.active if hit else None
         match = cached is None or cached == active
         return VerifiedCount(active, "database", 0.0, None, cached, active, match)
@@ -177,6 +182,12 @@ class CachedCount:
             return self.cache.state_when_untouched
         if not self.cache.needs_delivery:
             return self.cache.state_when_changed
+        if to_the_end:
+            return self._invalidate(changed, to_the_end=True)
+        with self.cache.patience(INVALIDATE_SECONDS + 0.5):
+            return self._invalidate(changed, to_the_end=False)
+
+    def _invalidate(self, changed: bool, *, to_the_end: bool) -> CacheState:
         deadline = time.monotonic() + INVALIDATE_SECONDS
         pause = 0.0
         while True:
@@ -262,4 +273,6 @@ class CachedCount:
         from modelctl.reports import CacheReport
 
         queued, settling, age = self._outbox.queue()
-        return CacheReport(self.cache.name, self.cache.keys(), queued, settling, age)
+        with self.cache.patience(INVALIDATE_SECONDS):
+            keys = self.cache.keys()
+        return CacheReport(self.cache.name, keys, queued, settling, age)

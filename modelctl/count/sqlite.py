@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from modelctl.count.cache import LEASE_SECONDS, Hit
@@ -13,6 +13,7 @@ from modelctl.model import CacheState
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from modelctl.config import Config
     from modelctl.reports import CacheKey
@@ -110,6 +111,14 @@ class SqliteCache:
             raise
         except ModelctlError:
             return False
+
+    def reading(self) -> AbstractContextManager[None]:
+        """A locked file is waited for, as by every statement."""
+        return nullcontext()
+
+    def patience(self, seconds: float) -> AbstractContextManager[None]:
+        """As above."""
+        return nullcontext()
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return the rows of the cache's table."""

@@ -58,6 +58,10 @@ class Reader:
         self._taken = 0
         return self._reply(0)
 
+    def has_more(self) -> bool:
+        """Whether something came that was not read."""
+        return self._at < len(self._buffer)
+
     def _reply(self, depth: int) -> Any:
         line = self._line()
         kind, rest = line[:1], line[1:]
@@ -173,6 +177,11 @@ def is_text_or_none(answer: Any) -> bool:
 
 def _items(answer: Any) -> list[Any]:
     return answer if isinstance(answer, list) else []
+
+
+def is_list(answer: Any) -> bool:
+    """A list of whatever."""
+    return isinstance(answer, list)
 
 
 def is_pair(answer: Any) -> bool:
