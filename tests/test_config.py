@@ -340,6 +340,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
         MODELCTL_DATABASE_SCHEMA="fleet_2",
         MODELCTL_REDIS_URL="redis://h",
         MODELCTL_REDIS_POOL_SIZE="8",
+        MODELCTL_REDIS_TIMEOUT="0.25s",
         MODELCTL_CACHE_TTL="1s",
         MODELCTL_CACHE_COUNT_KEY="n",
         MODELCTL_CACHE_CLEAR="a, b:*,a",
