@@ -360,7 +360,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
         MODELCTL_RECOVERY_EXPECT_EVERY="15m",
     )
     assert config.database == DatabaseConfig(POSTGRES, 7, "fleet_2")
-    assert config.redis == RedisConfig("redis://h", 8)
+    assert config.redis == RedisConfig("redis://h", 8, 0.25)
     assert config.cache == CacheConfig(1.0, "n", ("a", "b:*"))
     assert config.health == HealthConfig(3, (FailureType.TIMEOUT,), 9)
     assert config.recovery == RecoveryConfig(0.0, 1.5, 172800.0, 0, 1, 50, 3, 300.0, 4, 10, 900.0)
