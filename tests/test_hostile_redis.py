@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelctl import Fleet
-from modelctl.__main__ import main
+from modelctl.cli import main
 from modelctl.config import CacheConfig, Config, DatabaseConfig, RedisConfig
 from modelctl.count import redis as cache_in_redis
 from modelctl.count.cache import Hit
@@ -147,8 +147,12 @@ OPERATIONS: dict[str, Callable[[RedisCache], object]] = {
     "home": lambda cache: cache.home(),
     "keys": lambda cache: cache.keys(),
 }
-URLS = ("redis://127.0.0.1:{}", "redis://u:p@127.0.0.1:{}/2", "redis+sentinel://127.0.0.1:{}/m")
-URLS += ("redis+cluster://127.0.0.1:{}",)
+URLS = (
+    "redis://127.0.0.1:{}",
+    "redis://u:p@127.0.0.1:{}/2",
+    "redis+sentinel://127.0.0.1:{}/m",
+    "redis+cluster://127.0.0.1:{}",
+)
 
 
 def _cache(url: str, timeout: float = FAST) -> RedisCache:
@@ -364,7 +368,8 @@ def test_a_silent_redis_costs_a_second_at_most(pg_database: str, kind: str) -> N
     """The first count waits once, those after it do not; a change waits three seconds at most."""
     with silent(kind) as url:
         fleet = Fleet(Config(DatabaseConfig(pg_database), RedisConfig(url)))
-        fleet.on_warning = (warnings := []).append  # type: ignore[var-annotated]
+        warnings: list[str] = []
+        fleet.on_warning = warnings.append
         fleet.count(fresh=True)
         started = time.monotonic()
         for _ in range(20):
@@ -394,7 +399,7 @@ def test_after_a_silence_one_read_in_a_while_tries_again(
     for _ in range(3):
         with pytest.raises(StaleCacheError, match="did not answer just now"):
             cache.peek()
-    monkeypatch.setattr(cache_in_redis.time, "monotonic", lambda: now + 7200)
+    monkeypatch.setattr("modelctl.count.redis.time.monotonic", lambda: now + 7200)
     hit = cache.peek()
     assert hit
     monkeypatch.undo()
