@@ -30,7 +30,7 @@ from tests.servers import Redis
 
 # What is allowed beyond a deadline, for a busy machine.
 SLACK = 2.0
-FAST = 0.15
+FAST = 0.06
 
 
 # ── A server that answers as it likes ───────────────────────────────────────────────────────────
@@ -167,7 +167,7 @@ def _cache(url: str, timeout: float = FAST) -> RedisCache:
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @given(url=st.sampled_from(URLS), script=scripts)
-@settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=25, deadline=None, suppress_health_check=[*HealthCheck])
 def test_any_answer_is_an_answer_or_an_error_of_redis(
     fake: FakeRedis, operation: Callable[[RedisCache], object], url: str, script: list[bytes]
 ) -> None:
@@ -182,7 +182,7 @@ def test_any_answer_is_an_answer_or_an_error_of_redis(
 
 
 @given(script=scripts)
-@settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=25, deadline=None, suppress_health_check=[*HealthCheck])
 def test_a_deletion_is_believed_only_in_words_that_say_so(
     fake: FakeRedis, script: list[bytes]
 ) -> None:
@@ -393,7 +393,7 @@ def test_after_a_silence_one_read_in_a_while_tries_again(
     now = time.monotonic()
     monkeypatch.setattr(cache_in_redis, "SKIP_SECONDS", (3600.0, 3600.0))
     redis_server.pause()
-    with pytest.raises(StaleCacheError, match="no answer in time"):
+    with pytest.raises(StaleCacheError, match="no answer within"):
         cache.peek()
     redis_server.resume()
     for _ in range(3):

@@ -145,7 +145,10 @@ class RedisCache:
             self._silent = False
 
     def _translate(self, exc: Exception) -> ModelctlError:
-        text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        if isinstance(exc, TimeoutError):
+            text = f"no answer within {self._timeout:g} s"
+        else:
+            text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         where = "".join(f"{note}: " for note in getattr(exc, "__notes__", ())[:1])
         text = " ".join(self._config.hide(f"{where}{text}").split())
         if isinstance(exc, ReplyError) and _REFUSALS.match(str(exc)):
