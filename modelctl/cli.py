@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -534,29 +535,68 @@ def events(
     ctx: typer.Context,
     model_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Of one model.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Not older than this: 90s, 15m, 1h, 2d.")
+        str | None,
+        typer.Option(
+            metavar="DURATION|TIME",
+            help="Not older than this: 90s, 15m, 2h30m, 2d, 1w; or 08:00, 2026-12-01 (local time).",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", help="At most N events.")] = 100,
     output: AnOutput = None,
 ) -> None:
     """Print the history, newest first."""
+    start = None if since is None or _is_duration(since) else _moment(since, past=True)
     with _fleet(ctx) as fleet:
-        found = fleet.events(model_id, since=_duration(since), limit=limit)
+        ago = start.at if start else _duration(since)
+        found = fleet.events(model_id, since=ago, limit=limit)
+    if start:
+        start.say("since")
     _write(found, render.events_view(found), output, items=found)
+
+
+def _is_duration(text: str) -> bool:
+    """Whether a number with a unit is meant, and not a time."""
+    return text[:1].isdigit() and text[-1] in "wdhms"
 
 
 def _duration(text: str | None) -> float | None:
     return None if text is None else parse_duration(text)
 
 
-def _moment(text: str | None) -> datetime | None:
-    from datetime import datetime
+@dataclass(slots=True, frozen=True)
+class _Moment:
+    """A time that was given; *local*: without its zone, so that the local one was meant."""
 
+    at: datetime
+    local: bool
+
+    def say(self, what: str) -> None:
+        """Say how a time without a zone was understood."""
+        if self.local:
+            render.say(f"{what} {self.at.isoformat(timespec='seconds')} (local time)")
+
+
+def _moment(text: str | None, *, past: bool = False) -> _Moment | None:
+    """Read a time: with a zone, or else in the local one; of a time of day the next, or the last."""
+    from datetime import datetime, timedelta
+
+    if text is None:
+        return None
     try:
-        return None if text is None else datetime.fromisoformat(text)
-    except ValueError:
+        clock = re.fullmatch("([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?", text)
+        if clock is None:
+            given = datetime.fromisoformat(text)
+            return _Moment(given, False) if given.tzinfo else _Moment(given.astimezone(), True)
+        now = datetime.now()
+        hour, minute, second = map(int, clock.groups(default="0"))
+        at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+        if past != (at <= now):
+            at += timedelta(days=-1 if past else 1)
+        return _Moment(at.astimezone(), True)
+    except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"'{text}' is not a time", hint="write it like 2026-12-01T08:00Z"
+            f"'{text}' is not a time",
+            hint="write it like 08:00, 2026-12-01, 2026-12-01T08:00 or 2026-12-01T08:00Z",
         ) from None
 
 
@@ -625,11 +665,16 @@ def disable(
     reason: Reason = None,
     duration: Annotated[
         str | None,
-        typer.Option("--for", metavar="DURATION", help="For so long only: 90s, 15m, 1h, 2d."),
+        typer.Option(
+            "--for", metavar="DURATION", help="For so long only: 90s, 15m, 2h30m, 2d, 1w."
+        ),
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Until then only, as in 2026-12-01T08:00Z."),
+        typer.Option(
+            metavar="TIME",
+            help="Until then only: 08:00 or 2026-12-01T08:00 (local time), 2026-12-01T08:00Z.",
+        ),
     ] = None,
     force: Annotated[
         bool,
@@ -647,15 +692,18 @@ def disable(
     Unless you say for how long: then recover brings them back when that is over. A model that is
     disabled without an end keeps that.
     """
+    end = _moment(until)
     with _fleet(ctx, actor) as fleet:
         result = fleet.disable(
             *model_ids,
             reason=reason,
             duration=_duration(duration),
-            until=_moment(until),
+            until=end.at if end else None,
             force=force,
             dry_run=dry_run,
         )
+        if end:
+            end.say("until")
         _warn_of_look_alikes(fleet, model_ids)
         return _changed(result, output)
 
@@ -768,7 +816,7 @@ def recover(
     ] = None,
     cooldown: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="For this run: 90s, 15m, 1h, 2d."),
+        typer.Option(metavar="DURATION", help="For this run: 90s, 15m, 2h30m, 2d, 1w."),
     ] = None,
     probe: Annotated[
         bool,
@@ -857,7 +905,8 @@ def probe(
 def pause(
     ctx: typer.Context,
     duration: Annotated[
-        str, typer.Option("--for", metavar="DURATION", help="For how long: 90s, 15m, 1h, 2d.")
+        str,
+        typer.Option("--for", metavar="DURATION", help="For how long: 90s, 15m, 2h30m, 2d, 1w."),
     ],
     provider: Provider = None,
     reason: Reason = None,

@@ -21,34 +21,36 @@ SYSTEM_FILE = Path("/etc/modelctl/config.toml")
 _LARGEST_FILE = 1_000_000
 # Sections that run commands or send keys: a file with one must be written by nobody else.
 _COMMANDS = frozenset(("probe", "notify"))
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _LONGEST = 3650 * 86400.0
 _MOST = 1_000_000
 _T = TypeVar("_T")
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a duration such as ``90s``, ``15m``, ``1.5h`` or ``2d``.
+    """Return the seconds of a duration such as ``90s``, ``1.5h``, ``2h30m``, ``2d`` or ``1w``.
 
     Raises:
-        UsageError: not a number with a unit, or more than ten years.
+        UsageError: not numbers with units, the largest first, or more than ten years.
     """
     shown = clean(text, longest=50)
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
-    if match is None:
-        hint = "write a number and its unit: 90s, 15m, 1h or 2d"
+    match = re.fullmatch("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNITS), text)
+    if match is None or not text:
+        hint = "write numbers and their units, the largest first: 90s, 15m, 2h30m, 2d or 1w"
         raise UsageError(f"'{shown}' is not a duration", hint=hint)
+    parts = zip(match.groups(default="0"), _UNITS.values(), strict=True)
     # To the microsecond: 1.1 h would be 3960.0000000000005 s.
-    seconds = round(float(match[1]) * _UNITS[match[2]], 6)
+    seconds = round(sum(float(number) * size for number, size in parts), 6)
     if seconds > _LONGEST:
         raise UsageError(f"'{shown}' is longer than {format_duration(_LONGEST)}")
     return seconds
 
 
 def format_duration(seconds: float) -> str:
-    """Write *seconds* in the largest unit that divides them, the way back of `parse_duration`."""
+    """Write *seconds* in the largest unit up to days that divides them; `parse_duration` reads it."""
     for unit, size in _UNITS.items():
-        if seconds and seconds % size == 0:
+        if seconds and seconds % size == 0 and unit != "w":
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 

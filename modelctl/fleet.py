@@ -299,15 +299,21 @@ class Fleet:
         self,
         id: str | None = None,  # noqa: A002 - the word that everybody uses
         *,
-        since: float | None = None,
+        since: float | datetime | None = None,
         limit: int = 100,
     ) -> tuple[Event, ...]:
-        """Return the history, newest first: of one model, not older than *since* seconds.
+        """Return the history, newest first: of one model, not older than *since*.
+
+        *since*: seconds, or a time with its zone.
 
         Raises:
-            UsageError: *since* is not from 0 s to ten years, or *limit* is below 1.
+            UsageError: *since* is neither a time nor from 0 s to ten years, or *limit* is below 1.
         """
-        if since is not None:
+        from datetime import datetime
+
+        if isinstance(since, datetime):
+            since = _in_utc(since, "since")
+        elif since is not None:
             _check_seconds(since, "since")
         return self._store.events(id, since=since, limit=_limit(limit) or 100)
 
@@ -341,7 +347,7 @@ class Fleet:
 
     def _until(self, duration: float | None, until: datetime | None) -> float | None:
         """When a timed disable ends, in seconds since 1970, by the database's clock."""
-        from datetime import UTC, datetime
+        from datetime import datetime
 
         if duration is None and until is None:
             return None
@@ -349,15 +355,12 @@ class Fleet:
             raise UsageError("a duration and an end say the same thing", hint="give one of them")
         if until is not None and not isinstance(until, datetime):
             raise UsageError("the end is not a datetime")
-        if until is not None and until.tzinfo is None:
-            raise UsageError("the end has no time zone", hint="write 2026-12-01T08:00Z")
+        if until is not None:
+            until = _in_utc(until, "the end")
         if duration is not None:
             _check_seconds(duration, "a duration", positive=True)
         now = self._store.recovery.clock()
-        try:
-            end = until.astimezone(UTC).timestamp() if until is not None else now + (duration or 0)
-        except OverflowError:  # in UTC it is beyond the last year that can be stored
-            raise UsageError("the end is beyond the calendar") from None
+        end = until.timestamp() if until is not None else now + (duration or 0)
         if end <= now:
             raise UsageError("the end is over already")
         return end
@@ -902,6 +905,17 @@ def _later(candidate: Candidate, why: str) -> Waiting:
 
 def _provider(name: str | None) -> str | None:
     return None if name is None else storable(name, 200)
+
+
+def _in_utc(time: datetime, what: str) -> datetime:
+    from datetime import UTC
+
+    if time.tzinfo is None:
+        raise UsageError(f"{what} has no time zone", hint="write 2026-12-01T08:00Z")
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # in UTC it is beyond the last year that can be stored
+        raise UsageError(f"{what} is beyond the calendar") from None
 
 
 def _check_seconds(seconds: float, what: str, *, positive: bool = False) -> None:

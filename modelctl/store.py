@@ -7,7 +7,7 @@ Reads are Core expressions. What changes a status is in `changes`, many models a
 from __future__ import annotations
 
 import functools
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -343,15 +343,17 @@ class ModelStore:
             for rank, row in enumerate(rows, 1)
         )
 
-    def events(self, model_id: str | None, *, since: float | None, limit: int) -> tuple[Event, ...]:
-        """Return the newest *limit* events, newest first; *since*: not older (seconds)."""
+    def events(
+        self, model_id: str | None, *, since: float | datetime | None, limit: int
+    ) -> tuple[Event, ...]:
+        """Return the newest *limit* events, newest first; *since*: not older (seconds, or a time)."""
         events = self._changes.events
         c = events.c
         query = events.select().order_by(c.id.desc()).limit(limit)
         if model_id is not None:
             query = query.where(c.model_id == storable(model_id))
         if since is not None:
-            query = query.where(c.at >= self._ago(since))
+            query = query.where(c.at >= self._since(since))
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
@@ -371,8 +373,12 @@ class ModelStore:
             for row in rows
         )
 
-    def _ago(self, seconds: float) -> Any:
-        """The database's clock *seconds* ago, as an expression."""
+    def _since(self, since: float | datetime) -> Any:
+        """A time in UTC, or the database's clock so many seconds ago, as an expression."""
+        if isinstance(since, datetime):
+            shown = f"{since.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
+            return sa.literal(shown, sa.Text) if self._on_sqlite else sa.literal(since)
+        seconds = since
         if self._on_sqlite:
             return sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now", f"-{seconds:.3f} seconds")
         return sa.func.statement_timestamp() - timedelta(seconds=seconds)

@@ -91,14 +91,20 @@ def everything(error: InvalidConfigError) -> str:
         ("2d", 172800),
         ("0.25s", 0.25),
         ("3650d", 3650 * 86400),
+        ("1w", 604800),
+        ("2h30m", 9000),
+        ("1w2d3h4m5.5s", 604800 + 2 * 86400 + 3 * 3600 + 4 * 60 + 5.5),
+        ("1d0h1s", 86401),
     ],
 )
-def test_duration_is_a_number_and_its_unit(text: str, seconds: float) -> None:
+def test_duration_is_numbers_and_their_units(text: str, seconds: float) -> None:
     """A duration is read in seconds."""
     assert parse_duration(text) == seconds
 
 
-NO_DURATIONS = "60 s -1s +1s 1 1h30m 1H 1ms 1w nan nans infs 1e3s .5h 1.h 1,5h ٣s 3651d"
+NO_DURATIONS = (
+    "60 s -1s +1s 1 30m1h 1h1h 1h30 1H 1ms 1y nan nans infs 1e3s .5h 1.h 1,5h ٣s 3651d 522w 3650d1s"
+)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from modelctl import Fleet, UsageError
+from tests.commands import make_fleet, run
+from tests.commands import sql as file_sql
 from tests.fleets import opened, seed, sql
 from tests.servers import Postgres
 
@@ -62,3 +66,74 @@ def test_a_style_of_the_role_is_not_a_bug(postgres: Postgres, pg_database: str) 
         created = fleet.show("a").created_at
     assert created is not None
     assert created.utcoffset() == timedelta(0)
+
+
+# --- times that people write
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"])
+@pytest.mark.parametrize("text", ["08:00", "8:00", "23:59:59", "00:00"])
+def test_time_of_day_is_the_next_one_here(zone: str, text: str) -> None:
+    """A time of day means the next in the local time zone, and it is said which one that is."""
+    make_fleet()
+    result = run("disable", "acme/one", "--until", text, "-o", "json", TZ=zone)
+    assert result.code == 0, result
+    said = datetime.fromisoformat(result.err.removeprefix("until ").partition(" ")[0])
+    here = said.astimezone(ZoneInfo(zone))
+    assert here.utcoffset() == said.utcoffset()
+    assert [*map(int, text.split(":"))] == [here.hour, here.minute, here.second][
+        : text.count(":") + 1
+    ]
+    assert timedelta(0) < said - datetime.now(UTC) <= timedelta(days=1, hours=1)
+    ((until,),) = file_sql("SELECT disabled_until FROM models WHERE id = 'acme/one'")
+    assert datetime.fromisoformat(until) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2999-12-01", "until 2999-12-01T00:00:00+01:00 (local time)"),
+        ("2999-07-01T08:30", "until 2999-07-01T08:30:00+02:00 (local time)"),
+        ("2999-12-01T08:00Z", ""),
+        ("2999-12-01T08:00+05:30", ""),
+    ],
+)
+def test_dates(text: str, said: str) -> None:
+    """A date begins at midnight here; a time with a zone needs no saying."""
+    make_fleet()
+    result = run("disable", "acme/one", "--until", text, TZ="Europe/Berlin")
+    assert (result.code, result.err.strip()) == (0, said)
+
+
+@pytest.mark.parametrize(
+    ("since", "found"), [("2026-12-01", 2), ("2026-12-01T00:00Z", 1), ("1w", 0), ("2h30m", 0)]
+)
+def test_events_since_a_date(since: str, found: int) -> None:
+    """The history from a date on, by the local time zone, or from so long ago."""
+    make_fleet()
+    for at in ("2026-11-30T22:59:59.999Z", "2026-11-30T23:00:00.000Z", "2026-12-01T00:00:00.000Z"):
+        file_sql("INSERT INTO modelctl_events (model_id, event, at) VALUES ('x', 'added', ?)", at)
+    result = run("events", "x", "--since", since, TZ="Europe/Berlin")
+    assert result.code == 0
+    if found or datetime.now(UTC) > datetime(2026, 12, 9, tzinfo=UTC):
+        assert len(result.lines) == found
+
+
+@pytest.mark.parametrize("text", ["24:00", "8", "0800", "12:60", "tomorrow", "0001-01-01", "1d2"])
+def test_no_time(text: str) -> None:
+    """What is no time is wrong usage and says how to write one."""
+    make_fleet()
+    for words in (("disable", "acme/one", "--until", text), ("events", "--since", text)):
+        run(*words).failed(2, "is not a time", "08:00, 2026-12-01")
+
+
+def test_since_in_python(fleet: Fleet) -> None:
+    """A time with its zone is taken by both databases; one without is wrong usage."""
+    seed(fleet, "a")
+    now = datetime.now(UTC)
+    assert len(fleet.events(since=now - timedelta(hours=1))) == 1
+    assert fleet.events(since=now + timedelta(hours=1)) == ()
+    with pytest.raises(UsageError):
+        fleet.events(since=datetime(2026, 12, 1))  # no zone: that is the point
+    with pytest.raises(UsageError):
+        fleet.events(since=datetime.max.replace(tzinfo=ZoneInfo("America/New_York")))
