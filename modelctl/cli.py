@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from modelctl.fleet import Fleet
+    from modelctl.reports import SchemaStatus
     from modelctl.results import Changes
 
 _EXIT_CODES = (
@@ -1037,24 +1038,65 @@ def cache_drain(
 
 
 @db_command("upgrade")
-def db_upgrade(ctx: typer.Context, output: AnOutput = None) -> None:
-    """Create or migrate the schema; adopt a table "models"."""
+def db_upgrade(ctx: typer.Context, dry_run: DryRun = False, output: AnOutput = None) -> ExitCode:
+    """Create or repair the schema; adopt a table "models"."""
     with _fleet(ctx) as fleet:
-        result = fleet.upgrade()
+        result = fleet.upgrade(dry_run=dry_run)
     _write(result, render.view(result), output)
+    if output is not Output.JSON:
+        _say_what_differs(result)
+    return ExitCode.INVALID_CONFIG if result.obstacles else ExitCode.OK
 
 
 @db_command("status")
 def db_status(ctx: typer.Context, output: AnOutput = None) -> ExitCode:
-    """Print where the schema stands; exit 7 if it needs an upgrade."""
+    """Print where the schema stands and what differs; exit 7 if it needs an upgrade."""
     with _fleet(ctx) as fleet:
         result = fleet.schema_status()
     _write(result, render.view(result), output)
     if result.up_to_date:
         return ExitCode.OK
     if output is not Output.JSON:
+        _say_what_differs(result)
         render.say("hint: run: modelctl db upgrade")
     return ExitCode.MISSING_SCHEMA
+
+
+def _say_what_differs(result: SchemaStatus) -> None:
+    kinds = {
+        "in the way": result.obstacles,
+        "to do" if result.dry_run else "differs": result.findings,
+        "done": result.repaired,
+    }
+    for kind, lines in kinds.items():
+        for line in lines:
+            render.say(f"{kind}: {line}")
+
+
+@db_command("detach")
+def db_detach(
+    ctx: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: AnOutput = None,
+) -> None:
+    """Take triggers and functions off; tables and columns stay."""
+    with _fleet(ctx) as fleet:
+        if not yes:
+            _confirm_detaching()
+        removed = fleet.detach()
+    rows = [(name,) for name in removed]
+    _write({"removed": removed}, render.View(("removed",), rows), output)
+
+
+def _confirm_detaching() -> None:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            "detach asks first, and nobody can be asked here; nothing was removed",
+            hint="say --yes",
+        )
+    render.say("Changes by other programs will reach the cached count only when it expires.")
+    if not render.ask("Take modelctl's triggers off? [y/N] "):
+        raise RefusedError("not confirmed; nothing was removed")
 
 
 @config_command("show")

@@ -828,22 +828,42 @@ class Fleet:
 
     # ── The schema, and how all is ──
 
-    def upgrade(self) -> SchemaStatus:
-        """Create or migrate the schema; a table ``models`` that is there is adopted.
+    def upgrade(self, *, dry_run: bool = False) -> SchemaStatus:
+        """Create the schema, adopt a table ``models`` that is there, repair what is missing.
+
+        *dry_run*: only say what would be done, and what stands in the way.
 
         Raises:
             InvalidConfigError: that table cannot be adopted; says why. Nothing is changed.
         """
         from modelctl import migrations
 
+        if dry_run:
+            return self._store.schema(functools.partial(migrations.upgrade, dry_run=True))
         self._create_file()
-        return self._store.schema(migrations.upgrade)
+        result = self._store.schema(migrations.upgrade)
+        if result.repaired and self._cached_count.cache.needs_delivery:
+            self._cached_count.invalidate(owed=True)
+        return result
 
     def schema_status(self) -> SchemaStatus:
         """Say where the schema stands against this release; nothing is changed."""
         from modelctl import migrations
 
         return self._store.inspect(migrations.status)
+
+    def detach(self) -> tuple[str, ...]:
+        """Take triggers and functions off the database; tables and columns stay.
+
+        Changes by other programs then reach the cached count only when it expires. `upgrade` puts
+        them back. Returns what was taken off.
+        """
+        from modelctl import migrations
+
+        removed = self._store.schema(migrations.detach)
+        if self._cached_count.cache.needs_delivery:
+            self._cached_count.invalidate(owed=True)
+        return tuple(removed)
 
     def doctor(self, *, audit: bool = False) -> Diagnosis:
         """Look at everything once: database, schema, triggers, cache, queue, rows, recover.

@@ -183,7 +183,7 @@ class Recovery(Changes):
             f"{self.sql.ids} AND {self.may_return} AND ({self._why}) IS NULL"
             f" ORDER BY id{self.sql.skip_locked}"
         )
-        alone = text(f"SELECT pg_try_advisory_xact_lock({tables.RECOVER_LOCK})")
+        alone = text(f"SELECT pg_try_advisory_xact_lock({self.lock_key(tables.RECOVER_LOCK)})")
 
         def chunk(connection: sa.Connection) -> list[str] | None:
             if not self.on_sqlite and not connection.scalar(alone):

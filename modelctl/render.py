@@ -355,8 +355,9 @@ def _(result: SchemaStatus) -> View:
         result.current or "none",
         result.head,
         "yes" if result.up_to_date else "no",
+        result.table or "none",
     )
-    return View(("database", "current", "head", "up_to_date"), [row])
+    return View(("database", "current", "head", "up_to_date", "table"), [row])
 
 
 def settings_view(settings: Iterable[Setting], file: object) -> View:

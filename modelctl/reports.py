@@ -200,12 +200,21 @@ class DrainResult:
 
 @record
 class SchemaStatus:
-    """Where the schema stands against this release."""
+    """Where the schema stands against this release.
+
+    *table*: the application's, with its schema. *findings*: what differs and `db upgrade` repairs.
+    *obstacles*: what differs and only a person can change. *repaired*: what this run did.
+    """
 
     database: str
     current: str | None
     head: str
     up_to_date: bool
+    table: str | None = None
+    findings: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import zlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -29,6 +30,11 @@ CHUNK = 5000
 # Advisory locks; any constants that nobody else uses.
 RECOVER_LOCK = 7091_2026_0001  # one run of recover at a time
 GUARD_LOCK = 7091_2026_0002  # what depends on other models: one transaction after the other
+
+
+def lock_key(lock: int, schema: str) -> int:
+    """Return the key of an advisory lock; each fleet in a database has its own."""
+    return lock if schema == "modelctl" else lock + (zlib.crc32(schema.encode()) << 24)
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
@@ -288,6 +294,10 @@ class Statements:
         """What precedes the names of modelctl's own tables."""
         return self.database.own
 
+    def lock_key(self, lock: int) -> int:
+        """The key of an advisory lock of this fleet."""
+        return lock_key(lock, self.config.database.schema)
+
     @property
     def events(self) -> sa.Table:
         """The history."""
@@ -369,7 +379,7 @@ class Statements:
         Before any row is locked, or two transactions could wait for each other.
         """
         if not self.on_sqlite:  # BEGIN IMMEDIATE has seen to it
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({GUARD_LOCK})"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({self.lock_key(GUARD_LOCK)})"))
 
 
 _LONE = re.compile("[\ud800-\udfff]")

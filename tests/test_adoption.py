@@ -25,7 +25,7 @@ TABLE = {
             provider text,
             active boolean,
             auto_disabled boolean,
-            consecutive_failures smallint,
+            consecutive_failures integer,
             success_count integer,
             failure_count bigint,
             last_success_at timestamp,

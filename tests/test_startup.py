@@ -13,7 +13,7 @@ from tests import commands
 from tests.commands import make_fleet
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"sqlalchemy", "redis", "psycopg", "rich", "alembic"}
+HEAVY = {"sqlalchemy", "redis", "psycopg", "rich"}
 
 LOADED = """
 import json, sys

@@ -1,70 +1,121 @@
-"""Create and migrate the schema, on a connection that the caller has opened.
+"""Create, adopt, compare and repair the schema, on a connection that the caller has opened.
 
-Alembic does the bookkeeping, without ``env.py`` and ``alembic.op``: those are one per process,
-and an application that imports modelctl may be using them.
+`declared` and `triggers` say what must exist. `postgresql` and `sqlite` look what is there and make
+a `Plan` of what differs: `compare` tells it, `upgrade` carries it out. No revision is trusted: a
+table that another tool dropped is found because it is not there.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-from alembic.runtime.migration import MigrationContext, MigrationStep
-from alembic.script import ScriptDirectory
+from typing import TYPE_CHECKING
 
 from modelctl.errors import InvalidConfigError
-from modelctl.migrations.triggers import install_triggers, installed_triggers
+from modelctl.migrations import postgresql, sqlite
+from modelctl.migrations.declared import CACHE, HEAD, KNOWN, OUTBOX
 from modelctl.reports import SchemaStatus
+from modelctl.tables import lock_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from alembic.runtime.migration import RevisionStep
     from sqlalchemy import Connection
 
-VERSION_TABLE = "modelctl_version"
+    from modelctl.migrations.plan import Plan
+
 OLDEST_POSTGRESQL = 13
 UPGRADE_LOCK = int.from_bytes(b"mctl-ddl")
 SCHEMA = "modelctl"
 
 
-def upgrade(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
-    """Create the schema, adopt a table ``models`` that is there, or migrate: all of it or nothing.
+def upgrade(connection: Connection, schema: str = SCHEMA, *, dry_run: bool = False) -> SchemaStatus:
+    """Create the schema, adopt a table ``models`` that is there, or repair: all of it or nothing.
 
-    Begins and commits a transaction of its own; others that upgrade meanwhile wait. Missing or
-    disabled triggers are put back even where the schema is up to date.
+    Begins and commits a transaction of its own; others that upgrade meanwhile wait.
 
-    *schema*: where modelctl's own tables are on PostgreSQL.
+    *schema*: where modelctl's own tables are on PostgreSQL. *dry_run*: only say what would be done,
+    and what stands in the way.
 
     Raises:
         InvalidConfigError: this database, or its table ``models``, cannot be used.
     """
-    with _alone(connection):
-        before = _status(connection, schema)
-        _refuse_unknown(connection, before)
-        if not before.up_to_date:
-            _create_schema(connection, schema)
-            _migrate(connection, schema)
-        if not before.up_to_date or not all(installed_triggers(connection).values()):
-            install_triggers(connection, _own(connection, schema))
-        return _status(connection, schema)
+    if dry_run:
+        with _reading(connection):
+            plan = _plan(connection, schema)
+            if plan.steps:
+                plan.obstacles += plan.rights
+            return _status(connection, plan, dry_run=True)
+    with _alone(connection, schema):
+        plan = _plan(connection, schema)
+        problems = [*plan.obstacles, *(plan.rights if plan.steps else ())]
+        if problems:
+            hint = "nothing was changed; or give modelctl a database of its own (database.url)"
+            raise InvalidConfigError("; ".join(problems), hint=hint)
+        plan.execute(connection)
+        if plan.steps and plan.installed:
+            _invalidate(connection, schema)
+        after = _plan(connection, schema)
+        return _status(connection, after, repaired=plan)
 
 
 def status(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
-    """Compare the schema of the database with the one of this release."""
+    """Compare the database with what this release needs."""
     with _reading(connection):
-        return _status(connection, schema)
+        return _status(connection, _plan(connection, schema))
 
 
-def triggers(connection: Connection, _schema: str = SCHEMA) -> dict[str, bool]:
-    """Map each trigger that must exist to whether it is there and enabled."""
+def compare(connection: Connection, schema: str = SCHEMA) -> list[str]:
+    """Return everything that differs from what this release needs, in words."""
+    found = status(connection, schema)
+    return [*found.obstacles, *found.findings]
+
+
+def triggers(connection: Connection, schema: str = SCHEMA) -> dict[str, bool]:
+    """Map each trigger that must exist to whether it is there, as it must be, and enabled."""
     with _reading(connection):
-        return installed_triggers(connection)
+        return _plan(connection, schema).triggers
+
+
+def try_triggers(connection: Connection, schema: str = SCHEMA) -> list[str]:
+    """Switch one model over and look whether that reaches the cache; return what is wrong.
+
+    In a transaction that is rolled back. A fleet without models has nothing to try it with.
+    """
+    on_postgresql = connection.dialect.name == "postgresql"
+    one = "SELECT id FROM models ORDER BY id LIMIT 1"
+    flip = f"UPDATE models SET active = NOT coalesce(active, false) WHERE id = ({one})"
+    with _reading(connection):
+        if on_postgresql:
+            table = f'"{schema}".{OUTBOX}'
+            seen = f"SELECT count(*) FROM {table} WHERE xid = pg_current_xact_id()"
+            wrong = f"a change of status reaches no row of {schema}.{OUTBOX}"
+        else:
+            connection.exec_driver_sql(
+                f"INSERT OR IGNORE INTO {CACHE} (key, expires_at) VALUES ('doctor', 0)"
+            )
+            seen = f"SELECT NOT EXISTS (SELECT 1 FROM {CACHE} WHERE key = 'doctor')"
+            wrong = "a change of status does not empty the cache"
+        if not connection.exec_driver_sql(flip).rowcount:
+            return []
+        reached = connection.exec_driver_sql(seen).scalar_one()
+        connection.rollback()
+        return [] if reached else [wrong]
+
+
+def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
+    """Take the triggers and functions off; tables and columns stay. Return what was taken off."""
+    with _alone(connection, schema):
+        if connection.dialect.name != "postgresql":
+            found = sqlite.installed_on(connection)
+            for name, _ in found:
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
+            connection.exec_driver_sql(f"DELETE FROM {CACHE}")
+            return [f"trigger {name} of {table}" for name, table in found]
+        return postgresql.detach(connection, schema)
 
 
 @contextmanager
-def _alone(connection: Connection) -> Iterator[None]:
+def _alone(connection: Connection, schema: str) -> Iterator[None]:
     """A transaction that no other upgrade runs beside."""
     if connection.dialect.name == "postgresql":
         # The first look at the schema must come after the lock: no older snapshot, no autocommit.
@@ -75,7 +126,9 @@ def _alone(connection: Connection) -> Iterator[None]:
             patience = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})")
+            connection.exec_driver_sql(
+                f"SELECT pg_advisory_xact_lock({lock_key(UPGRADE_LOCK, schema)})"
+            )
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience}'")
             yield
     else:
@@ -98,64 +151,45 @@ def _reading(connection: Connection) -> Iterator[None]:
             connection.rollback()
 
 
-def _own(connection: Connection, schema: str) -> str:
-    """What precedes the names of modelctl's own tables."""
-    return f'"{schema}".' if connection.dialect.name == "postgresql" else ""
-
-
-def _create_schema(connection: Connection, schema: str) -> None:
+def _plan(connection: Connection, schema: str) -> Plan:
     if connection.dialect.name == "postgresql":
-        # IF NOT EXISTS would ask for the right to create one even where it is there.
-        found = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
-        if not connection.exec_driver_sql(found, (schema,)).first():
-            connection.exec_driver_sql(f'CREATE SCHEMA "{schema}"')
-
-
-def _options(connection: Connection, schema: str) -> dict[str, Any]:
-    postgresql = connection.dialect.name == "postgresql"
-    return {
-        "version_table": VERSION_TABLE,
-        "version_table_schema": schema if postgresql else None,
-    }
-
-
-def _status(connection: Connection, schema: str) -> SchemaStatus:
-    context = MigrationContext.configure(connection, opts=_options(connection, schema))
-    current = context.get_current_revision()
-    head = cast("str", _scripts().get_current_head())
-    return SchemaStatus(connection.dialect.name, current, head, up_to_date=current == head)
-
-
-def _refuse_unknown(connection: Connection, before: SchemaStatus) -> None:
-    if before.database == "postgresql":
         version = connection.exec_driver_sql("SHOW server_version").scalar_one()
         if int(version.split(".")[0]) < OLDEST_POSTGRESQL:
             raise InvalidConfigError(
                 f"the server is PostgreSQL {version}; modelctl needs {OLDEST_POSTGRESQL} or newer",
                 hint="upgrade the server, or use another one",
             )
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if before.current is not None and before.current not in known:
-        raise InvalidConfigError(
-            f"the schema is at revision {before.current}, which this release does not know"
-            f" (it knows up to {before.head})",
-            hint="a newer modelctl has migrated this database: upgrade modelctl here as well",
+        plan = postgresql.plan(connection, schema)
+    else:
+        plan = sqlite.plan(connection)
+    if plan.current is not None and plan.current not in KNOWN:
+        plan.obstacles.insert(
+            0,
+            f"the schema is at revision {plan.current}, which this release does not know (it knows"
+            f" up to {HEAD}): a newer modelctl has made it; upgrade modelctl here as well",
         )
+    return plan
 
 
-def _migrate(connection: Connection, schema: str) -> None:
-    scripts = _scripts()
-
-    def steps(heads: tuple[str, ...], _: MigrationContext) -> Iterable[RevisionStep]:
-        pending = scripts.iterate_revisions(scripts.get_current_head(), heads or "base")
-        for script in reversed(list(pending)):
-            yield MigrationStep.upgrade_from_script(scripts.revision_map, script)
-
-    context = MigrationContext.configure(
-        connection, opts=_options(connection, schema) | {"fn": steps}
+def _status(
+    connection: Connection, plan: Plan, *, repaired: Plan | None = None, dry_run: bool = False
+) -> SchemaStatus:
+    return SchemaStatus(
+        connection.dialect.name,
+        plan.current,
+        HEAD,
+        up_to_date=not (plan.steps or plan.obstacles),
+        table=plan.table,
+        findings=tuple(step.finding for step in plan.steps),
+        obstacles=tuple(plan.obstacles),
+        repaired=tuple(step.finding for step in repaired.steps) if repaired else (),
+        dry_run=dry_run,
     )
-    context.run_migrations(connection=connection, own=_own(connection, schema))
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(Path(__file__).parent)
+def _invalidate(connection: Connection, schema: str) -> None:
+    """What was changed while something was missing is known to no cache."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f'INSERT INTO "{schema}".{OUTBOX} DEFAULT VALUES')
+    else:
+        connection.exec_driver_sql(f"DELETE FROM {CACHE}")

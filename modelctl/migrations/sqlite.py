@@ -1,0 +1,237 @@
+"""SQLite: what is in the file, against what is declared."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from modelctl.migrations import adoption
+from modelctl.migrations.declared import (
+    CACHE,
+    HEAD,
+    INDEXES,
+    MODELS,
+    MODELS_COLUMNS,
+    TABLES,
+    VERSION,
+)
+from modelctl.migrations.plan import Plan, are, numbered
+from modelctl.migrations.triggers import SQLITE
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from modelctl.migrations.declared import Column
+
+_OWN_TABLES = TABLES["sqlite"]
+
+
+def plan(connection: Connection) -> Plan:
+    """Compare the file with the declaration."""
+    return _Comparison(connection).compare()
+
+
+def installed_on(connection: Connection) -> list[tuple[str, str]]:
+    """Return modelctl's triggers, each with its table."""
+    names = ", ".join(f"'{name}'" for name in SQLITE)
+    sql = f"SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' AND name IN ({names})"
+    return [(row[0], row[1]) for row in connection.exec_driver_sql(sql)]
+
+
+class _Comparison:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._plan = Plan()
+        # Names are case-insensitive; a trigger may have the name of a table.
+        self._things: dict[str, tuple[str, str]] = {}
+        self._triggers_there: dict[str, tuple[str, str]] = {}
+        self._indexes_there: dict[str, set[str]] = {}
+        sql = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master"
+        for kind, name, table, definition in connection.exec_driver_sql(sql):
+            if kind == "trigger":
+                self._triggers_there[name.lower()] = (table.lower(), definition)
+                continue
+            virtual = definition[:14].upper() == "CREATE VIRTUAL"
+            self._things[name.lower()] = ("virtual table" if virtual else kind, definition)
+            if kind == "index":
+                self._indexes_there.setdefault(table.lower(), set()).add(_index(definition))
+
+    def _ask(self, sql: str) -> list[Any]:
+        return list(self._connection.exec_driver_sql(sql))
+
+    def compare(self) -> Plan:
+        plan = self._plan
+        plan.triggers = dict.fromkeys(SQLITE, False)
+        plan.installed = any(name in self._things for name in _OWN_TABLES)
+        plan.current = self._version()
+        self._table()
+        if plan.obstacles:
+            return plan
+        for name, columns in _OWN_TABLES.items():
+            self._own_table(name, columns)
+        self._indexes()
+        self._triggers()
+        if plan.current != HEAD or self._versions > 1:
+            plan.add(
+                f"the record of the revision is {plan.current or 'missing'}, not {HEAD}",
+                f"DELETE FROM {VERSION}",
+                f"INSERT INTO {VERSION} (version_num) VALUES ('{HEAD}')",
+            )
+        return plan
+
+    def _version(self) -> str | None:
+        self._versions = 0
+        if self._kind(VERSION) != "table" or "version_num" not in self._columns(VERSION):
+            return None
+        found = self._ask(f"SELECT version_num FROM {VERSION} ORDER BY version_num DESC")
+        self._versions = len(found)
+        return str(found[0][0]) if found else None
+
+    def _kind(self, name: str) -> str | None:
+        return self._things[name][0] if name in self._things else None
+
+    def _columns(self, table: str) -> dict[str, Any]:
+        rows = self._ask(f"PRAGMA main.table_xinfo('{table}')")
+        return {row[1].lower(): row for row in rows}
+
+    def _table(self) -> None:
+        plan, kind = self._plan, self._kind(MODELS)
+        if kind is None:
+            elsewhere = sorted({table for _, table in installed_on(self._connection)})
+            if elsewhere:
+                plan.obstruct(
+                    f"there is no table models, and modelctl's triggers are on"
+                    f" {', '.join(elsewhere)}: give the table its name back"
+                )
+            body = ", ".join(f"{name} {c.sqlite}" for name, c in MODELS_COLUMNS.items())
+            plan.add("there is no table models", f"CREATE TABLE models ({body})")
+            return
+        plan.table = MODELS
+        if kind != "table":
+            plan.obstruct(f"models is a {kind}, and modelctl needs a table of that name")
+            return
+        columns = self._columns(MODELS)
+        there = {
+            name: adoption.Column(declared, declared, bool(required), hidden in (2, 3))
+            for name, (_, _, declared, required, _, _, hidden) in columns.items()
+        }
+        plan.obstruct(*adoption.problems(MODELS, there, self._unique(columns), "sqlite"))
+        missing = [name for name in MODELS_COLUMNS if name not in columns]
+        if plan.obstacles or not missing:
+            return
+        words = f"models has no {numbered('column', missing)}"
+        statements = [
+            f"ALTER TABLE models ADD COLUMN {name} {self._literal(MODELS_COLUMNS[name].sqlite)}"
+            for name in missing
+        ]
+        if "active" in missing and (was := self._was_active(columns)):
+            words += f" ({was[0]})"
+            statements.append(f"UPDATE models SET active = 0 WHERE {was[1]}")
+        plan.add(words, *statements)
+
+    def _literal(self, definition: str) -> str:
+        # SQLite adds no column with a computed default; the literal says when it was added. A STRICT
+        # table knows INTEGER and TEXT only.
+        now = re.search(r"\(strftime.*\)", definition)
+        if now:
+            text = self._ask(f"SELECT {now[0]}")[0][0]
+            definition = definition.replace(now[0], f"'{text}'")
+        return definition.replace("BOOLEAN", "INTEGER")
+
+    def _was_active(self, columns: dict[str, Any]) -> tuple[str, str] | None:
+        """In words and in SQL: which rows were off before the column ``active`` was gone."""
+        definition = self._triggers_there.get("modelctl_enabled", ("", ""))[1]
+        renamed = re.search(r'UPDATE OF ("(?:[^"]|"")+"|\w+) ON', definition, re.IGNORECASE)
+        if renamed and renamed[1].strip('"').replace('""', '"').lower() in columns:
+            name = renamed[1].strip('"')
+            return (
+                f"it is called {name} now; a new one takes its values",
+                f"{renamed[1]} IS NOT TRUE",
+            )
+        if self._plan.installed and {"auto_disabled", "disabled_at"} <= columns.keys():
+            off = "auto_disabled IS TRUE OR disabled_at IS NOT NULL"
+            return "what modelctl switched off stays off, all others are active", off
+        return None
+
+    def _unique(self, columns: dict[str, Any]) -> set[str]:
+        """The columns that are unique on their own."""
+        keys = [[name for name, row in columns.items() if row[5]]]
+        for _, index, unique, _, partial in self._ask("PRAGMA main.index_list('models')"):
+            if unique and not partial:
+                quoted = index.replace("'", "''")
+                members = self._ask(f"PRAGMA main.index_info('{quoted}')")
+                keys.append([(name or "").lower() for _, _, name in members])
+        return {key[0] for key in keys if len(key) == 1}
+
+    def _own_table(self, table: str, columns: dict[str, Column]) -> None:
+        plan, kind = self._plan, self._kind(table)
+        body = ", ".join(f"{name} {c.sqlite}" for name, c in columns.items())
+        create = f"CREATE TABLE {table} ({body})"
+        if kind is None:
+            plan.add(f"there is no table {table}", create)
+            return
+        if kind != "table":
+            plan.obstruct(f"{table} is a {kind}, and modelctl needs a table of that name")
+            return
+        there = self._columns(table)
+        missing = [name for name in columns if name not in there]
+        keys = [name for name, column in columns.items() if "PRIMARY KEY" in column.sqlite]
+        keyless = [name for name in keys if name not in there or not there[name][5]]
+        if table == CACHE and (missing or keyless):
+            plan.add(f"{table} is not as it must be", f"DROP TABLE {table}", create)
+            return
+        if keyless:
+            plan.obstruct(f"{table} has no primary key {keyless[0]}: rename or drop it")
+            return
+        for name in missing:
+            definition = self._literal(columns[name].sqlite)
+            if "NOT NULL" in definition and "DEFAULT" not in definition:
+                definition += " DEFAULT ''"
+            add = f"ALTER TABLE {table} ADD COLUMN {name} {definition}"
+            plan.add(f"{table} has no column {name}", add)
+        for name, (_, _, _, required, default, key, _) in there.items():
+            if required and default is None and not key and name not in columns:
+                plan.obstruct(
+                    f"{table} has a column {name} of somebody else, which is NOT NULL and has no"
+                    " default: drop it"
+                )
+
+    def _indexes(self) -> None:
+        for name, index in INDEXES.items():
+            there = self._indexes_there.get(index.table, set())
+            if not index.sqlite or _plain(index.sqlite) in there:
+                continue
+            names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
+            free = next(each for each in names if each not in self._things)
+            create = f"CREATE INDEX {free} ON {index.table} {index.sqlite}"
+            self._plan.add(f"{index.table} has no index {name}", create)
+
+    def _triggers(self) -> None:
+        missing: list[str] = []
+        changed: list[str] = []
+        statements: list[str] = []
+        for name, definition in SQLITE.items():
+            create = f"CREATE TRIGGER {name} {definition}"
+            table, found = self._triggers_there.get(name, ("", ""))
+            if found and table == MODELS and _plain(found) == _plain(create):
+                self._plan.triggers[name] = True
+                continue
+            (changed if found and table == MODELS else missing).append(name)
+            statements += [f"DROP TRIGGER IF EXISTS {name}", create]
+        words = [
+            f"{numbered('trigger', names)} of models {are(names)} {what}"
+            for names, what in ((missing, "missing"), (changed, "not as declared"))
+            if names
+        ]
+        if words:
+            self._plan.add("the " + "; the ".join(words), *statements)
+
+
+def _index(definition: str) -> str:
+    """What follows the table in the definition of an index."""
+    return _plain(re.sub(r'^.*?\sON\s+("(?:[^"]|"")*"|\w+)', "", definition, flags=re.I | re.S))
+
+
+def _plain(definition: str) -> str:
+    """A definition without what SQLite writes anew when a table is renamed."""
+    return " ".join(re.sub('["()]', " ", definition.lower()).split())
