@@ -132,14 +132,16 @@ class Doctor:
 
     def _schema(self) -> Check:
         from modelctl import migrations
+        from modelctl.migrations.plan import NOTHING_INSTALLED
 
         status = self._store.inspect(migrations.status)
-        if status.up_to_date:
+        # Triggers have a check of their own.
+        found = [f for f in status.findings if not f.startswith("the trigger")]
+        differs = [*status.obstacles, *found]
+        if not differs:
             return Check("schema", True, f"{status.current}, as this release needs it")
-        if status.current is None:
-            detail = "missing: the database lacks modelctl's schema; run: modelctl db upgrade"
-        else:
-            detail = f"{status.current}, this release has {status.head}; run: modelctl db upgrade"
+        missing = "missing: " if NOTHING_INSTALLED in found else ""
+        detail = f"{missing}{'; '.join(differs)}; run: modelctl db upgrade"
         return Check("schema", False, detail)
 
     # ── What may be read and written ──

@@ -44,7 +44,10 @@ STATS = {
 }
 COUNT = {"active", "source", "age_seconds", "expires_in_seconds"}
 DRAINED = {"delivered", "queued", "cache"}
-SCHEMA = {"database", "current", "head", "up_to_date"}
+SCHEMA = {
+    *("database", "current", "head", "up_to_date", "table"),
+    *("findings", "obstacles", "repaired", "dry_run"),
+}
 IMPORTED = {
     *("added", "updated", "unchanged", "skipped", "rejected", "cache", "dry_run"),
 }
@@ -130,7 +133,9 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("cache show", 0, {"backend", "keys", "queued", "settling", "oldest_queued_seconds"}),
     ("cache clear", 0, DRAINED),
     ("cache drain", 0, DRAINED),
+    ("db detach --yes", 0, {"removed"}),
     ("db upgrade", 0, SCHEMA),
+    ("db upgrade --dry-run", 0, SCHEMA),
     ("db status", 0, SCHEMA),
     ("config show", 0, {"file", "settings"}),
     ("doctor", 0, {"ok", "checks"}),
@@ -684,7 +689,12 @@ def test_schema_commands(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cli("db", "status").failed(7, "no database at", "modelctl db upgrade")
     (tmp_path / "my.db").touch()
     result = cli("db", "status")
-    assert (result.code, result.err) == (7, "hint: run: modelctl db upgrade\n")
+    assert (result.code, result.err) == (
+        7,
+        "differs: there is no table models\n"
+        "differs: nothing else of modelctl is there yet\n"
+        "hint: run: modelctl db upgrade\n",
+    )
     result = cli("db", "status", "-o", "json")
     assert (result.code, result.err, result.json["up_to_date"]) == (7, "", False)
     cli("list").failed(7, "modelctl db upgrade")

@@ -8,7 +8,7 @@ table that another tool dropped is found because it is not there.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
@@ -81,24 +81,28 @@ def try_triggers(connection: Connection, schema: str = SCHEMA) -> list[str]:
 
     In a transaction that is rolled back. A fleet without models has nothing to try it with.
     """
-    on_postgresql = connection.dialect.name == "postgresql"
-    one = "SELECT id FROM models ORDER BY id LIMIT 1"
-    flip = f"UPDATE models SET active = NOT coalesce(active, false) WHERE id = ({one})"
+    raw: Any = connection.connection.driver_connection
     with _reading(connection):
-        if on_postgresql:
-            table = f'"{schema}".{OUTBOX}'
-            seen = f"SELECT count(*) FROM {table} WHERE xid = pg_current_xact_id()"
-            wrong = f"a change of status reaches no row of {schema}.{OUTBOX}"
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT 1")  # where the engine begins, this begins
+            begun, begin = raw.info.transaction_status, "BEGIN"
+            prepare = "SELECT 1"
+            seen = f'SELECT count(*) FROM "{schema}".{OUTBOX} WHERE xid = pg_current_xact_id()'
+            wrong = f"a change of status writes no row into {schema}.{OUTBOX}"
         else:
-            connection.exec_driver_sql(
-                f"INSERT OR IGNORE INTO {CACHE} (key, expires_at) VALUES ('doctor', 0)"
-            )
+            begun, begin = raw.in_transaction, "BEGIN IMMEDIATE"
+            prepare = f"INSERT INTO {CACHE} (key, expires_at) VALUES ('doctor', 0)"
             seen = f"SELECT NOT EXISTS (SELECT 1 FROM {CACHE} WHERE key = 'doctor')"
             wrong = "a change of status does not empty the cache"
-        if not connection.exec_driver_sql(flip).rowcount:
-            return []
-        reached = connection.exec_driver_sql(seen).scalar_one()
-        connection.rollback()
+        if not begun:
+            connection.exec_driver_sql(begin)
+        try:
+            connection.exec_driver_sql(prepare)
+            flip = "UPDATE models SET active = NOT coalesce(active, false) WHERE id = (SELECT id"
+            tried = connection.exec_driver_sql(f"{flip} FROM models ORDER BY id LIMIT 1)").rowcount
+            reached = not tried or connection.exec_driver_sql(seen).scalar_one()
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
         return [] if reached else [wrong]
 
 
@@ -180,9 +184,9 @@ def _status(
         HEAD,
         up_to_date=not (plan.steps or plan.obstacles),
         table=plan.table,
-        findings=tuple(step.finding for step in plan.steps),
+        findings=plan.findings,
         obstacles=tuple(plan.obstacles),
-        repaired=tuple(step.finding for step in repaired.steps) if repaired else (),
+        repaired=repaired.findings if repaired else (),
         dry_run=dry_run,
     )
 

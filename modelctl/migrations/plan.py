@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
+NOTHING_INSTALLED = "nothing else of modelctl is there yet"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One difference in words, and the statements that repair it."""
@@ -29,6 +32,8 @@ class Plan:
     table: str | None = None
     installed: bool = False
     steps: list[Step] = field(default_factory=list)
+    # How many of them, the first ones, make ``models`` or add columns to it.
+    on_models: int = 0
     obstacles: list[str] = field(default_factory=list)
     # What the role of this connection lacks for the steps.
     rights: list[str] = field(default_factory=list)
@@ -46,8 +51,11 @@ class Plan:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """All differences in words."""
-        return (*self.obstacles, *(step.finding for step in self.steps))
+        """What the steps repair, in words."""
+        words = tuple(step.finding for step in self.steps)
+        if self.installed or not words:
+            return words
+        return (*words[: self.on_models], NOTHING_INSTALLED)
 
     def execute(self, connection: Connection) -> None:
         """Repair everything."""

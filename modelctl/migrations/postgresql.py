@@ -129,6 +129,7 @@ class _Comparison:
         self._own = {relation.name: relation for relation in relations}
         found = _relations(connection, "c.oid = to_regclass('models')", ())
         self._models = found[0] if found else None
+        self._installed = installed_on(connection, schema)
         self._touches_models = False
 
     def _ask(self, sql: str, *values: Any) -> list[Any]:
@@ -140,6 +141,7 @@ class _Comparison:
         plan.installed = bool(self._own)
         plan.current = self._version()
         table = self._table()
+        plan.on_models = len(plan.steps)
         if plan.obstacles:
             return plan
         self._own_tables()
@@ -178,6 +180,7 @@ class _Comparison:
             return self._new_table()
         plan.table = relation.shown
         plan.obstruct(*self._unusable(relation))
+        self._moved(relation)
         if plan.obstacles:
             return relation.sql
         missing = [name for name in MODELS_COLUMNS if name not in relation.columns]
@@ -197,7 +200,7 @@ class _Comparison:
 
     def _new_table(self) -> str:
         """Where ``models`` is to be made."""
-        elsewhere = sorted({table for _, table in installed_on(self._connection, self._schema)})
+        elsewhere = sorted({table for _, table in self._installed})
         path = self._ask("SHOW search_path")[0][0]
         if elsewhere:
             self._plan.obstruct(
@@ -218,6 +221,24 @@ class _Comparison:
         body = ", ".join(f"{name} {c.postgresql}" for name, c in MODELS_COLUMNS.items())
         self._plan.add(f"there is no table {schema}.models", f"CREATE TABLE {table} ({body})")
         return table
+
+    def _moved(self, relation: _Relation) -> None:
+        """Take the triggers off a table that was ``models`` before."""
+        found = [each for each in self._installed if each[1] != relation.sql]
+        same = sorted({table for _, table in found if table.rpartition(".")[2] == MODELS})
+        if same:
+            path = self._ask("SHOW search_path")[0][0]
+            self._plan.obstruct(
+                f"modelctl's triggers are on {', '.join(same)}, and the search path ({path}) finds"
+                f" {relation.shown}: name the schema of the right table in database.url"
+                " (?options=-csearch_path%3DNAME), or run modelctl db detach first"
+            )
+        elif found:
+            tables = sorted({table for _, table in found})
+            self._plan.add(
+                f"modelctl's triggers are on {', '.join(tables)}, which is not models",
+                *(f"DROP TRIGGER {trigger} ON {table}" for trigger, table in found),
+            )
 
     def _unusable(self, relation: _Relation) -> list[str]:
         """Why ``models`` cannot be used."""
@@ -458,7 +479,7 @@ class _Comparison:
         words = [
             f"{numbered('trigger', names)} of {self._shown(here)} {what}"
             for names, what in (
-                (missing, f"{are(missing)} missing{self._on_another(here)}"),
+                (missing, f"{are(missing)} missing"),
                 (changed, f"{are(changed)} not as {'it' if len(changed) == 1 else 'they'} must be"),
                 (silent, f"{are(silent)} disabled, or not ENABLE ALWAYS"),
             )
@@ -470,12 +491,6 @@ class _Comparison:
 
     def _shown(self, table: str) -> str:
         return self._models.shown if self._models else table.replace('"', "")
-
-    def _on_another(self, here: str) -> str:
-        others = sorted(
-            {table for _, table in installed_on(self._connection, self._schema)} - {here}
-        )
-        return f" (modelctl's triggers are on {', '.join(others)})" if others else ""
 
     def _rights(self) -> None:
         """What the role of this connection may not do, in the place of a refusal in the middle."""

@@ -65,6 +65,7 @@ class _Comparison:
         plan.installed = any(name in self._things for name in _OWN_TABLES)
         plan.current = self._version()
         self._table()
+        plan.on_models = len(plan.steps)
         if plan.obstacles:
             return plan
         for name, columns in _OWN_TABLES.items():
