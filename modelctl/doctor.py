@@ -140,9 +140,9 @@ class Doctor:
         differs = [*status.obstacles, *found]
         if not differs:
             return Check("schema", True, f"{status.current}, as this release needs it")
-        missing = "missing: " if NOTHING_INSTALLED in found else ""
-        detail = f"{missing}{'; '.join(differs)}; run: modelctl db upgrade"
-        return Check("schema", False, detail)
+        if NOTHING_INSTALLED in found:
+            differs = ["missing: the database lacks modelctl's schema", *status.obstacles]
+        return Check("schema", False, f"{'; '.join(differs)}; run: modelctl db upgrade")
 
     # ── What may be read and written ──
 

@@ -83,8 +83,8 @@ def try_triggers(connection: Connection, schema: str = SCHEMA) -> list[str]:
     """
     raw: Any = connection.connection.driver_connection
     with _reading(connection):
+        connection.exec_driver_sql("SELECT 1")  # begins, where the engine begins at all
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT 1")  # where the engine begins, this begins
             begun, begin = raw.info.transaction_status, "BEGIN"
             prepare = "SELECT 1"
             seen = f'SELECT count(*) FROM "{schema}".{OUTBOX} WHERE xid = pg_current_xact_id()'
