@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl import health, tables
+from modelctl import deadline, health, tables
 from modelctl.changes import TRUSTED, Changes
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
@@ -118,6 +118,7 @@ class Batches(Changes):
                     first.setdefault(model_id, before[model_id].status)
                     last[model_id] = now.status
                 recorded += len(chunk)
+                deadline.renew()
                 progress(recorded)
             changes = tuple(
                 StatusChange(model_id, first[model_id], last[model_id], True)
@@ -416,6 +417,7 @@ class Batches(Changes):
             added += new
             differs += changed
             done += len(chunk)
+            deadline.renew()
             progress(done)
         return added, differs
 

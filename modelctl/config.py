@@ -253,6 +253,15 @@ class DatabaseConfig:
     pool_size: int = _key(
         5, "how many a long-lived process keeps open", "connections", _between(1, 1000)
     )
+    pool_timeout: float = _key(
+        2.0, "how long a thread waits for one of them", "duration", _duration(0, 3600)
+    )
+    timeout: float = _key(
+        15.0,
+        "how long a call waits for the database in all; long work, for each step",
+        "duration",
+        _duration(1, 3600),
+    )
     schema: str = _key(
         "modelctl",
         "where modelctl's own tables are in PostgreSQL; another one for each other fleet",
@@ -541,6 +550,11 @@ class Config:
         )
         config._check_together()
         return config
+
+    def origin(self, key: str) -> str:
+        """Say where a setting came from: a file, an environment variable, or the defaults."""
+        origin = self.origins.get(key, "default")
+        return str(self.file) if origin == "file" else origin
 
     def _check_together(self) -> None:
         def fail(key: str, wrong: str, hint: str) -> None:

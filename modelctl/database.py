@@ -1,40 +1,44 @@
-"""Database: connections, transactions, and what their errors mean. The only importer of psycopg."""
+"""Database: transactions on PostgreSQL or SQLite, and how often one is tried."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import random
+import threading
 import time
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from modelctl import points
-from modelctl.errors import (
-    DatabaseUnavailableError,
-    InvalidConfigError,
-    MissingSchemaError,
-    ModelctlError,
-    RefusedError,
-    UsageError,
-)
+from modelctl import deadline, points
+from modelctl.errors import DatabaseUnavailableError, ModelctlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from modelctl.config import Config
+    from modelctl.postgres import Connector
 
 T = TypeVar("T")
 
+# A transaction that another one broke off is made again: within this time, and so often at least.
+_AGAIN = ("40001", "40P01", "55P03")
+_AGAIN_SECONDS = 2.0
 _TRIES = 3
 # How a transaction begins. A write knows its id, and whose it is, from the start: what became of
-# it can be asked when the answer to its COMMIT is lost.
+# it can be asked when the answer to its COMMIT is lost. It gives up a lock before PostgreSQL looks
+# for a deadlock (deadlock_timeout, 1 s), so that it is not the other program which is broken off.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_WRITE = f"{_BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time()"
+LOCK_TIMEOUT = "150ms"
+_WRITE = (
+    f"{_BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time(),"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+)
+_RESOLVE_SECONDS = 2.0
 _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
 
 # Of a listing whose connection ends SQLAlchemy logs that its cursor cannot be closed: where nobody
@@ -47,9 +51,16 @@ class Database:
 
     def __init__(self, config: Config, pool_size: int) -> None:
         self._config = config
-        self.engine = (
-            _sqlite_engine(config) if config.sqlite_path else _postgres_engine(config, pool_size)
-        )
+        self._connector: Connector | None = None
+        if config.sqlite_path:
+            self.engine = _sqlite_engine(config)
+        else:
+            from modelctl.postgres import Connector
+
+            self._connector = Connector(config)
+            self.engine = _postgres_engine(config, pool_size, self._connector)
+        # Writers may wait for a row; one connection is left to those who read.
+        self._writers = threading.BoundedSemaphore(max(1, pool_size - 1))
         # What precedes the names of modelctl's own tables: their schema, where there are schemas.
         self.own = "" if config.sqlite_path else f'"{config.database.schema}".'
         self._reading = self.engine.execution_options(begin=None)
@@ -64,6 +75,8 @@ class Database:
         """Give a connection on which every statement is its own transaction."""
         with self._translated(), self._reading.connect() as connection:
             yield connection
+            # Nothing was begun, unless a pooler needs our settings in each transaction.
+            connection.commit()
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
@@ -73,17 +86,15 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        """Raise our own errors. The others end here: they show rows, and parameters."""
         try:
             yield
         except (sa_exc.DBAPIError, self.engine.dialect.loaded_dbapi.Error) as exc:
-            raise self._translate(exc) from exc
-        except sa_exc.TimeoutError as exc:
-            raise DatabaseUnavailableError(
-                "all connections of this process are in use",
-                hint="raise database.pool_size, or use fewer threads",
-            ) from exc
+            raise self._translate(exc) from None
+        except sa_exc.TimeoutError:
+            raise self._crowded() from None
         except sa_exc.SQLAlchemyError as exc:
-            raise ModelctlError(self._config.hide(str(exc))) from exc
+            raise ModelctlError(self._config.hide(str(exc))) from None
 
     def _translate(self, exc: Exception) -> ModelctlError:
         cause: BaseException = getattr(exc, "orig", None) or exc
@@ -91,10 +102,18 @@ class Database:
             from modelctl import sqlite
 
             return sqlite.translate(cause, self._config.sqlite_path)
-        return translate_postgres(cause, self._config)
+        from modelctl import postgres
+
+        return postgres.translate(cause, self._config)
+
+    def _crowded(self) -> DatabaseUnavailableError:
+        return DatabaseUnavailableError(
+            "all connections of this process are in use",
+            hint="raise database.pool_size, or use fewer threads",
+        )
 
     def write(self, work: Callable[[sa.Connection], T], *, dry_run: bool = False) -> T:
-        """Run *work* in one transaction; again, up to three times, if the database asks for it."""
+        """Run *work* in one transaction; again, within 2 s, if another one broke it off."""
         return self._retrying(lambda: self._transaction(work, dry_run))
 
     def change(
@@ -110,15 +129,33 @@ class Database:
         return self._retrying(lambda: self._alone(sql, parameters, read))
 
     def _retrying(self, transaction: Callable[[], T]) -> T:
-        for attempt in range(_TRIES):
+        started = time.monotonic()
+        for attempt in itertools.count(1):
             try:
-                with self._translated():
+                with self._translated(), self._one_of_the_writers():
                     return transaction()
             except DatabaseUnavailableError as exc:
-                if attempt == _TRIES - 1 or _sqlstate(exc) not in ("40001", "40P01"):
+                late = time.monotonic() - started > _AGAIN_SECONDS
+                if exc.sqlstate not in _AGAIN or (late and attempt >= _TRIES):
                     raise
-                time.sleep(random.uniform(0.01, 0.1) * 2**attempt)  # noqa: S311 - jitter
+                # The connection is free meanwhile, for those who want other rows.
+                with deadline.spending():
+                    time.sleep(random.uniform(0.01, 0.1) * 2 ** min(attempt - 1, 2))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _one_of_the_writers(self) -> Iterator[None]:
+        if self._connector is None:
+            yield
+            return
+        with deadline.spending():
+            free = self._writers.acquire(timeout=self._config.database.pool_timeout)
+        if not free:
+            raise self._crowded()
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     def _transaction(self, work: Callable[[sa.Connection], T], dry_run: bool) -> T:
         with self._writing.connect() as connection:
@@ -142,15 +179,18 @@ class Database:
     ) -> T:
         import psycopg
 
+        begin = _WRITE
+        if self._connector and self._connector.local:
+            begin = with_settings(begin, self._connector.local).replace("%", "%%")
         pooled = self.engine.raw_connection()
         raw: Any = pooled.driver_connection
         known = None
         try:
             # Several statements in one message: values are bound on this side.
             with psycopg.ClientCursor(raw) as cursor:
-                cursor.execute(f"{_WRITE}; {_bound(sql)}", parameters)
+                cursor.execute(f"{begin}; {_bound(sql)}", parameters)
                 cursor.nextset()
-                known = cursor.fetchone()
+                known = (cursor.fetchone() or ())[:2]
                 answers: list[Sequence[Any]] = []
                 while cursor.nextset():
                     answers.append(cursor.fetchall() if cursor.description else [])
@@ -171,22 +211,25 @@ class Database:
     def _resolve(self, known: Sequence[Any], lost: Exception) -> None:
         """Return if the transaction was committed whose answer to COMMIT was lost, else raise."""
         xid, server = known
-        for _ in range(_TRIES):
-            with suppress(sa_exc.SQLAlchemyError), self._reading.connect() as connection:
-                status, asked = connection.execute(sa.text(_OUTCOME), {"xid": xid}).one()
-                # After a restart or a failover the number may be another transaction's.
-                if status == "committed" and asked == server:
-                    return
-                if status == "aborted":
-                    raise DatabaseUnavailableError(
-                        f"{self._translate(lost).message}; the change was not made",
-                        hint="try again later",
-                    ) from lost
-            time.sleep(0.5)
+        why = self._translate(lost).message
+        with deadline.patience(max(_RESOLVE_SECONDS, deadline.left(0))):
+            for attempt in range(_TRIES):
+                if attempt:
+                    with deadline.spending():
+                        time.sleep(0.5)
+                with suppress(sa_exc.SQLAlchemyError), self._reading.connect() as connection:
+                    status, asked = connection.execute(sa.text(_OUTCOME), {"xid": xid}).one()
+                    # After a restart or a failover the number may be another transaction's.
+                    if status == "committed" and asked == server:
+                        return
+                    if status == "aborted":
+                        raise DatabaseUnavailableError(
+                            f"{why}; the change was not made", hint="try again later"
+                        ) from None
         raise DatabaseUnavailableError(
-            f"{self._translate(lost).message}; it is not known whether the change was made",
+            f"{why}; it is not known whether the change was made",
             hint="look before you repeat it; all but recording an outcome may be repeated",
-        ) from lost
+        ) from None
 
 
 def _sqlite_engine(config: Config) -> sa.Engine:
@@ -224,44 +267,17 @@ def _sqlite_engine(config: Config) -> sa.Engine:
     return engine
 
 
-def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
+def _postgres_engine(config: Config, pool_size: int, connector: Connector) -> sa.Engine:
     import select
 
     import psycopg
-    from psycopg.conninfo import conninfo_to_dict
 
-    try:
-        given = conninfo_to_dict(config.postgres_url)
-    except psycopg.Error:
-        # Its message may show the password.
-        raise InvalidConfigError(
-            "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"
-        ) from None
-    how: dict[str, Any] = {
-        "connect_timeout": 5,
-        "application_name": "modelctl",
-        "client_encoding": "utf8",
-        # A server that lost its power answers nothing, and the kernel would wait for minutes.
-        "tcp_user_timeout": 10_000,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        # Behind a pooler the names of prepared statements are shared between clients: one
-        # program would run the other's statement.
-        "prepare_threshold": None,
-    }
-    if "," in str(given.get("host", "")):
-        how["target_session_attrs"] = "read-write"
-    how |= given
-    how["options"] = (
-        "-c lock_timeout=2s -c statement_timeout=10s -c idle_in_transaction_session_timeout=15s"
-        f" {given.get('options') or ''} -c timezone=UTC"
-    )
     engine = sa.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: _connect(how),
+        creator=connector,
         pool_size=pool_size,
         max_overflow=0,
+        pool_timeout=config.database.pool_timeout,
         pool_use_lifo=True,
         use_native_hstore=False,
         hide_parameters=True,
@@ -283,7 +299,11 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
     def _begin(connection: sa.Connection) -> None:
         words = connection.get_execution_options().get("begin", _BEGIN)
         raw: Any = connection.connection.dbapi_connection
-        if words is None or not raw.autocommit:  # without autocommit the driver begins
+        if not raw.autocommit:  # the driver begins
+            words = f"SELECT {connector.local}" if connector.local else None
+        elif connector.local:
+            words = with_settings(words or _BEGIN, connector.local)
+        if words is None:
             return
         try:
             answer = raw.execute(words)
@@ -291,9 +311,17 @@ def _postgres_engine(config: Config, pool_size: int) -> sa.Engine:
             if raw.closed:  # SQLAlchemy does not look at what is raised here
                 connection.invalidate(exc)
             raise
-        connection.info["transaction"] = answer.fetchone() if answer.nextset() else None
+        connection.info["transaction"] = answer.fetchone()[:2] if answer.nextset() else None
 
     return engine
+
+
+def with_settings(begin: str, settings: str) -> str:
+    """Let a transaction begin with *settings*, the fields of a SELECT."""
+    if "SELECT" not in begin:
+        return f"{begin}; SELECT {settings}"
+    # What the write sets itself comes last, and stays.
+    return begin.replace(", set_config(", f", {settings}, set_config(")
 
 
 @functools.cache
@@ -303,123 +331,3 @@ def _bound(sql: str) -> str:
 
     dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
     return str(sa.text(sql).compile(dialect=dialect))
-
-
-def _connect(how: dict[str, Any]) -> Any:
-    """Connect so that times can be read, whatever the role and libpq's variables say of them."""
-    import psycopg
-
-    # SQLAlchemy's transactions begin in the event above.
-    connection = psycopg.connect(**how, autocommit=True)
-    # Reported by the server at the start: looking at it costs no round trip.
-    for name, wanted in (("TimeZone", "UTC"), ("DateStyle", "ISO")):
-        if not (connection.info.parameter_status(name) or "").startswith(wanted):
-            connection.execute(f"SET {name} = {wanted}".encode())
-    for kind in ("timestamptz", "timestamp"):
-        oid = psycopg.adapters.types[kind].oid
-        usual = connection.adapters.get_loader(oid, psycopg.pq.Format.TEXT)
-        if usual:
-            connection.adapters.register_loader(oid, _lenient(usual))
-    return connection
-
-
-def _lenient(usual: Any) -> Any:
-    """A loader of UTC times for which infinity and the years before 1 are None, not an error."""
-    import psycopg
-    from psycopg.adapt import Loader
-
-    class Lenient(Loader):
-        def __init__(self, oid: int, context: Any = None) -> None:
-            super().__init__(oid, context)
-            self._usual = usual(oid, context)
-
-        def load(self, data: Any) -> Any:
-            try:
-                return in_utc(self._usual.load(data))
-            except psycopg.DataError:
-                return None
-
-    return Lenient
-
-
-def in_utc(time: datetime) -> datetime | None:
-    """Return an aware time; one without a zone is UTC, one that has no equal in UTC is None."""
-    if time.tzinfo is None:
-        return time.replace(tzinfo=UTC)
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        return None
-
-
-def _sqlstate(exc: BaseException | None) -> str | None:
-    """The SQLSTATE at the bottom of an error that was wrapped."""
-    while exc is not None:
-        if state := getattr(exc, "sqlstate", None):
-            return str(state)
-        exc = getattr(exc, "orig", None) or exc.__cause__
-    return None
-
-
-# What PostgreSQL says at the door has no SQLSTATE in psycopg; servers speak English in these.
-_CONFIG_WORDS = (
-    "authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "certificate",
-    "invalid connection option",
-    "invalid sslmode",
-    "invalid port",
-    "is not permitted to log in",
-    "server does not support SSL",
-)
-
-
-def translate_postgres(exc: BaseException, config: Config) -> ModelctlError:
-    """Say what an error of psycopg means to the operator."""
-    state = _sqlstate(exc) or ""
-    text = " ".join(config.hide(str(exc)).split())
-    if state in ("42P01", "42703", "3F000", "42883"):
-        return MissingSchemaError(
-            f"the database lacks modelctl's schema ({text})", hint="run: modelctl db upgrade"
-        )
-    if state == "25006":
-        return InvalidConfigError(
-            f"the database takes no changes ({text})",
-            hint="name the primary in database.url, not a standby",
-        )
-    if state.startswith(("28", "3D")) or (
-        not state and any(words in text for words in _CONFIG_WORDS)
-    ):
-        return InvalidConfigError(
-            f"the database refused the connection ({text})",
-            hint="check user, password and database name in database.url",
-        )
-    if "unsupported startup parameter" in text:
-        return InvalidConfigError(
-            f"the connection pooler refused the connection ({text})",
-            hint="set ignore_startup_parameters = options in pgbouncer.ini; see the README",
-        )
-    if state == "42501":
-        return InvalidConfigError(
-            f"the database role may not do this ({text})",
-            hint="the README lists the rights that modelctl needs",
-        )
-    # P0: a trigger of theirs; 0A000: a rule, with which our statements cannot be rewritten.
-    if state.startswith(("23", "44", "P0")) or (state == "0A000" and "rule" in text.lower()):
-        return RefusedError(
-            f"the database refused the change ({text})",
-            hint="the table has rules of its own; make this change with the application that owns it",
-        )
-    if state.startswith("22"):
-        return UsageError(f"the database does not take this value ({text})")
-    if state in ("55P03", "57014", "40001", "40P01"):
-        return DatabaseUnavailableError(
-            f"the database is busy ({text})", hint="nothing was changed; try again"
-        )
-    if not state or state[:2] in ("08", "53", "57", "58", "25"):
-        return DatabaseUnavailableError(
-            f"the database is not available ({text})", hint="try again later"
-        )
-    return ModelctlError(f"the database failed ({state}: {text})")

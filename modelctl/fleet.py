@@ -8,9 +8,10 @@ import threading
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from modelctl import points
+from modelctl import deadline, points
 from modelctl.config import Config, default_actor
 from modelctl.count.protocol import CachedCount
 from modelctl.errors import (
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
     from modelctl.spool import Spool
     from modelctl.store import ModelStore
 
+_T = TypeVar("_T")
+
+# The longest that `db upgrade` works once the database answers: an index on a large table.
+UPGRADE_SECONDS = 600.0
 LONGEST_COOLDOWN = 3650 * 86400.0
 PROBES_AT_ONCE = 8
 
@@ -73,6 +78,24 @@ def _log(message: str) -> None:
     logging.getLogger("modelctl").warning("%s", message)
 
 
+def _in_time(cls: type[_T]) -> type[_T]:
+    """Give each public method ``database.timeout`` to wait for the database in all."""
+
+    def within(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with deadline.call(self.config.database.timeout):
+                return method(self, *args, **kwargs)
+
+        return call
+
+    for name, method in list(vars(cls).items()):
+        if isinstance(method, FunctionType) and not name.startswith("_"):
+            setattr(cls, name, within(method))
+    return cls
+
+
+@_in_time
 class Fleet:
     """The models of one database, their count and its cache.
 
@@ -841,7 +864,9 @@ class Fleet:
         if dry_run:
             return self._store.schema(functools.partial(migrations.upgrade, dry_run=True))
         self._create_file()
-        result = self._store.schema(migrations.upgrade)
+        self._store.version()  # one that does not answer is noticed in the usual time
+        with deadline.patience(UPGRADE_SECONDS):
+            result = self._store.schema(migrations.upgrade)
         if result.repaired and self._cached_count.cache.needs_delivery:
             self._cached_count.invalidate(owed=True)
         return result

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from modelctl import tables
+from modelctl import deadline, tables
 from modelctl.changes import FOR_A_PERSON, PAUSED, RECOVER, Changes
 from modelctl.errors import RefusedError, UsageError
 from modelctl.model import ModelStatus
@@ -161,6 +161,7 @@ class Recovery(Changes):
             these = list(islice(source, tables.CHUNK))
             while True:  # once at least: who has the lock is told also if nothing is due
                 done = self._bring_back(these, parameters, refused)
+                deadline.renew()
                 yield done
                 if done is None:
                     return
@@ -206,6 +207,7 @@ class Recovery(Changes):
         done: list[str] = []
         for part in filter(None, parts):
             some = self._bring_back(part, parameters, refused)
+            deadline.renew()
             if some is None:
                 return done or None
             done += some

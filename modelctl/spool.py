@@ -113,7 +113,8 @@ class KeyedSpool(Sequence[Row]):
         self._failed = sqlite3.Error
         names = kind._fields
         # Without a name SQLite keeps it to itself, and deletes it.
-        self._rows = sqlite3.connect("", isolation_level=None)
+        # The garbage collector closes it in whichever thread it runs.
+        self._rows = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._rows.close)
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
             self._rows.execute(f"PRAGMA {setting}")

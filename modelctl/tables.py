@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from modelctl import health
-from modelctl.database import in_utc
+from modelctl import deadline, health
+from modelctl.database import LOCK_TIMEOUT
 from modelctl.errors import ModelNotFoundError, RefusedError, UsageError, clean
 from modelctl.record import record
 from modelctl.spool import Spool
+from modelctl.times import in_utc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Collection,
+        Container,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from modelctl.config import Config
     from modelctl.database import Database
@@ -329,7 +338,7 @@ class Statements:
                 connection = connection.execution_options(begin=None)
             how = {"yield_per": 1000}
             with connection.execute(query, parameters, execution_options=how) as found:
-                return Spool(map(make, found))
+                return Spool(map(make, _in_pages(found)))
 
     def log(self, connection: sa.Connection, events: Sequence[NewEvent], actor: str) -> None:
         """Write events."""
@@ -379,7 +388,21 @@ class Statements:
         Before any row is locked, or two transactions could wait for each other.
         """
         if not self.on_sqlite:  # BEGIN IMMEDIATE has seen to it
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({self.lock_key(GUARD_LOCK)})"))
+            # Nothing is locked yet: waiting long for it is in nobody's way.
+            connection.execute(
+                text(
+                    "SELECT set_config('lock_timeout', '2s', true),"
+                    f" pg_advisory_xact_lock({self.lock_key(GUARD_LOCK)}),"
+                    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+                )
+            )
+
+
+def _in_pages(found: sa.CursorResult[Any]) -> Iterator[Any]:
+    """The rows; each page that arrives renews the time of the call."""
+    for page in found.partitions():
+        deadline.renew()
+        yield from page
 
 
 _LONE = re.compile("[\ud800-\udfff]")

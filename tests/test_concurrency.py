@@ -264,7 +264,7 @@ def two_batches(fleet: Fleet, first: str, second: str) -> list[Any]:
 def test_batches_that_deadlock_are_both_recorded(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that the database breaks off is recorded again from its first outcome, once."""
+    """One that gives up a lock is recorded again from its first outcome; nobody is broken off."""
     monkeypatch.setattr(tables, "CHUNK", 1)
     seed(pg, "ab")
     slept: list[float] = []
@@ -272,7 +272,7 @@ def test_batches_that_deadlock_are_both_recorded(
     results = two_batches(pg, "ab", "ba")
     assert [r.recorded for r in results] == [2, 2]
     assert [pg.show(i).failure_count for i in "ab"] == [2, 2]
-    assert len(slept) == 1
+    assert slept
 
 
 class _Clock:
@@ -280,6 +280,8 @@ class _Clock:
 
     def __init__(self, slept: list[float]) -> None:
         self.slept = slept
+
+    monotonic = staticmethod(time.monotonic)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -312,7 +314,8 @@ def test_a_serialization_failure_is_tried_again(
 def test_three_tries_are_enough(
     strict: Fleet, pg_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails three times is "busy, try again", with nothing recorded."""
+    """What fails three times, and for 2 s, is "busy, try again", with nothing recorded."""
+    monkeypatch.setattr(database, "_AGAIN_SECONDS", 0)
     monkeypatch.setattr(tables, "CHUNK", 1)
     tries: list[int] = []
 

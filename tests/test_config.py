@@ -343,6 +343,8 @@ def test_every_key_has_a_variable(home: Path) -> None:
         home,
         MODELCTL_DATABASE_URL=f" {POSTGRES}\n",
         MODELCTL_DATABASE_POOL_SIZE=" 7 ",
+        MODELCTL_DATABASE_POOL_TIMEOUT="1s",
+        MODELCTL_DATABASE_TIMEOUT="20s",
         MODELCTL_DATABASE_SCHEMA="fleet_2",
         MODELCTL_REDIS_URL="redis://h",
         MODELCTL_REDIS_POOL_SIZE="8",
@@ -365,7 +367,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
         MODELCTL_RECOVERY_LIMIT="10",
         MODELCTL_RECOVERY_EXPECT_EVERY="15m",
     )
-    assert config.database == DatabaseConfig(POSTGRES, 7, "fleet_2")
+    assert config.database == DatabaseConfig(POSTGRES, 7, 1.0, 20.0, "fleet_2")
     assert config.redis == RedisConfig("redis://h", 8, 0.25)
     assert config.cache == CacheConfig(1.0, "n", ("a", "b:*"))
     assert config.health == HealthConfig(3, (FailureType.TIMEOUT,), 9)

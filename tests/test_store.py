@@ -24,7 +24,7 @@ from modelctl import (
     ModelctlError,
     RefusedError,
     UsageError,
-    database,
+    postgres,
     tables,
 )
 from tests import fleets, servers
@@ -447,7 +447,7 @@ def test_what_a_sqlstate_means(state: str | None, error: type[ModelctlError]) ->
     """Each class of errors has its exit code, and a password in the server's words is hidden."""
     config = fleets.configured(f"postgresql://u:{PASSWORD.replace('Ä', '%C3%84')}@h/db")
     with raises(error):
-        raise database.translate_postgres(_Error(state), config)
+        raise postgres.translate(_Error(state), config)
 
 
 # Servers that come and go

@@ -607,12 +607,31 @@ class TestPgBouncer:
             seed(fleet, IDS)
         return pg_database.rpartition("/")[2]
 
-    def test_a_pooler_without_the_setting(self, postgres: Postgres, name: str) -> None:
-        """A pooler that refuses our start-up is a wrong configuration, and the hint names the cure."""
-        with PgBouncer(postgres) as pooler, fleet_on(pooler.url(name)) as fleet:
-            with pytest.raises(InvalidConfigError, match="options") as refused:
-                fleet.count()
-            assert "ignore_startup_parameters" in str(refused.value.hint)
+    @pytest.mark.parametrize("setting", [(), ("ignore_startup_parameters = options",)])
+    def test_settings_reach_each_transaction(
+        self, postgres: Postgres, name: str, setting: tuple[str, ...]
+    ) -> None:
+        """Also where the pooler refuses, or drops, what a connection starts with."""
+        seen: list[tuple[str, ...]] = []
+        shown = ("row_security", "lock_timeout", "statement_timeout", "search_path")
+        sql = ", ".join(f"current_setting('{name}')" for name in shown)
+        options = "?options=-c%20search_path%3Dpublic,other"
+        with (
+            PgBouncer(postgres, *setting) as pooler,
+            fleet_on(pooler.url(name) + options) as fleet,
+        ):
+            for _ in range(2):
+                with fleet._store._database.reading() as connection:
+                    seen.append(tuple(connection.exec_driver_sql(f"SELECT {sql}").one()))
+                assert fleet.count().active == 8
+            fleet._store._database.write(
+                lambda c: seen.append(tuple(c.exec_driver_sql(f"SELECT {sql}").one()))
+            )
+            assert fleet.disable("m1").changes[0].changed
+            assert fleet.disable("m2", "m3").changes[0].changed
+            assert fleet.show("m1").disabled_at
+        reads = ("off", "2s", "10s", "public,other")
+        assert seen == [reads, reads, ("off", "150ms", *reads[2:])]
 
     def test_every_statement_more_often_than_it_is_prepared_after(
         self, pooler: PgBouncer, name: str

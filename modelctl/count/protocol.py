@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from modelctl import points
+from modelctl import deadline, points
 from modelctl.count.cache import Cache, Hit, Miss, NullCache
 from modelctl.errors import (
     DatabaseUnavailableError,
@@ -241,6 +241,7 @@ class CachedCount:
         delivered = 0
         while served := self._deliver(None):
             delivered += served
+            deadline.renew()
         state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
         return DrainResult(delivered, outbox.queue()[0], state)
 
