@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from modelctl.config import Config, mask_url
@@ -44,6 +45,8 @@ class Doctor:
         self._locked: set[str] = set()  # tables, by their names without schema
         self._lockers = ""
         self._until = 0.0
+        self._reached = False  # the database, and its schema is there
+        self._server = ""  # the run id of Redis
 
     @property
     def _store(self) -> ModelStore:
@@ -62,6 +65,8 @@ class Doctor:
             if audit:
                 found = self._look_for_differences()
         self._run("cache", self._cache)
+        if self._reached:
+            self._run("delivery", self._delivery, "modelctl_state")
         checks = tuple(self._checks)
         return Diagnosis(all(check.ok for check in checks), checks, found)
 
@@ -105,10 +110,12 @@ class Doctor:
         return Check("database", True, detail, warning=True)
 
     def _look_at_database(self) -> None:
-        if not self._run("database", self._connection):
+        self._reached = self._run("database", self._connection)
+        if not self._reached:
             return
         if not self._run("schema", self._schema) and self._checks[-1].detail.startswith("missing"):
-            return  # nothing below can be looked at without it
+            self._reached = False  # nothing below can be looked at without it
+            return
         if self._config.sqlite_path:
             self._run("writing", self._writing_sqlite, "modelctl_state")
         else:
@@ -245,10 +252,11 @@ class Doctor:
                 detail += "; run: modelctl cache drain (--follow where other programs write models)"
                 return Check("queue", False, detail)
             return Check("queue", True, detail)
-        if queued or settling:
+        # Where others deliver, another check tells.
+        if (queued or settling) and not self._store.outbox.places():
             detail += (
-                "; no Redis is configured here to deliver to. If other processes have one, set"
-                " redis.url here too; if no program uses Redis, DELETE FROM"
+                "; no Redis is configured here, and no process has delivered within a day. Set"
+                " redis.url where the count is cached; if no program uses Redis, DELETE FROM"
                 f" {self._config.database.schema}.modelctl_outbox"
             )
             return Check("queue", True, detail, warning=True)
@@ -342,11 +350,51 @@ class Doctor:
         cache = self._cached_count.cache
         if not cache.needs_delivery:
             return Check("cache", True, cache.place)
-        cache.keys()
-        # What a change and a fill need: reading alone would say that all is well.
-        if token := cache.lease():
-            cache.release(token)
-        return Check("cache", True, f"Redis answers, {cache.place}")
+        from modelctl.count.rights import RedisRights
+
+        with closing(RedisRights(self._config)) as redis:
+            found = redis.refusals()
+            wrong = [found.trouble] if found.trouble else []
+            if found.rights:
+                rights = f"ACL SETUSER {redis.user} {' '.join(found.rights)}"
+                wrong.append(f"the ACL of this user lacks rights; run on each server: {rights}")
+            if wrong:
+                return Check("cache", False, f"{'; '.join(wrong)} (at {cache.place})")
+            self._server = redis.home()
+        detail = f"Redis answers, {cache.place}"
+        if self._server:
+            return Check("cache", True, detail)
+        detail += "; it tells no run id (a proxy?), so a failover that loses writes is not noticed"
+        return Check("cache", True, detail, warning=True)
+
+    def _delivery(self) -> Check | None:
+        """Whether other processes or other fleets use another Redis, or the same one."""
+        if self._config.sqlite_path:
+            return None
+        if fleets := self._cached_count.shared_with(self._server):
+            detail = (
+                f"the fleet in schema {_some(fleets)} of this database has its count under the same"
+                " key of the same Redis, so each shows the other's: give each a cache.count_key"
+            )
+            return Check("delivery", False, detail)
+        elsewhere, newer = self._cached_count.elsewhere(self._server)
+        if not self._cached_count.cache.needs_delivery:
+            if not elsewhere:
+                return None
+            detail = (
+                f"other processes of this database cache the count ({_some(elsewhere)}), and what is"
+                " changed here does not clear it at once: set redis.url here too"
+            )
+            return Check("delivery", False, detail)
+        if not elsewhere:
+            return Check("delivery", True, "all processes deliver here")
+        detail = (
+            f"{'the last' if newer else 'another'} process of this database that made a change"
+            f" cleared the count in another place ({_some(elsewhere)}), where it is cached too:"
+            " give all the same redis.url and cache.count_key; after a move this goes away by"
+            " itself within a day"
+        )
+        return Check("delivery", not newer, detail, warning=not newer)
 
     def _look_for_differences(self) -> Audit | None:
         found: list[Audit] = []

@@ -8,7 +8,7 @@ import resource
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -447,3 +447,89 @@ def test_one_check_that_fails_hides_no_other(both: str, capsys: pytest.CaptureFi
     assert "modelctl_holds" in bad(checks)["holds"]
     assert checks["fleet"]["ok"]
     assert checks["cache"]["ok"]
+
+
+# ── Redis ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_redis_is_found(
+    both: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Redis that is out of memory and evicts nothing caches nothing, and the doctor says so."""
+    with Redis("--maxmemory", "2mb", "--maxmemory-policy", "noeviction") as full:
+        monkeypatch.setenv("MODELCTL_REDIS_URL", full.url())
+        fleets.sql(both, "DELETE FROM modelctl.modelctl_state")
+        assert looked(capsys)[0] == 0
+        full.ask("SET", "filler", "x" * 300_000)
+        with suppress(redis.exceptions.OutOfMemoryError):
+            for number in range(3000):
+                full.ask("SET", f"filler{number}", "x" * 1000)
+        code, checks = looked(capsys)
+    assert (code, "out of memory" in bad(checks)["cache"]) == (1, True)
+    assert "maxmemory" in bad(checks)["cache"]
+
+
+def test_a_read_only_replica_is_found(
+    both: str, redis_server: Redis, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A replica that takes no changes is told as such, and which URL to write instead."""
+    with Redis("--replicaof", "127.0.0.1", str(redis_server.port)) as replica:
+        while replica.ask("ROLE")[3] != "connected":
+            time.sleep(0.02)
+        monkeypatch.setenv("MODELCTL_REDIS_URL", replica.url())
+        assert "read-only replica" in bad(looked(capsys)[1])["cache"]
+
+
+def test_trying_deletes_nothing_without_transactions(
+    both: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Where MULTI is refused, nothing that would follow it is carried out."""
+    names = ("db:stats:overall", "db:leaderboard:week", "db:models:count:active")
+    with Redis() as server:
+        server.ask("ACL", "SETUSER", "u", "on", ">zq7-word", "~*", "+@all", "-multi")
+        for name in names:
+            server.ask("SET", name, "1")
+        url = server.url().replace("redis://", "redis://u:zq7-word@")
+        monkeypatch.setenv("MODELCTL_REDIS_URL", url)
+        words = bad(looked(capsys)[1])["cache"]
+        assert sorted(server.ask("KEYS", "*")) == sorted(names)
+    assert "ACL SETUSER u +multi" in words
+    assert "zq7" not in words
+
+
+def test_two_places_of_one_database_are_found(
+    both: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes with different count keys or addresses are told apart from one with two names."""
+    assert looked(capsys)[0] == 0
+    monkeypatch.setenv("MODELCTL_CACHE_COUNT_KEY", "db:other")
+    code, checks = looked(capsys)  # the last delivery was not here
+    assert (code, "db:models:count:active" in bad(checks)["delivery"]) == (1, True)
+    main(["disable", "a/b"])
+    code, checks = looked(capsys)  # and now it was, but the other is there still
+    assert (code, "db:models:count:active" in warned(checks)["delivery"]) == (0, True)
+    monkeypatch.delenv("MODELCTL_CACHE_COUNT_KEY")
+    assert "db:other" in bad(looked(capsys)[1])["delivery"]
+    fleets.sql(both, "DELETE FROM modelctl.modelctl_state")
+    main(["enable", "a/b"])
+    monkeypatch.setenv("MODELCTL_REDIS_URL", redis_url.replace("127.0.0.1", "localhost"))
+    assert looked(capsys)[1]["delivery"]["ok"]
+    assert not warned(looked(capsys)[1])
+    monkeypatch.setenv("MODELCTL_REDIS_URL", redis_url.replace("/0", "/1"))
+    assert "delivery" in bad(looked(capsys)[1])
+    monkeypatch.delenv("MODELCTL_REDIS_URL")
+    assert "set redis.url here too" in bad(looked(capsys)[1])["delivery"]
+
+
+def test_two_fleets_with_one_key_are_found(
+    both: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fleet in another schema of the database that has its count in the same place is wrong."""
+    fleets.sql(both, "CREATE SCHEMA other")
+    state = "modelctl_state (LIKE modelctl.modelctl_state INCLUDING ALL)"
+    fleets.sql(both, f"CREATE TABLE other.{state}")
+    assert looked(capsys)[0] == 0
+    fleets.sql(both, "INSERT INTO other.modelctl_state SELECT * FROM modelctl.modelctl_state")
+    code, checks = looked(capsys)
+    assert (code, "schema other" in bad(checks)["delivery"]) == (1, True)
+    assert "cache.count_key" in bad(checks)["delivery"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 
 from modelctl import rights
 from modelctl.cli import main
-from tests.servers import Postgres, Redis, redis_cluster
+from tests import fleets
+from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
 README = Path(__file__).parent.parent / "README.md"
 ID = "openai/gpt-5"
@@ -146,6 +149,7 @@ def granted() -> list[tuple[str, str]]:
 
 def looked(capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
     """Run the doctor; return its exit code and what is wrong."""
+    capfd.readouterr()
     code = main(["doctor", "-o", "json"])
     checks = json.loads(capfd.readouterr().out)["checks"]
     return code, {check["check"]: check["detail"] for check in checks if not check["ok"]}
@@ -181,6 +185,69 @@ def test_the_doctor_names_each_right_that_is_taken_away(
     assert looked(capfd) == (0, {})
 
 
+def acl() -> tuple[list[str], list[str]]:
+    """Return the README's ACL as the words that make the user, and its rights one by one."""
+    words = _block("text").replace("PASSWORD", "s3cret-word").split()
+    return words[:5], words[5:]
+
+
+@pytest.fixture(params=["standalone", "sentinel", "cluster"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[Redis], set[str]]]:
+    """Run a Redis of each kind; give its URL, its servers, and the rights that it does not need."""
+    idle = {"+select", "+cluster|slots", "+command"}
+    with contextlib.ExitStack() as stack:
+        if request.param == "standalone":
+            server = stack.enter_context(Redis())
+            url, servers = server.url(), [server]
+        else:
+            made = redis_cluster() if request.param == "cluster" else redis_sentinel()
+            group = stack.enter_context(made)
+            url, servers = group.url, group.nodes
+            idle = {"+select"} if request.param == "cluster" else idle
+        yield url.replace("://", "://modelctl:s3cret-word@"), servers, idle
+
+
+def test_the_doctor_names_each_right_of_redis_that_is_taken_away(
+    guarded: tuple[str, list[Redis], set[str]],
+    pg_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each command and key of the README's ACL in turn: the doctor names it, or nothing needs it."""
+    url, servers, idle = guarded
+    user, each = acl()
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
+    monkeypatch.setenv("MODELCTL_REDIS_URL", url)
+    for server in servers:
+        server.ask(*user, *each)
+    kept = dict.fromkeys(("db:stats:overall", "db:leaderboard:week"), "1")
+    for server in servers:
+        for name, value in kept.items():
+            with contextlib.suppress(redis.RedisError):  # of another node, or a replica
+                server.ask("SET", name, value)
+    main(["add", ID])
+    main(["count"])
+
+    def seen() -> list[object]:
+        return [sorted(server.ask("KEYS", "*")) for server in servers]
+
+    assert looked(capfd) == (0, {})
+    before = seen()
+    for right in each:
+        for server in servers:
+            server.ask(*user, "resetkeys", "-@all", *(other for other in each if other != right))
+        code, wrong = looked(capfd)
+        if right in idle:
+            assert (right, code, wrong) == (right, 0, {})
+        else:
+            named = right.partition("|")[0].lstrip("+~").lower()
+            assert (code, named in wrong["cache"].lower()) == (1, True), (right, wrong)
+    assert seen() == before
+    for server in servers:
+        server.ask(*user, *each)
+    assert looked(capfd) == (0, {})
+
+
 def test_the_rights_suffice_in_another_database_and_on_a_cluster(
     pg_database: str,
     narrow_redis: Redis,
@@ -195,6 +262,8 @@ def test_the_rights_suffice_in_another_database_and_on_a_cluster(
             node.ask(*acl)
         for url in (narrow_redis.url(1), cluster.url):
             monkeypatch.setenv("MODELCTL_REDIS_URL", url.replace("://", "://modelctl:s3cret-word@"))
+            # A process with another Redis on the same database would be wrong.
+            fleets.sql(pg_database, "DELETE FROM modelctl.modelctl_state")
             for command in ("import -", "count", "count", "cache show", "cache clear", "doctor"):
                 words = [
                     str(README.parent / "examples/fleet.jsonl") if w == "-" else w

@@ -43,6 +43,7 @@ class Cache(Protocol):
     state_when_changed: CacheState  # and one whose invalidation is done
     place: str  # where it is, for a person; without secrets
     identity: str  # which one it is: equal for all that mean the same
+    server: str  # the run id of the server that the last `forget` reached; empty: not known
     polls: int  # how often a reader looks again for what another one is filling
 
     def peek(self) -> Hit | None:
@@ -85,6 +86,7 @@ class NullCache:
     state_when_changed = CacheState.OFF
     place = "off"
     identity = ""
+    server = ""
     polls = 0
 
     def peek(self) -> Hit | None:

@@ -31,6 +31,7 @@ class Outbox:
         self._database = database
         self._on_sqlite = config.sqlite_path is not None
         self._table = f"{database.own}modelctl_outbox"
+        self._schema = config.database.schema
         self._state = f"{database.own}modelctl_state"
 
     def count(self) -> tuple[int, bool]:
@@ -73,18 +74,19 @@ class Outbox:
         with self._database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(text(sql))]
 
-    def settle(self, due: Sequence[tuple[int, bool]], place: str) -> None:
+    def settle(self, due: Sequence[tuple[int, bool]], place: str, server: str) -> None:
         """Mark *due* as delivered: the settled ones go, the others are due once more in 15 s.
 
         What a row was when it was seen decides, not what it is now: another drain may have
         delivered it first, and its second delivery must still come.
 
-        *place*: where they were delivered. It is noted, once a minute, for `places`.
+        *place*: where they were delivered, and *server*: the run id found there. It is noted, once
+        a minute, for `places`.
         """
         sql = (
             f"WITH gone AS (DELETE FROM {self._table} WHERE id = ANY(CAST(:settled AS bigint[]))),"
             f" noted AS (INSERT INTO {self._state} AS state (name, at, value)"
-            " SELECT CAST(:name AS text), statement_timestamp(), CAST(:place AS text)"
+            " SELECT CAST(:name AS text), statement_timestamp(), CAST(:server AS text)"
             f" WHERE NOT EXISTS (SELECT FROM {self._state} WHERE name = CAST(:name AS text)"
             " AND at > statement_timestamp() - interval '1 minute')"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value)"
@@ -96,27 +98,42 @@ class Outbox:
             "settled": [row for row, settled in due if settled],
             "new": [row for row, settled in due if not settled],
             "name": _DELIVERY + place,
-            "place": place,
+            "server": server,
         }
         # One statement by itself, because it may be repeated.
         with self._database.reading() as connection:
             connection.execute(text(sql), values)
 
-    def places(self) -> dict[str, float]:
-        """Return where invalidations were delivered in the last day, and how long ago (seconds).
+    def places(self, schema: str | None = None) -> dict[str, str]:
+        """Return where invalidations were delivered in the last day, the newest first.
 
-        More than one: processes of this database use different Redis addresses or count keys, and
-        the changes of one do not reach the cached counts of the other.
+        Each with the run id of the server there. More than one: processes of this database use
+        different Redis addresses or count keys, and the changes of one do not reach the cached
+        counts of the other. *schema*: of another fleet in this database.
         """
         if self._on_sqlite:
             return {}
+        state = self._state if schema is None else f'"{schema}".modelctl_state'
         sql = (
-            "SELECT value, CAST(extract(epoch FROM clock_timestamp() - at) AS double precision)"
-            f" FROM {self._state} WHERE name LIKE '{_DELIVERY}%' AND value IS NOT NULL"
+            f"SELECT substr(name, {len(_DELIVERY) + 1}), coalesce(value, '') FROM {state}"
+            f" WHERE name LIKE '{_DELIVERY}%'"
             " AND at > statement_timestamp() - interval '1 day' ORDER BY at DESC"
         )
         with self._database.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(text(sql))}
+
+    def other_fleets(self) -> list[str]:
+        """Return the schemas of other fleets in this database, those whose state may be read."""
+        sql = (
+            "SELECT n.nspname"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relname = 'modelctl_state' AND c.relkind IN ('r', 'p')"
+            " AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
+            " AND n.nspname ~ '^[a-z_][a-z0-9_]*$' AND n.nspname <> :own ORDER BY 1"
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(text(sql), {"own": self._schema})
+            return [*found.scalars()]
 
     def queue(self) -> tuple[int, int, float | None]:
         """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""

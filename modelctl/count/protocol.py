@@ -228,7 +228,7 @@ class CachedCount:
             self.cache.invalidate(sweep)
             points.reach("before-settle")
         if due:
-            self._outbox.settle(due, self.cache.identity)
+            self._outbox.settle(due, self.cache.identity, self.cache.server)
         return len(due)
 
     def drain(self) -> DrainResult:
@@ -259,15 +259,33 @@ class CachedCount:
             self.cache.invalidate()
         return DrainResult(served, outbox.queue()[0], self.cache.state_when_changed)
 
-    def elsewhere(self) -> tuple[str, ...]:
-        """Return where other processes delivered in the last day that is not where this one does.
+    def elsewhere(self, server: str) -> tuple[list[str], bool]:
+        """Return where others delivered in the last day, and whether that is newer than ours.
 
         Each is an address of Redis and the key of the count: changes made there do not reach the
-        count that is cached here, and the other way round.
+        count that is cached here, and the other way round. *server*: the run id found here, by
+        which another address of the same server is known.
         """
-        if not self.cache.needs_delivery:
-            return ()
-        return tuple(p for p in self._outbox.places() if p != self.cache.identity)
+        places = self._outbox.places()
+        other = [place for place in places if not self._is_here(place, places[place], server)]
+        return other, bool(other) and other[0] == next(iter(places))
+
+    def shared_with(self, server: str) -> list[str]:
+        """Return the schemas of other fleets in this database that cache in the same place."""
+        return [
+            schema
+            for schema in self._outbox.other_fleets()
+            if any(
+                self._is_here(place, there, server)
+                for place, there in self._outbox.places(schema).items()
+            )
+        ]
+
+    def _is_here(self, place: str, there: str, server: str) -> bool:
+        """Whether *place* is that of this process; *there*, *server*: the run ids of the two."""
+        here = self.cache.identity
+        same_server = bool(server) and there == server
+        return place == here or (same_server and _on_server(place) == _on_server(here))
 
     def report(self) -> CacheReport:
         """Return the cache's keys as they are, and what waits in the queue."""
@@ -277,3 +295,9 @@ class CachedCount:
         with self.cache.patience(INVALIDATE_SECONDS):
             keys = self.cache.keys()
         return CacheReport(self.cache.name, keys, queued, settling, age)
+
+
+def _on_server(place: str) -> tuple[str, str]:
+    """What a place is on its server: the number of the database, and the key."""
+    address, _, key = place.partition(" ")
+    return address.rpartition("/")[2], key

@@ -62,6 +62,7 @@ class RedisCache:
         self.place = mask_url(config.redis.url)
         self._is_cluster = "+cluster://" in config.redis.url
         self.identity = f"{_address(config.redis.url)} {config.cache.count_key}"
+        self.server = ""
         self._ttl_ms = round(config.cache.ttl * 1000)
         self._key = config.cache.count_key
         # The braces put all three into one slot of a cluster.
@@ -233,6 +234,7 @@ class RedisCache:
         with self._talk() as talk:
             # In one command, which passes even when Redis is out of memory.
             talk.ask(Command(("DEL", self._key, self._vouch, self._lease), wire.is_number))
+            self.server = talk.home
         points.reach("after-del")
 
     def invalidate(self, budget: float | None = None) -> None:

@@ -32,6 +32,7 @@ class SqliteCache:
     state_when_changed = CacheState.INVALIDATED
     place = "in the database's file"
     identity = ""
+    server = ""
     polls = 0
     _KEY = "count:active"
     _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
