@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -29,7 +29,7 @@ from modelctl.errors import (
     UsageError,
 )
 from modelctl.explain import describe
-from modelctl.model import CacheState, ModelStatus, numbered
+from modelctl.model import CacheState, FailureType, ModelStatus, numbered
 from modelctl.render import Output
 
 if TYPE_CHECKING:
@@ -136,31 +136,103 @@ def program() -> typer.core.TyperGroup:
     return group
 
 
+_BEFORE_COLON = "_MODELCTL_COMPLETE_BEFORE"
+# What means nothing to a shell.
+_PLAIN = re.compile("[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*")
+
+
 def _complete_id(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids that begin like this; none where the fleet cannot be asked."""
+    return _ask_to_complete(ctx, incomplete, lambda fleet, start: fleet.complete(start))
+
+
+def _complete_provider(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the providers that begin like this."""
+    return _ask_to_complete(
+        ctx, incomplete, lambda fleet, _: [of.provider for of in fleet.stats().providers]
+    )
+
+
+def _ask_to_complete(
+    ctx: typer.Context, incomplete: str, ask: Callable[[Fleet, str], list[str]]
+) -> list[str]:
     from modelctl.fleet import Fleet
 
-    before = ""
-    if os.environ.get("_MODELCTL_COMPLETE") == "complete_bash":
-        before = _before_colon()
+    before = os.environ.get(_BEFORE_COLON, "")
+    start = before + incomplete
     try:
         config = Config.load(ctx.find_root().params.get("config"))
         with Fleet(config, actor="completion", pool_size=1) as fleet:
-            return [i.removeprefix(before) for i in fleet.complete(before + incomplete)]
+            found = ask(fleet, start)
     except (ModelctlError, OSError):
         return []
+    return [
+        name.removeprefix(before)
+        for name in found
+        if name.startswith(start) and _PLAIN.fullmatch(name)
+    ]
 
 
-def _before_colon() -> str:
-    """What bash takes for words of their own before the last one of ``hf:org/model``."""
-    words = os.environ.get("COMP_WORDS", "").split()
-    place = int(os.environ.get("COMP_CWORD", "0") or 0)
-    if place < len(words) and words[place].startswith(":"):
-        return ""  # right behind a colon: nothing of the next word is there yet
-    start = place
-    while start >= 2 and words[start - 1 : start] == [":"]:
-        start -= 2
-    return "".join(words[start:place])
+def _completes(*choices: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def _complete_format(incomplete: str) -> list[str]:
+    from modelctl.catalog import CatalogFormat
+
+    return _completes(*CatalogFormat)(incomplete)
+
+
+def _join_words(environ: MutableMapping[str, str]) -> None:
+    """Undo what bash does to ``hf:org/model`` and ``--provider=x``: it makes three words of each.
+
+    It puts the answer in the place of what stands behind the last colon, so that is what is to be
+    completed; what stands before it is remembered.
+    """
+    words = environ.get("COMP_WORDS", "").split(" ")
+    number_of_it = environ.get("COMP_CWORD", "")
+    if not number_of_it.isdecimal() or int(number_of_it) >= len(words):
+        return
+    place = at = int(number_of_it)
+    joined: list[str] = []
+    for number, word in enumerate(words):
+        before = joined[-1] if joined else ""
+        colons = len(joined) > 1 and (re.fullmatch(":+", word) or before.endswith(":"))
+        equals = before.startswith("--") and (word == "=" or before.endswith("="))
+        if colons or equals:
+            joined[-1] += word
+        else:
+            joined.append(word)
+        if number == place:
+            at = len(joined) - 1
+    if not joined[at].startswith("-"):
+        before, colon, joined[at] = joined[at].rpartition(":")
+        environ[_BEFORE_COLON] = before + colon
+    environ["COMP_WORDS"], environ["COMP_CWORD"] = " ".join(joined), str(at)
+
+
+def _print_completion(arguments: Sequence[str]) -> bool:
+    """Answer --show-completion SHELL, which Typer takes for the shell that it runs in."""
+    option, _, shell = " ".join(arguments).replace("=", " ").partition(" ")
+    if option not in ("--show-completion", "--install-completion") or not shell:
+        return False
+    from typer._completion_shared import Shells, get_completion_script, install
+
+    known = [str(kind.value) for kind in Shells]
+    if shell not in known:
+        raise UsageError(f"no completion for '{shell}'", hint=f"one of: {', '.join(known)}")
+    if option == "--install-completion":
+        _, path = install(shell=shell, prog_name="modelctl")
+        render.say(f"{shell} completion installed in {path}; it works in new shells")
+        return True
+    script = get_completion_script(
+        prog_name="modelctl", complete_var="_MODELCTL_COMPLETE", shell=shell
+    )
+    render.write_text(script)
+    return True
 
 
 # Declared once, so that no two commands drift apart.
@@ -189,7 +261,14 @@ Reason = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Why; kept in the history and shown.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")]
-Provider = Annotated[str | None, typer.Option(metavar="NAME", help="Only this provider's models.")]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Only this provider's models.",
+        autocompletion=_complete_provider,
+    ),
+]
 Source = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]
 
 
@@ -279,6 +358,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     run = _Run()
     try:
+        if _print_completion(arguments):
+            return ExitCode.OK
+        if os.environ.get("_MODELCTL_COMPLETE") == "complete_bash":
+            _join_words(os.environ)
         code = program()(arguments, prog_name="modelctl", standalone_mode=False, obj=run)
         if code == ExitCode.INTERRUPTED:
             raise InterruptedError
@@ -475,6 +558,7 @@ def list_models(
         typer.Option(
             metavar="KEY",
             help="id, name, provider (by code points: A before a), status, failures or updated.",
+            autocompletion=_completes("id", "name", "provider", "status", "failures", "updated"),
         ),
     ] = "id",
     limit: Annotated[int | None, typer.Option(metavar="N", help="At most N models.")] = None,
@@ -534,7 +618,10 @@ def leaderboard(
 @command("events")
 def events(
     ctx: typer.Context,
-    model_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Of one model.")] = None,
+    model_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="Of one model.", autocompletion=_complete_id),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -609,7 +696,10 @@ def add(
     ctx: typer.Context,
     model_id: NewId,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="The name to display.")] = None,
-    provider: Annotated[str, typer.Option(metavar="NAME", help="Who offers it.")] = "",
+    provider: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Who offers it.", autocompletion=_complete_provider),
+    ] = "",
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
@@ -745,6 +835,7 @@ def record_failure(
             metavar="TYPE",
             help="rate-limit, timeout, server-error, network-error, parse-error, client-error "
             "or unknown (the default).",
+            autocompletion=_completes(*FailureType),
         ),
     ] = None,
     http_status: Annotated[
@@ -780,6 +871,7 @@ def record_batch(
         typer.Option(
             metavar="POLICY",
             help="For an id that names no model: fail (record nothing), or skip it and go on.",
+            autocompletion=_completes("fail", "skip"),
         ),
     ] = "fail",
     actor: Actor = None,
@@ -949,6 +1041,7 @@ def import_models(
             "--format",
             metavar="FORMAT",
             help="jsonl, litellm, openai or openrouter; default: told by the shape.",
+            autocompletion=_complete_format,
         ),
     ] = None,
     on_conflict: Annotated[
@@ -956,6 +1049,7 @@ def import_models(
         typer.Option(
             metavar="POLICY",
             help="For a model whose name or provider differs: update, skip or fail.",
+            autocompletion=_completes("update", "skip", "fail"),
         ),
     ] = "update",
     dry_run: DryRun = False,

@@ -410,6 +410,11 @@ def write_line(text: object) -> None:
     write_lines([text])
 
 
+def write_text(text: str) -> None:
+    """Write text of our own as it is, with its line ends."""
+    _write([text + "\n"])
+
+
 def write_lines(texts: Iterable[object]) -> None:
     """Write a line of stdout for each."""
     _write(f"{_cell(text)}\n" for text in texts)
@@ -503,13 +508,15 @@ def _table(shown: View) -> str:
     titles = [name.replace("_", " ") for name in shown.columns]
     rows = [[_cell(value) for value in row] for row in islice(shown.rows, shown.most)]
     terminal = Console()
-    room = terminal.width if sys.stdout.isatty() else None
+    watched = sys.stdout.isatty()
+    asked = os.environ.get("COLUMNS", "")  # whoever sets it wants it obeyed in a pipe too
+    room = terminal.width if watched or (asked.isdigit() and int(asked)) else None
     widths, left_out = _widths(shown, titles, rows, room)
     drawn = io.StringIO()
     console = Console(
         file=drawn,
         width=room or sum(widths.values()) + 2 * len(widths),
-        color_system=terminal.color_system if room and not terminal.no_color else None,  # type: ignore[arg-type]
+        color_system=terminal.color_system if watched and not terminal.no_color else None,  # type: ignore[arg-type]
     )
     notes = [(shown.note, "dim")]
     if shown.most and len(rows) == shown.most:

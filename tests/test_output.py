@@ -90,14 +90,20 @@ def test_controls_become_visible(text: str, shown: str) -> None:
 
 
 def test_nothing_is_cut_in_a_pipe(fleet: None, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id of 200 characters is whole in every form, whatever the width of the terminal."""
+    """An id of 200 characters is whole in every form; a table alone obeys COLUMNS, if it is set."""
     add(LONG)
-    for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     for form in ("table", "json", "jsonl", "csv", "tsv", "name"):
+        if form != "table":
+            monkeypatch.setenv("COLUMNS", "80")
         result = cli("list", "-o", form)
         assert result.code == 0
         assert sum(LONG in line for line in result.lines) == 1
+    narrow = cli("list", "-o", "table")
+    assert max(map(len, narrow.lines)) <= 80
+    assert LONG in "".join(line.split()[0] for line in narrow.lines[2:] if not line.startswith("("))
+    assert "no room for" in narrow.out
     assert f"\n{LONG}\t" in run("list").out
 
 

@@ -1,0 +1,60 @@
+"""What a shell is told when somebody presses Tab."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelctl.catalog import CatalogFormat
+from modelctl.model import FailureType, ModelStatus
+from modelctl.store import SORT_KEYS
+from tests.commands import Cli, add, make_fleet, run, sql
+
+WORDS = {
+    "ids": ("show acme/o", ["acme/off", "acme/one"]),
+    "id with a colon": ("show hf : org/m", ["org/model:free", "org/model:paid"]),
+    "id right behind a colon": ("show hf :", ["org/model:free", "org/model:paid"]),
+    "id with two colons": ("show hf : org/model : f", ["free"]),
+    "one of several ids": ("disable acme/one hf : o", ["org/model:free", "org/model:paid"]),
+    "events": ("events acme/t", ["acme/two"]),
+    "providers": ("list --provider ac", ["acme"]),
+    "provider behind =": ("list --provider = o", ["other"]),
+    "provider of a new model": ("add x --provider o", ["other"]),
+    "statuses": ("list --status ", [*ModelStatus]),
+    "sort keys": ("list --sort ", [*SORT_KEYS]),
+    "types": ("record-failure x --type ", [*FailureType]),
+    "formats": ("import x --format ", [*CatalogFormat]),
+    "policies": ("import x --on-conflict s", ["skip"]),
+    "outputs": ("list -o js", ["json", "jsonl"]),
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), WORDS.values(), ids=WORDS)
+def test_bash(line: str, expected: list[str]) -> None:
+    """Bash, which splits words at colons and equal signs, is told what stands behind the last one."""
+    make_fleet()
+    add("hf:org/model:free", "hf:org/model:paid", "hf:$(touch canary)")
+    sql("UPDATE models SET provider = '$(x)' WHERE id LIKE 'hf:$%'")
+    words = f"modelctl {line}".split(" ")
+    result = run(
+        _MODELCTL_COMPLETE="complete_bash",
+        COMP_WORDS=" ".join(words),
+        COMP_CWORD=str(len(words) - 1),
+    )
+    assert (result.code, result.err) == (0, "")
+    assert sorted(result.lines) == sorted(map(str, expected))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_script_of_a_shell(cli: Cli, shell: str) -> None:
+    """--show-completion prints the script of the shell that is named, wherever it is called from."""
+    marks = {
+        "bash": "complete -o default",
+        "zsh": "#compdef modelctl",
+        "fish": "complete --command",
+    }
+    for words in (["--show-completion", shell], [f"--show-completion={shell}"]):
+        result = cli(*words)
+        assert (result.code, result.err) == (0, "")
+        assert marks[shell] in result.out
+        assert "_MODELCTL_COMPLETE" in result.out
+    cli("--show-completion", "tcsh").failed(2, "no completion for 'tcsh'", "bash, zsh, fish")
