@@ -538,6 +538,7 @@ class Config:
                     section[name] = key.read_text(environ[key.variable])
             except UsageError as exc:
                 raise InvalidConfigError(f"{where}: {exc.message}", hint=exc.hint) from None
+        _derive(values, origins)
         probes = _read_probes(file, tables.get("probe", {}))
         for provider in probes:
             origins |= {f"probe.{provider}.{name}": "file" for name in tables["probe"][provider]}
@@ -680,6 +681,14 @@ def _parse_file(file: Path, data: bytes) -> dict[str, Any]:
         wrong = f"is not valid TOML: {exc}"
     # Outside of the handlers: some of those exceptions carry the file, and with it a password.
     raise InvalidConfigError(f"{file} {wrong}", hint=hint)
+
+
+def _derive(values: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:
+    """Give each fleet in a database a count of its own, unless a name was given for it."""
+    schema = values["database"].get("schema", DatabaseConfig().schema)
+    if schema != DatabaseConfig().schema and "count_key" not in values["cache"]:
+        values["cache"]["count_key"] = f"{CacheConfig().count_key}:{schema}"
+        origins["cache.count_key"] = "default for this database.schema"
 
 
 def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from modelctl import Fleet, ModelStatus, RefusedError, UsageError
+from modelctl import Fleet, ModelStatus, RefusedError, UsageError, migrations
+from modelctl.tables import GUARD_LOCK, RECOVER_LOCK, lock_key
 from tests import fleets
 from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql
 from tests.servers import Postgres
@@ -352,27 +354,34 @@ def test_what_is_there_can_be_imported(adopted: Fleet, policy: str) -> None:
         assert fleets.events(adopted.config.database.url)[0][:2] == ("null", "updated")
 
 
-def test_two_fleets_share_a_database(empty_pg: str) -> None:
-    """Each has its table by the search path and its history and outbox in a schema of its own."""
+def test_two_fleets_share_a_database(empty_pg: str, redis_url: str) -> None:
+    """Each has its table by the search path, and a history, an outbox, a count and locks of its own."""
     urls = {}
     for name in ("one", "two"):
         sql(empty_pg, f"CREATE SCHEMA shop_{name}")
         urls[name] = f"{empty_pg}?options=-csearch_path%3Dshop_{name}"
-        with opened(urls[name], database_schema=f"fleet_{name}") as fleet:
+        with opened(urls[name], database_schema=f"fleet_{name}", redis_url=redis_url) as fleet:
             fleet.upgrade()
             fleet.add("a")
-    with opened(urls["two"], database_schema="fleet_two") as fleet:
+    with opened(urls["two"], database_schema="fleet_two", redis_url=redis_url) as fleet:
         fleet.disable("a", reason="why")
         fleet.pause(duration=60)
         assert [event.event for event in fleet.events()] == ["paused", "disabled", "added"]
-        assert fleet.count().active == 0
-    with opened(urls["one"], database_schema="fleet_one") as fleet:
+        assert fleet.count().active == fleet.count().active == 0
+    with opened(urls["one"], database_schema="fleet_one", redis_url=redis_url) as fleet:
         assert [event.event for event in fleet.events()] == ["added"]
         assert fleet.count().active == 1
+        assert fleet.count().source == "cache"
         assert fleet.holds() == ()
-        assert fleet.doctor().ok
+        assert [check for check in fleet.doctor().checks if not check.ok] == []
+        with psycopg.connect(empty_pg) as other:
+            for lock in (RECOVER_LOCK, GUARD_LOCK, migrations.UPGRADE_LOCK):
+                other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(lock, "fleet_two")])
+            assert not fleet.recover().busy
+            fleet.disable("a", force=True)
+            assert fleet.upgrade().up_to_date
     queued = [sql(empty_pg, f"SELECT count(*) FROM fleet_{n}.modelctl_outbox") for n in urls]
-    assert queued == [[(1,)], [(2,)]]
+    assert queued == [[(2,)], [(2,)]]
 
 
 def test_no_statement_relies_on_the_search_path(pg_database: str) -> None:

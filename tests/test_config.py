@@ -667,6 +667,19 @@ def test_raw_redis_password_is_never_revealed(secret: str) -> None:
         assert "ZQ7" not in mask_url(url)
 
 
+def test_each_schema_has_a_count_of_its_own(home: Path) -> None:
+    """The default name of the count carries the schema; a name that was given stays."""
+    config = load(home, MODELCTL_DATABASE_SCHEMA="fleet_2")
+    assert config.cache.count_key == "db:models:count:active:fleet_2"
+    (shown,) = [row for row in settings(config) if row.key == "cache.count_key"]
+    assert shown.origin == "default for this database.schema"
+    config = load(home, MODELCTL_DATABASE_SCHEMA="fleet_2", MODELCTL_CACHE_COUNT_KEY="n")
+    assert config.cache.count_key == "n"
+    assert (
+        load(home, MODELCTL_DATABASE_SCHEMA="modelctl").cache.count_key == "db:models:count:active"
+    )
+
+
 # --- config show, the example file, the actor
 
 
