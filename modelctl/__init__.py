@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from modelctl.results import Changes as Changes
     from modelctl.results import Event as Event
     from modelctl.results import ExplainedModel as ExplainedModel
+    from modelctl.results import KeptChange as KeptChange
     from modelctl.results import LeaderboardEntry as LeaderboardEntry
     from modelctl.results import Model as Model
     from modelctl.results import Stats as Stats
@@ -104,6 +105,7 @@ _MODULE_OF = {
     "FailureType": "model",
     "Hold": "reports",
     "ImportResult": "reports",
+    "KeptChange": "results",
     "LeaderboardEntry": "results",
     "Model": "results",
     "ModelStatus": "model",

@@ -808,7 +808,10 @@ def enable(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Switch models on, as healthy ones. All or none."""
+    """Switch models on, as healthy ones. All or none.
+
+    A model that is on already starts afresh: no failures in a row, no ejections.
+    """
     with _fleet(ctx, actor) as fleet:
         result = fleet.enable(*model_ids, reason=reason, dry_run=dry_run)
         _warn_of_look_alikes(fleet, model_ids)

@@ -1011,6 +1011,8 @@ class StatusRules(FleetRules):
             row, shown = self.rows[model_id], self.fleet.show(model_id)
             assert shown.status == row.status
             assert (shown.retry_at is not None) is (row.automatic or row.timed)
+            pauses = [h.until for h in self.fleet.holds() if h.provider in (None, row.provider)]
+            assert shown.retry_at is None or all(shown.retry_at >= until for until in pauses)
             back = not row.active and (row.automatic or row.timed) and self.is_due(row, None)
             assert any("brings it back" in words for words in shown.explanation) is back
         else:
