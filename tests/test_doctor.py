@@ -533,3 +533,50 @@ def test_two_fleets_with_one_key_are_found(
     code, checks = looked(capsys)
     assert (code, "schema other" in bad(checks)["delivery"]) == (1, True)
     assert "cache.count_key" in bad(checks)["delivery"]
+
+
+# ── The triggers, fired ─────────────────────────────────────────────────────────────────────────
+
+
+def test_triggers_that_reach_nothing_are_found(
+    role: Role, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change of status is tried: where it reaches no row of the outbox, that is wrong."""
+    assert "they fire" in looked(capsys)[1]["triggers"]["detail"]
+    role.sql(
+        "CREATE FUNCTION modelctl.swallow() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN RETURN NULL; END $$"
+    )
+    role.sql(
+        "CREATE TRIGGER swallow BEFORE INSERT ON modelctl.modelctl_outbox"
+        " FOR EACH ROW EXECUTE FUNCTION modelctl.swallow()"
+    )
+    code, checks = looked(capsys)
+    assert (code, "writes no row" in bad(checks)["triggers"]) == (1, True)
+
+
+def test_a_locked_row_is_not_waited_for(role: Role, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row that somebody holds is nothing wrong: the triggers are just not tried."""
+    with psycopg.connect(role.server.url(role.database)) as other:
+        other.execute("SELECT FROM models FOR UPDATE")
+        began = time.monotonic()
+        code, checks = looked(capsys)
+        assert time.monotonic() - began < 10
+    assert (code, "not tried" in checks["triggers"]["detail"]) == (0, True)
+
+
+def test_a_server_that_freezes_is_not_waited_for(
+    both: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Every check ends: a frozen database is said within the deadline, and Redis is looked at."""
+    monkeypatch.setattr(doctor, "CHECK_SECONDS", 1.0)
+    monkeypatch.setattr(doctor, "DATABASE_SECONDS", 2.0)
+    postgres.pause()
+    try:
+        began = time.monotonic()
+        code, checks = looked(capsys)
+        assert time.monotonic() - began < 15
+    finally:
+        postgres.recover()
+    assert (code, list(bad(checks))) == (1, ["database"])
+    assert checks["cache"]["ok"]
