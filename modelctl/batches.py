@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl import deadline, health, tables
 from modelctl.changes import TRUSTED, Changes
@@ -15,6 +15,7 @@ from modelctl.tables import (
     ON,
     STATUS,
     KeptError,
+    NewColumnsError,
     NewEvent,
     all_found,
     differences,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from modelctl.health import Outcome
+
+T = TypeVar("T")
 
 _FOLDED = {
     "id": "text",
@@ -346,8 +349,8 @@ class Batches(Changes):
             """*value* where the model was switched off, nothing where it was switched on."""
             return switched(column, f"CASE switched WHEN 'auto-disabled' THEN {value} END")
 
-        return (
-            f"UPDATE models SET {switched('active', 'folded.active')},"
+        values = (
+            f"{switched('active', 'folded.active')},"
             f" {switched('auto_disabled', 'folded.auto_disabled')},"
             " consecutive_failures = folded.consecutive_failures, ejections = folded.ejections,"
             " success_count = coalesce(success_count, 0) + successes,"
@@ -360,8 +363,10 @@ class Batches(Changes):
             f" {off('disabled_at', at)}, {off('disabled_by', repr(health.HEALTH_RULE))},"
             f" {off('disabled_reason', 'why')}, {switched('disabled_until', 'NULL')},"
             f" updated_at = {at}"
-            f" FROM {self.sql.rows('folded', _FOLDED)} WHERE models.id = folded.id"
-            " RETURNING models.id"
+        )
+        return (
+            f"UPDATE models SET {self.fitting(values)} FROM {self.sql.rows('folded', _FOLDED)}"
+            " WHERE models.id = folded.id RETURNING models.id"
         )
 
     def import_models(
@@ -383,10 +388,11 @@ class Batches(Changes):
         Raises:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
-        return self.write(
-            lambda connection: self._import(connection, entries(), on_conflict, actor, progress),
-            dry_run=dry_run,
-        )
+
+        def work(connection: sa.Connection) -> tuple[int, int]:
+            return self._import(connection, entries(), on_conflict, actor, progress)
+
+        return self._inserting(lambda: self.write(work, dry_run=dry_run))
 
     def add(self, entry: tuple[str, str, str], *, actor: str) -> StatusChange:
         """Add one model as (id, display name, provider), or leave the one that is there.
@@ -400,7 +406,13 @@ class Batches(Changes):
             after = ModelStatus(status[entry[0]])
             return StatusChange(entry[0], None if new else after, after, bool(new))
 
-        return self.write(work)
+        return self._inserting(lambda: self.write(work))
+
+    def _inserting(self, transaction: Callable[[], T]) -> T:
+        try:
+            return transaction()
+        except RefusedError as exc:
+            raise self.refuse_unknown_columns(exc) from exc
 
     def _import(
         self,
@@ -420,6 +432,33 @@ class Batches(Changes):
             deadline.renew()
             progress(done)
         return added, differs
+
+    def _cut(self, chunk: Sequence[tuple[str, str, str]]) -> Sequence[tuple[str, str, str]]:
+        """Cut the texts to what the columns of an application take."""
+        name, provider = (self.database.columns.get(column) for column in _TEXTS)
+        if not (name and provider):
+            return chunk
+        return [(e[0], name.fit(e[1]), provider.fit(e[2])) for e in chunk]
+
+    def _is_cut(self, entry: tuple[str, str, str], changed: dict[str, Sequence[Any]]) -> bool:
+        """Whether all that differs of a model looks as if a column had cut it."""
+        if entry[0] not in changed:
+            return False
+        pairs = [*zip(entry[1:], changed[entry[0]][1:], strict=True)]
+        return all(new.startswith(old) for new, old in pairs if new) and any(
+            old for _, old in pairs
+        )
+
+    def _not_active(self, connection: sa.Connection, new: dict[str, str]) -> list[str]:
+        """Return which of the *new* models are off although new ones are active in this table."""
+        off = [model_id for model_id, status in new.items() if status != ModelStatus.ACTIVE]
+        if off and not self.database.columns:
+            self.look_at_columns(connection)
+            if self.new_columns():
+                raise NewColumnsError
+        active = self.database.columns.get("active")
+        default = (active and active.default) or "true"
+        return off if default.lower() in ("true", "1") else []
 
     def _import_chunk(
         self,
@@ -442,17 +481,25 @@ class Batches(Changes):
             f" updated_at = {self.sql.now} FROM {incoming} WHERE models.id = incoming.id"
         )
         # Not ON CONFLICT alone: an application's NOT NULL column would refuse even what is there.
+        more = self.new_columns()
+        names, given = ("".join(f", {part}" for part in parts) for parts in (more, more.values()))
         insert = (
-            "INSERT INTO models (id, display_name, provider) SELECT id, display_name, provider"
+            f"INSERT INTO models (id, display_name, provider{names})"
+            f" SELECT id, display_name, provider{given}"
             f" FROM {incoming} WHERE NOT EXISTS (SELECT 1 FROM models WHERE id = incoming.id)"
             f" ORDER BY {self.sql.by_id} ON CONFLICT (id) DO NOTHING"
             f" RETURNING id, {STATUS} AS status"
         )
         standing = f"SELECT id, {STATUS}, {texts} FROM models WHERE {self.sql.ids}"
 
+        chunk = self._cut(chunk)
         values = self.sql.values(_ENTRY, chunk)
         found = connection.execute(text(differing), values)
         changed: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in sorted(map(tuple, found))}
+        if not self.database.columns and any(self._is_cut(e, changed) for e in chunk):
+            self.look_at_columns(connection)
+            if self._cut(chunk) != chunk:
+                raise NewColumnsError
         if changed and on_conflict == "fail":
             raise RefusedError(
                 f"{named(list(changed))} differ from the catalogue",
@@ -476,6 +523,7 @@ class Batches(Changes):
             kept = [entry[0] for entry in chunk if entry[0] not in now]
             if not kept:
                 break
+        kept += self._not_active(connection, new)
         # A name in another form than ours is the application's matter, the old one is not.
         kept += [i for i, status in new.items() if i in now and now[i][0] != status]
         for model_id, *_ in ours:

@@ -128,7 +128,7 @@ ENABLE = Change(
     f" {_NEVER_MIND}, updated_at = {{now}}",
 )
 _NEW_BY = "CASE WHEN before = 'disabled' THEN old_by ELSE CAST(:actor AS text) END"
-_NEW_REASON = "coalesce(CAST(:reason AS text), old_reason)"
+_NEW_REASON = "coalesce({stored_reason}, old_reason)"
 DISABLE = Change(
     flags=(
         # A person switched it off for good: an end would bring it back.
@@ -297,6 +297,7 @@ class Changes(Statements):
         until = self.sql.time.format(epoch="CAST(:until AS double precision)")
         return (
             fragment.replace("{own}", self.own)
+            .replace("{stored_reason}", self.stored_reason)
             .replace("{until}", until)
             .replace("{until_comes}", self.sql.finite.format(time="disabled_until"))
             .replace("{old_until}", self.sql.written.format(time="disabled_until"))
@@ -311,6 +312,13 @@ class Changes(Statements):
             .replace("{epoch}", epoch.format(time=self.sql.now))
             .replace("{now}", self.sql.now)
         )
+
+    @property
+    def stored_reason(self) -> str:
+        """The reason as a narrow column of the application keeps it, NULL where there is none."""
+        column = self.database.columns.get("disabled_reason")
+        length = column.length if column else None
+        return f"left(CAST(:reason AS text), {length})" if length else "CAST(:reason AS text)"
 
     def _steps(self, change: Change) -> tuple[str, str, str]:
         """Return how to find the rows (what follows WHERE is to come), log them and write them."""
@@ -327,7 +335,7 @@ class Changes(Statements):
             write = "DELETE FROM models WHERE id IN (SELECT id FROM touched) RETURNING id"
         else:
             write = (
-                f"UPDATE models SET {change.assign} FROM touched"
+                f"UPDATE models SET {self.fitting(change.assign)} FROM touched"
                 f" WHERE models.id = touched.id AND ({change.write}) RETURNING models.id"
             )
         return self.filled(found), self.filled(log), self.filled(write)

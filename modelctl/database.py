@@ -63,6 +63,8 @@ class Database:
         self._writers = threading.BoundedSemaphore(max(1, pool_size - 1))
         # What precedes the names of modelctl's own tables: their schema, where there are schemas.
         self.own = "" if config.sqlite_path else f'"{config.database.schema}".'
+        # Of an application's table models, once something failed at them; see tables.Statements.
+        self.columns: dict[str, Any] = {}
         self._reading = self.engine.execution_options(begin=None)
         self._writing = self.engine.execution_options(begin=_WRITE)
 

@@ -194,7 +194,7 @@ class Recovery(Changes):
             return [model_id for model_id in these if model_id in done]
 
         try:
-            return self.database.write(chunk)
+            return self.adapting(lambda: self.database.write(chunk))
         except KeptError as exc:
             refused |= dict.fromkeys(exc.ids, f"the database kept it as it was ({self.keeper()})")
             parts = [[model_id for model_id in these if model_id not in refused]]
@@ -346,17 +346,19 @@ class Recovery(Changes):
         answers = {model_id: (kind, reason) for model_id, kind, reason in failed}
         lock = f"SELECT id, {STATUS} FROM models WHERE {self.sql.ids} AND active IS NOT TRUE"
         lock += f" ORDER BY id{self.sql.lock}"
-        sql = (
-            "UPDATE models SET failure_count = coalesce(failure_count, 0) + 1,"
+        values = (
+            "failure_count = coalesce(failure_count, 0) + 1,"
             f" last_failure_at = {self.sql.now}, failure_type = failed.failure_type,"
             f" failure_reason = failed.reason, updated_at = {self.sql.now}"
-            f" FROM {self.sql.rows('failed', _FAILED)} WHERE models.id = failed.id"
-            " RETURNING models.id"
         )
 
         def work(connection: sa.Connection) -> None:
             off = connection.execute(text(lock), {"ids": self.ids(answers)}).all()
             these = [(model_id, *answers[model_id]) for model_id, _ in off]
+            sql = (
+                f"UPDATE models SET {self.fitting(values)} FROM {self.sql.rows('failed', _FAILED)}"
+                " WHERE models.id = failed.id RETURNING models.id"
+            )
             update = connection.execute(text(sql), self.sql.values(_FAILED, these))
             done = {*update.scalars()}  # a trigger may keep some as they were
             events = [
@@ -367,7 +369,7 @@ class Recovery(Changes):
             ]
             self.log(connection, sorted(events), actor)
 
-        self.database.write(work)
+        self.write(work)
 
     def claim(self, seconds: float, owner: str) -> bool:
         """Be the only one who probes for so long; *owner* may prolong it. Return whether we are."""

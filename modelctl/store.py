@@ -470,13 +470,16 @@ class ModelStore:
                 all_found(wanted, {c.id for c in done})
             return done
 
+        def alone() -> list[StatusChange]:
+            sql = f"{self._changes.one_statement(change, which)}; {self._changes.statuses}"
+            return self._database.change(
+                sql, parameters, lambda answers: checked(as_it_was_to_be(*answers))
+            )
+
         if len(wanted) > 1 or dry_run or turn or self._on_sqlite:
             done = self._changes.write(work, dry_run=dry_run)
         else:
-            sql = f"{self._changes.one_statement(change, which)}; {self._changes.statuses}"
-            done = self._changes.change(
-                sql, parameters, lambda answers: checked(as_it_was_to_be(*answers))
-            )
+            done = self._changes.refusing(alone)
         found = {c.id: c for c in done}
         return tuple(found[model_id] for model_id in wanted if model_id in found)
 

@@ -19,15 +19,7 @@ from modelctl.spool import Spool
 from modelctl.times import in_utc
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Callable,
-        Collection,
-        Container,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 
     from modelctl.config import Config
     from modelctl.database import Database
@@ -272,6 +264,34 @@ class NewEvent(NamedTuple):
 _EVENT = dict.fromkeys(NewEvent._fields, "text") | {"details": "jsonb"}
 
 
+class Column(NamedTuple):
+    """A column of an application's table ``models`` that takes less than ours does, or other things.
+
+    *length*: of text, at most. *required*: NOT NULL. *default*: an expression, None: there is none.
+    """
+
+    name: str
+    length: int | None
+    required: bool
+    default: str | None
+
+    def fit(self, value: str) -> str:
+        """Cut text to its length."""
+        return value[: self.length]
+
+
+# What a row of ours begins with; what the application's columns without a default get from us.
+DEFAULTS = (
+    dict.fromkeys(("display_name", "provider", "failure_type", "failure_reason"), "''")
+    | dict.fromkeys(("disabled_by", "disabled_reason", "would_disable"), "''")
+    | {"active": "TRUE", "auto_disabled": "FALSE"}
+    | dict.fromkeys(("consecutive_failures", "ejections", "success_count", "failure_count"), "0")
+    | dict.fromkeys(("created_at", "updated_at"), "{now}")
+)
+# What can be text in a NOT NULL column; an empty one is as good as none.
+_EMPTIED = ("failure_type", "failure_reason", "disabled_by", "disabled_reason", "would_disable")
+
+
 class KeptError(Exception):
     """Rows are not as a statement was to make them: a trigger or rule of another program saw to it."""
 
@@ -279,6 +299,10 @@ class KeptError(Exception):
         """*ids*: of these models."""
         super().__init__()
         self.ids = ids
+
+
+class NewColumnsError(Exception):
+    """The columns of an application's table are known now: the transaction has to begin again."""
 
 
 @record
@@ -355,23 +379,97 @@ class Statements:
 
     def write(self, work: Callable[[sa.Connection], T], *, dry_run: bool = False) -> T:
         """Run *work* in one transaction; `RefusedError` where the database kept rows as they were."""
-        return self._refusing(lambda: self.database.write(work, dry_run=dry_run))
+        return self.refusing(lambda: self.database.write(work, dry_run=dry_run))
 
-    def change(
-        self, sql: str, parameters: Mapping[str, Any], read: Callable[[list[Sequence[Any]]], T]
-    ) -> T:
-        """Run statements of PostgreSQL in one transaction and two round trips, as `write` does."""
-        return self._refusing(lambda: self.database.change(sql, parameters, read))
-
-    def _refusing(self, transaction: Callable[[], T]) -> T:
+    def refusing(self, transaction: Callable[[], T]) -> T:
+        """Run *transaction* and say in words which rows the database kept."""
         try:
-            return transaction()
+            return self.adapting(transaction)
         except KeptError as exc:
             it = "it was" if len(exc.ids) == 1 else "they were"
             raise RefusedError(
                 f"the database kept {named(exc.ids)} as {it} ({self.keeper()}); nothing was changed",
                 hint="make this change with the application that owns the table",
             ) from None
+
+    # ── The columns of an application's table ──
+
+    def adapting(self, transaction: Callable[[], T]) -> T:
+        """Run *transaction*; again, if it failed at a column that is not as ours would be.
+
+        Nobody asks for the columns before that: for our own table it is never needed.
+        """
+        try:
+            return transaction()
+        except NewColumnsError:
+            return transaction()
+        except (RefusedError, UsageError) as exc:
+            too_long = exc.sqlstate == "22001"
+            if not (too_long or exc.sqlstate == "23502" or "NOT NULL constraint" in exc.message):
+                raise
+            if not self.look_at_columns():
+                raise
+        return transaction()
+
+    def look_at_columns(self, connection: sa.Connection | None = None) -> bool:
+        """Look at the columns of ``models``; return whether that was news."""
+        if connection is None:
+            with self.database.reading() as reading:
+                return self.look_at_columns(reading)
+        known = self.database.columns
+        if self.on_sqlite:
+            rows = connection.exec_driver_sql("PRAGMA table_info(models)")
+            found = [Column(row[1].lower(), None, bool(row[3]), row[4]) for row in rows]
+        else:
+            found = [Column(*row) for row in connection.exec_driver_sql(_COLUMNS)]
+        self.database.columns = {column.name: column for column in found}
+        return self.database.columns != known
+
+    def fits(self, column: str, value: str) -> str:
+        """The expression *value* so that *column* takes it."""
+        known = self.database.columns.get(column)
+        if known and known.length is not None:
+            value = f"left(CAST({value} AS text), {known.length})"
+        if known and known.required and column in _EMPTIED:
+            value = f"coalesce({value}, '')"
+        return value
+
+    def fitting(self, assignments: str) -> str:
+        """What follows SET so that the columns take it."""
+        if not self.database.columns:
+            return assignments
+        pairs = (pair.split(" = ", 1) for pair in _split(assignments))
+        return ", ".join(f"{column} = {self.fits(column, value)}" for column, value in pairs)
+
+    def new_columns(self) -> dict[str, str]:
+        """What an INSERT has to name beside id, display_name and provider, and with which values."""
+        named_already = ("id", "display_name", "provider")
+        return {
+            column.name: DEFAULTS[column.name].format(now=self.sql.now)
+            for column in self.database.columns.values()
+            if column.default is None
+            and (column.required or column.name == "active")
+            and column.name in DEFAULTS
+            and column.name not in named_already
+        }
+
+    def refuse_unknown_columns(self, exc: RefusedError) -> RefusedError:
+        """Say which columns an INSERT fails at that are none of ours."""
+        known = self.database.columns.values()
+        missing = [c.name for c in known if c.required and c.default is None]
+        missing = [name for name in missing if name not in DEFAULTS and name != "id"]
+        if (exc.sqlstate != "23502" and "NOT NULL constraint" not in exc.message) or not missing:
+            return exc
+        names = ", ".join(clean(name) for name in missing)
+        are = (
+            "is NOT NULL and has no default"
+            if len(missing) == 1
+            else "are NOT NULL without default"
+        )
+        return RefusedError(
+            f"the database refused the change: {names} of models {are}, and modelctl knows no value",
+            hint="add models with the application that owns the table, or give the column a default",
+        )
 
     def keeper(self) -> str:
         """Say what keeps rows as they were."""
@@ -403,6 +501,33 @@ def _in_pages(found: sa.CursorResult[Any]) -> Iterator[Any]:
     for page in found.partitions():
         deadline.renew()
         yield from page
+
+
+# Of the application's table; behind a domain, too. varchar(n) keeps n + 4.
+_COLUMNS = """
+    SELECT a.attname,
+        CASE WHEN coalesce(nullif(t.typbasetype, 0), t.oid) = 'varchar'::regtype
+            THEN nullif(greatest(a.atttypmod, t.typtypmod), -1) - 4 END,
+        a.attnotnull OR t.typnotnull,
+        CASE WHEN a.attidentity <> '' OR a.attgenerated <> '' THEN 'generated'
+            ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) END
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = to_regclass('models') AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+
+def _split(assignments: str) -> list[str]:
+    """Split what follows SET at the commas between the columns."""
+    parts, depth, quoted = [""], 0, False
+    for character in assignments:
+        quoted ^= character == "'"
+        depth += not quoted and (character == "(") - (character == ")")
+        if character == "," and not depth and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 _LONE = re.compile("[\ud800-\udfff]")

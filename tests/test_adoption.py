@@ -307,14 +307,15 @@ def test_the_tables_own_rules_refuse(
     assert everything(website.url) == before
 
 
-def test_a_value_that_does_not_fit_is_refused(empty_pg: str) -> None:
-    """A name longer than the application's column is a usage error; SQLite takes any length."""
-    sql(empty_pg, TABLE["postgresql"])
-    Website(empty_pg).insert("on")
+def test_an_id_that_does_not_fit_is_refused(empty_pg: str) -> None:
+    """An id longer than the application's column is a usage error; a name is cut."""
+    sql(empty_pg, TABLE["postgresql"].replace("slug text NOT NULL UNIQUE,", ""))
     with opened(empty_pg) as fleet:
         fleet.upgrade()
         with pytest.raises(UsageError, match="value too long"):
-            fleet.import_models(b'{"id": "on", "name": "%s"}' % (b"x" * 50))
+            fleet.add("x" * 81)
+        assert fleet.import_models(b'{"id": "on", "name": "%s"}' % (b"x" * 50)).added == 1
+        assert fleet.show("on").display_name == "x" * 20
 
 
 def test_a_trigger_of_the_application_refuses(adopted: Fleet, website: Website) -> None:
