@@ -495,7 +495,8 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
             hint="the README lists the rights that modelctl needs",
         )
     # P0: a trigger of theirs; 0A000: a rule, with which our statements cannot be rewritten.
-    if state.startswith(("23", "44", "P0")) or (state == "0A000" and "rule" in text.lower()):
+    rewriting = state == "0A000" and exc.diag.source_file == "rewriteHandler.c"  # type: ignore[attr-defined]
+    if state.startswith(("23", "44", "P0")) or rewriting:
         return RefusedError(
             f"the database refused the change ({text})",
             hint="the table has rules of its own; make this change with the application that owns it",
