@@ -465,6 +465,22 @@ def test_a_redis_that_refuses_us(shared: World) -> None:
         assert "zq7" not in str(shared.warnings)
 
 
+def test_the_same_place_has_one_identity(shared: World, redis_server: Redis) -> None:
+    """Where invalidations go is compared by what a URL names, not by how it is written."""
+    place = f"127.0.0.1:{redis_server.port}"
+
+    def identity(url: str) -> str:
+        return shared.another(url)._cached_count.cache.identity
+
+    assert (
+        identity(f"redis://{place}/5")
+        == identity(f"redis://me:zq7@{place}?db=5")
+        == f"{place}/5 {K}"
+    )
+    assert identity(f"redis://{place}") == identity(f"redis://{place}/0") != identity("redis://h")
+    assert identity("redis+sentinel://a:1,b/m") == identity("redis+sentinel://b:26379,a:1/m/0")
+
+
 # Races
 
 

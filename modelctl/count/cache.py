@@ -42,9 +42,12 @@ class Cache(Protocol):
     state_when_untouched: CacheState  # what a change says that owed no invalidation
     state_when_changed: CacheState  # and one whose invalidation is done
     place: str  # where it is, for a person; without secrets
-    identity: str  # which one it is: equal for all that mean the same
     server: str  # the run id of the server that the last `forget` reached; empty: not known
     polls: int  # how often a reader looks again for what another one is filling
+
+    @property
+    def identity(self) -> str:
+        """Which cache it is: equal for all that mean the same; without secrets."""
 
     def peek(self) -> Hit | None:
         """Return what may be believed, without a claim to fill."""

@@ -16,26 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl import points
 from modelctl.config import mask_url
-from modelctl.count import wire
 from modelctl.count.cache import LEASE_SECONDS, Hit
-from modelctl.count.topology import open_topology, timeout_of
-from modelctl.count.wire import Command, ReplyError
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
 from modelctl.model import CacheState
+from modelctl.redis_client import wire
+from modelctl.redis_client.topology import identity_of, open_topology, timeout_of
+from modelctl.redis_client.wire import Command, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from modelctl.config import Config
-    from modelctl.count.connections import Connection, Server
-    from modelctl.count.topology import Topology
+    from modelctl.redis_client.connections import Connection, Server
+    from modelctl.redis_client.topology import Topology
     from modelctl.reports import CacheKey
 
-# A sweep to the end: some 100 million keys. A server that is mad never comes to an end.
+# A sweep to the end takes at most so long: a broken server could go on for ever.
 SWEEP_SECONDS = 300.0
-# All that a count may wait for Redis, and an invalidation that has so many seconds for itself,
-# in times of redis.timeout.
+# All that one count may wait for Redis, as a multiple of redis.timeout.
 COUNT_TIMEOUTS = 1.5
 SKIP_SECONDS = (1.0, 2.0)
 _COUNT = re.compile(rb"[0-9]{1,18}")
@@ -61,7 +60,6 @@ class RedisCache:
         self._config = config
         self.place = mask_url(config.redis.url)
         self._is_cluster = "+cluster://" in config.redis.url
-        self.identity = f"{_address(config.redis.url)} {config.cache.count_key}"
         self.server = ""
         self._ttl_ms = round(config.cache.ttl * 1000)
         self._key = config.cache.count_key
@@ -77,11 +75,16 @@ class RedisCache:
         self._outer = _Outer()
         self._silent = False  # Redis did not answer the last time
         self._try_at = 0.0  # until then reads do without it
-        self._trying = threading.Lock()
+        self._trying = threading.RLock()
         self._sweeping = threading.RLock()  # a signal's handler may change models, too
         self._sweep_seconds = 0.0  # what the last one took
         self._sweeps_begun = 0
         self._swept = 0  # the number of the last one that came to its end
+
+    @property
+    def identity(self) -> str:
+        """The address of Redis and the key of the count."""
+        return f"{identity_of(self._config.redis.url)} {self._key}"
 
     # ── Conversations and errors ──
 
@@ -387,22 +390,6 @@ class Talk:
         """Send all in one piece, and return the answer to each; see `Connection.ask`."""
         with self._wait.now() as end:
             return self._connection.ask(commands, end)
-
-
-def _address(url: str) -> str:
-    """Which Redis a URL names: without its login and parameters, several hosts in one order."""
-    start, _, query = url.partition("?")
-    scheme, _, rest = start.partition("://")
-    authority, _, path = rest.partition("/")
-    hosts = authority.rpartition("@")[2].lower()
-    if scheme.startswith(("redis+", "rediss+")):
-        hosts = ",".join(sorted(hosts.split(",")))
-    elif scheme != "unix" and not re.search(r":[0-9]+$", hosts):
-        hosts += ":6379"
-    if database := re.search(r"(?:^|&)db=([0-9]+)", query):
-        path += f"?db={database[1]}"
-    path = path.rstrip("/") if scheme == "unix" else path.strip("/") or "0"
-    return f"{scheme}://{hosts}/{path}"
 
 
 def _vouch(number: str, home: str) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from modelctl.count.redis import RedisCache, Talk
-from modelctl.count.wire import Command, ReplyError
 from modelctl.record import record
+from modelctl.redis_client.wire import Command, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from modelctl.count.connections import Connection, Server
+    from modelctl.redis_client.connections import Connection, Server
 
 # For all servers together.
 SECONDS = 5.0

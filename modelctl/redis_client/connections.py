@@ -13,10 +13,11 @@ import select
 import socket
 import threading
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl.count.wire import (
+from modelctl.redis_client.wire import (
     INFO,
     Command,
     NonsenseError,
@@ -164,7 +165,10 @@ class Server:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._free: list[Connection] = []
-        self._places = threading.BoundedSemaphore(self._size)
+        # A signal's handler may come in between and ask Redis, too: this queue allows it.
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(self._size):
+            self._places.put(None)
 
     @contextmanager
     def connection(self, end: float) -> Iterator[Connection]:
@@ -172,8 +176,12 @@ class Server:
         if os.getpid() != self._process:  # a fork: the sockets are the parent's
             self._begin()
         places = self._places
-        if not places.acquire(timeout=left(end)):
-            raise ConnectionError("all connections to Redis are in use; see redis.pool_size")
+        try:
+            places.get(timeout=left(end))
+        except Empty:
+            raise ConnectionError(
+                "all connections to Redis are in use; see redis.pool_size"
+            ) from None
         connection = None
         try:
             connection = self._kept() or Connection(self.address, self._access, end)
@@ -187,7 +195,7 @@ class Server:
             exc.add_note(str(self.address))
             raise
         finally:
-            places.release()
+            places.put(None)
 
     def _kept(self) -> Connection | None:
         while self._free:
@@ -241,7 +249,7 @@ class _Lookup(threading.Thread):
     """One question to the name server, in a thread; all who wait for it share it."""
 
     _asked: dict[tuple[int, str, int], _Lookup] = {}  # noqa: RUF012 - shared on purpose
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
     def __init__(self, key: tuple[int, str, int]) -> None:
         super().__init__(name="modelctl-resolve", daemon=True)

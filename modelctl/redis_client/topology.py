@@ -7,12 +7,12 @@ import functools
 import re
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote
 
-from modelctl.count.connections import Access, Address, Server, left
-from modelctl.count.wire import Command, NonsenseError, ReplyError, is_list
 from modelctl.errors import InvalidConfigError
+from modelctl.redis_client.connections import Access, Address, Server, left
+from modelctl.redis_client.wire import Command, NonsenseError, ReplyError, is_list
 
 if TYPE_CHECKING:
     import ssl
@@ -35,6 +35,7 @@ _TLS_PARAMETERS = (
 )
 _SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
 _SLOTS = 16384
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Topology(Protocol):
@@ -89,7 +90,7 @@ class Sentinels:
         self._open = open_server
         self._master: Server | None = None
         self._ask_at = 0.0
-        self._asking = threading.Lock()
+        self._asking = threading.RLock()
 
     def of(self, key: str, end: float) -> Server:
         """Return the master."""
@@ -240,13 +241,21 @@ def _address(host: Any, port: Any) -> Address:
     return Address(name, number)
 
 
-def open_topology(config: RedisConfig) -> Topology:
-    """Return what *config.url* names; nothing is connected yet.
+class _Target(NamedTuple):
+    """What a URL says."""
 
-    Raises:
-        InvalidConfigError: the URL has a parameter that makes no sense.
-    """
-    start, _, query = config.url.partition("?")
+    kind: str  # empty, unix, sentinel or cluster
+    tls: bool
+    user: str
+    password: str
+    addresses: list[Address]
+    master: str
+    database: int
+    parameters: dict[str, str]
+
+
+def _target(url: str) -> _Target:
+    start, _, query = url.partition("?")
     scheme, _, rest = start.partition("://")
     scheme, _, kind = scheme.partition("+")
     known: tuple[str, ...] = _PARAMETERS
@@ -256,25 +265,48 @@ def open_topology(config: RedisConfig) -> Topology:
     authority, _, path = rest.partition("/")
     login, _, hosts = authority.rpartition("@")
     user, _, password = login.partition(":")
-    master, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
-    database = "" if scheme == "unix" else database.strip("/")
+    master = database = ""
+    if scheme == "unix":
+        kind, addresses = "unix", [Address(path=unquote(f"/{path}"))]
+    else:
+        port = 26379 if kind == "sentinel" else 6379
+        addresses = list(dict.fromkeys(_place(host, port) for host in hosts.split(",")))
+        master, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
+    number = _number("db", given.get("db") or database.strip("/") or "0")
+    return _Target(
+        kind, scheme == "rediss", user, password, addresses, unquote(master), number, given
+    )
+
+
+def identity_of(url: str) -> str:
+    """Return which Redis a URL names, the same for all that name the same, without secrets."""
+    target = _target(url)
+    places = ",".join(sorted(map(str, target.addresses)))
+    return "/".join(filter(None, (places, target.master, str(target.database))))
+
+
+def open_topology(config: RedisConfig) -> Topology:
+    """Return what *config.url* names; nothing is connected yet.
+
+    Raises:
+        InvalidConfigError: the URL has a parameter that makes no sense.
+    """
+    target = _target(config.url)
+    given = target.parameters
     access = Access(
-        given.get("username") or unquote(user),
-        given.get("password") or unquote(password),
-        _number("db", given.get("db") or database or "0"),
-        functools.cache(lambda: _tls(given)) if scheme == "rediss" else None,
+        given.get("username") or unquote(target.user),
+        given.get("password") or unquote(target.password),
+        target.database,
+        functools.cache(lambda: _tls(given)) if target.tls else None,
     )
 
     def server(address: Address) -> Server:
         return Server(address, access, config.pool_size)
 
-    if scheme == "unix":
-        return One(server(Address(path=unquote(f"/{path}"))))
-    port = 26379 if kind == "sentinel" else 6379
-    addresses = [_place(host, port) for host in hosts.split(",")]
-    if kind == "cluster":
-        return Cluster(list(dict.fromkeys(addresses)), server)
-    if not kind:
+    addresses = target.addresses
+    if target.kind == "cluster":
+        return Cluster(addresses, server)
+    if target.kind != "sentinel":
         return One(server(addresses[0]))
     own = Access(
         given.get("sentinel_username", ""),
@@ -283,7 +315,7 @@ def open_topology(config: RedisConfig) -> Topology:
         asks_home=False,
     )
     sentinels = [Server(address, own, config.pool_size) for address in addresses]
-    return Sentinels(sentinels, unquote(master), server)
+    return Sentinels(sentinels, target.master, server)
 
 
 def _place(text: str, port: int) -> Address:
@@ -298,7 +330,7 @@ def _parameters(query: str, known: tuple[str, ...]) -> dict[str, str]:
             hint = f"known: {', '.join(known)}"
             raise InvalidConfigError(f"redis.url has an unknown parameter '{name}'", hint=hint)
     for name in ("socket_timeout", "socket_connect_timeout"):
-        if name in given and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", given[name]):
+        if name in given and not _SECONDS.fullmatch(given[name]):
             raise _wrong(name)
     if given.get("ssl_cert_reqs", "none") not in ("none", "optional", "required"):
         raise _wrong("ssl_cert_reqs")
@@ -336,5 +368,5 @@ def _tls(given: dict[str, str]) -> ssl.SSLContext:
 def timeout_of(config: RedisConfig) -> float:
     """Return how long a conversation may take (seconds): the shortest that is configured."""
     given = dict(parse_qsl(config.url.partition("?")[2]))
-    names = ("socket_timeout", "socket_connect_timeout")
-    return min(config.timeout, *(float(given[n]) for n in names if n in given), config.timeout)
+    found = (given.get(name, "") for name in ("socket_timeout", "socket_connect_timeout"))
+    return min([config.timeout, *(float(text) for text in found if _SECONDS.fullmatch(text))])
