@@ -192,7 +192,9 @@ def _join_words(environ: MutableMapping[str, str]) -> None:
     It puts the answer in the place of what stands behind the last colon, so that is what is to be
     completed; what stands before it is remembered.
     """
-    words = environ.get("COMP_WORDS", "").split(" ")
+    given = environ.get("COMP_WORDS", "")
+    between = "\n" if "\n" in given else " "  # Typer's script has a line for each word
+    words = given.split(between)
     number_of_it = environ.get("COMP_CWORD", "")
     if not number_of_it.isdecimal() or int(number_of_it) >= len(words):
         return
@@ -211,7 +213,7 @@ def _join_words(environ: MutableMapping[str, str]) -> None:
     if not joined[at].startswith("-"):
         before, colon, joined[at] = joined[at].rpartition(":")
         environ[_BEFORE_COLON] = before + colon
-    environ["COMP_WORDS"], environ["COMP_CWORD"] = " ".join(joined), str(at)
+    environ["COMP_WORDS"], environ["COMP_CWORD"] = between.join(joined), str(at)
 
 
 def _print_completion(arguments: Sequence[str]) -> bool:

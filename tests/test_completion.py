@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
+import pexpect  # type: ignore[import-untyped]
 import pytest
 
 from modelctl.catalog import CatalogFormat
 from modelctl.model import FailureType, ModelStatus
 from modelctl.store import SORT_KEYS
-from tests.commands import Cli, add, make_fleet, run, sql
+from tests.commands import PROGRAM, SECONDS, Cli, add, make_fleet, run, sql
 
 WORDS = {
     "ids": ("show acme/o", ["acme/off", "acme/one"]),
@@ -37,11 +42,58 @@ def test_bash(line: str, expected: list[str]) -> None:
     words = f"modelctl {line}".split(" ")
     result = run(
         _MODELCTL_COMPLETE="complete_bash",
-        COMP_WORDS=" ".join(words),
+        COMP_WORDS="\n".join(words),  # as Typer's script does
         COMP_CWORD=str(len(words) - 1),
     )
     assert (result.code, result.err) == (0, "")
     assert sorted(result.lines) == sorted(map(str, expected))
+
+
+PRESSED = {
+    "modelctl show hf:o": "modelctl show hf:org/model:",
+    "modelctl show hf:org/model:f": "modelctl show hf:org/model:free",
+    "modelctl disable acme/one hf:org/model:p": "modelctl disable acme/one hf:org/model:paid",
+    "modelctl list --provider=ac": "modelctl list --provider=acme",
+    "modelctl list --provider ac": "modelctl list --provider acme",
+    "modelctl events hf:": "modelctl events hf:org/model:",
+}
+
+
+@pytest.mark.parametrize(("typed", "line"), PRESSED.items(), ids=PRESSED)
+def test_in_a_real_bash(tmp_path: Path, typed: str, line: str) -> None:
+    """Tab in bash completes what was typed, in its place."""
+    make_fleet()
+    add("hf:org/model:free", "hf:org/model:paid")
+    program = tmp_path / "modelctl"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(PROGRAM)} "$@"\n')
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    bash = pexpect.spawn(
+        "bash",
+        ["--norc", "--noprofile", "-i"],
+        env={**os.environ, "PATH": path, "PS1": "READY ", "TERM": "dumb", "INPUTRC": os.devnull},
+        dimensions=(20, 200),
+        encoding="utf-8",
+        timeout=SECONDS,
+        echo=False,
+    )
+    with bash:
+        bash.expect_exact("READY ")
+        bash.sendline(f"modelctl --show-completion bash > {tmp_path}/it; . {tmp_path}/it")
+        bash.expect_exact("READY ")
+        # A key that writes the line as it is then into a file.
+        bash.sendline(f'show() {{ printf %s "$READLINE_LINE" > {tmp_path}/line; }}')
+        bash.expect_exact("READY ")
+        bash.sendline("bind -x '\"\\C-g\": show'")
+        bash.expect_exact("READY ")
+        bash.send(f"{typed}\t\x07")
+        deadline = time.monotonic() + SECONDS
+        written = tmp_path / "line"
+        while not (written.exists() and written.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert written.read_text().rstrip() == line
+        bash.send("\x15exit\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
