@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS = 15
 _DELIVERY = "delivery "
+# Which table and triggers the cached counts were counted with, as a negative number. `db upgrade` and
+# deliveries note it. Where a table was restored from a dump or swapped for another, no trigger fired
+# for its rows: then it differs from what was noted, and an invalidation is due.
+SEAL = """(-1 - (9223372036854775807 & hashtextextended(concat_ws(' ',
+    CAST(to_regclass('models') AS oid), (
+        SELECT string_agg(concat(t.oid, t.tgenabled), ' ' ORDER BY t.tgname) FROM pg_trigger t
+        WHERE t.tgrelid = to_regclass('models') AND t.tgname LIKE 'modelctl%'
+    )), 0)))"""
 
 
 class Outbox:
@@ -33,6 +41,8 @@ class Outbox:
         self._table = f"{database.own}modelctl_outbox"
         self._schema = config.database.schema
         self._state = f"{database.own}modelctl_state"
+        noted = f"SELECT FROM {self._state} WHERE name = 'seal' AND value"
+        self._broken = f"EXISTS ({noted} <> CAST({SEAL} AS text))"
 
     def count(self) -> tuple[int, bool]:
         """Return COUNT(*) of the active models and whether a queued invalidation is due.
@@ -59,17 +69,23 @@ class Outbox:
         """Whether a change is committed whose first invalidation is not delivered yet."""
         if self._on_sqlite:
             return False
-        sql = f"SELECT EXISTS (SELECT FROM {self._table} WHERE NOT settle), pg_is_in_recovery()"
+        sql = (
+            f"SELECT EXISTS (SELECT FROM {self._table} WHERE NOT settle) OR {self._broken},"
+            " pg_is_in_recovery()"
+        )
         with self._database.reading() as connection:
             unsettled, standby = connection.execute(text(sql)).one()
         _refuse_standby(standby)
         return bool(unsettled)
 
     def due(self) -> list[tuple[int, bool]]:
-        """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000."""
+        """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000.
+
+        A seal that is broken is one of them; its id is negative.
+        """
         sql = (
-            f"SELECT id, settle FROM {self._table} WHERE due <= statement_timestamp()"
-            " ORDER BY due LIMIT 10000"
+            f"(SELECT id, settle FROM {self._table} WHERE due <= statement_timestamp()"
+            f" ORDER BY due LIMIT 10000) UNION ALL SELECT {SEAL}, TRUE WHERE {self._broken}"
         )
         with self._database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(text(sql))]
@@ -89,7 +105,9 @@ class Outbox:
             " SELECT CAST(:name AS text), statement_timestamp(), CAST(:server AS text)"
             f" WHERE NOT EXISTS (SELECT FROM {self._state} WHERE name = CAST(:name AS text)"
             " AND at > statement_timestamp() - interval '1 minute')"
-            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value)"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value),"
+            f" sealed AS (UPDATE {self._state} SET at = statement_timestamp(), value = seal"
+            " FROM unnest(CAST(:settled AS bigint[])) AS seal WHERE name = 'seal' AND seal < 0)"
             f" UPDATE {self._table} SET settle = TRUE,"
             f" due = statement_timestamp() + interval '{SETTLE_SECONDS} seconds'"
             " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from modelctl.count.outbox import SEAL
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
 from modelctl.migrations.declared import CACHE, HEAD, KNOWN, OUTBOX
@@ -52,6 +53,8 @@ def upgrade(connection: Connection, schema: str = SCHEMA, *, dry_run: bool = Fal
             hint = "nothing was changed; or give modelctl a database of its own (database.url)"
             raise InvalidConfigError("; ".join(problems), hint=hint)
         plan.execute(connection)
+        if plan.steps:
+            _seal(connection, schema)
         if plan.steps and plan.installed:
             _invalidate(connection, schema)
         after = _plan(connection, schema)
@@ -189,6 +192,17 @@ def _status(
         repaired=repaired.findings if repaired else (),
         dry_run=dry_run,
     )
+
+
+def _seal(connection: Connection, schema: str) -> None:
+    """Note which table and triggers the counts are counted with from now on."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            f'INSERT INTO "{schema}".modelctl_state (name, at, value)'
+            f" VALUES ('seal', now(), {SEAL})"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value",
+            execution_options={"no_parameters": True},
+        )
 
 
 def _invalidate(connection: Connection, schema: str) -> None:
