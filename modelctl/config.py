@@ -55,7 +55,8 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
-def _nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return the choice that *name* was perhaps meant to be."""
     import difflib
 
     # Cut, because difflib is quadratic; no cutoff, because some name helps more than none.
@@ -175,7 +176,55 @@ def _redis_url(url: str) -> str:
         raise UsageError(_MALFORMED, hint=f"write it like {example}")
     if not re.fullmatch(place, match["place"]):
         raise UsageError(f"must have the form of {example}")
+    redis_parameters(url)
     return url
+
+
+# What may follow the question mark of redis.url.
+_REDIS_PARAMETERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")
+_TLS_PARAMETERS = (
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+    "ssl_min_version",
+)
+_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
+_PARAMETER_VALUES = {
+    "db": "[0-9]{1,9}",
+    "socket_timeout": r"[0-9]{1,9}(\.[0-9]{1,9})?",
+    "socket_connect_timeout": r"[0-9]{1,9}(\.[0-9]{1,9})?",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_min_version": "[0-9]{1,9}",
+}
+
+
+def redis_parameters(url: str) -> dict[str, str]:
+    """Return the parameters of a URL of Redis.
+
+    Raises:
+        UsageError: one is unknown, or has a value that makes no sense.
+    """
+    start, _, query = url.partition("?")
+    if not query:
+        return {}
+    from urllib.parse import parse_qsl
+
+    scheme = start.partition("://")[0]
+    known: tuple[str, ...] = _REDIS_PARAMETERS
+    known += _TLS_PARAMETERS if scheme.startswith("rediss") else ()
+    known += _SENTINEL_PARAMETERS if scheme.endswith("+sentinel") else ()
+    given = dict(parse_qsl(query))
+    for name, value in given.items():
+        if name not in known:
+            hint = f"known: {', '.join(known)}"
+            raise UsageError(f"has an unknown parameter '{clean(name, longest=50)}'", hint=hint)
+        if not re.fullmatch(_PARAMETER_VALUES.get(name, "(?s:.*)"), value):
+            raise UsageError(f"the value of '{name}' makes no sense")
+    return given
 
 
 def _key(default: _T, about: str, unit: str, check: Callable[[Any], Any]) -> _T:
@@ -212,7 +261,7 @@ def _failure_types(names: Iterable[str]) -> tuple[FailureType, ...]:
     known = {str(kind): kind for kind in FailureType}
     for name in names:
         if name not in known:
-            hint = f"the nearest is '{_nearest(name, known)}'; all: {', '.join(known)}"
+            hint = f"the nearest is '{nearest(name, known)}'; all: {', '.join(known)}"
             raise UsageError(f"'{clean(name, longest=50)}' is not a failure type", hint=hint)
     return tuple(known[name] for name in names)
 
@@ -524,6 +573,7 @@ class Config:
         _check_names(file, tables, environ)
         values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         origins = {}
+        environ = _with_secrets(environ)
         for key in KEYS:
             name, section = key.field.name, values[key.section]
             where, origins[str(key)] = "", "default"
@@ -534,7 +584,8 @@ class Config:
                     section[name] = key.read(tables[key.section][name])
                 forgotten = str(key) == "database.url" and not environ.get(key.variable, "").strip()
                 if key.variable in environ and not forgotten:
-                    where, origins[str(key)] = key.variable, f"environment {key.variable}"
+                    variable = key.variable + "_FILE" * (f"{key.variable}_FILE" in environ)
+                    where, origins[str(key)] = variable, f"environment {variable}"
                     section[name] = key.read_text(environ[key.variable])
             except UsageError as exc:
                 raise InvalidConfigError(f"{where}: {exc.message}", hint=exc.hint) from None
@@ -691,6 +742,34 @@ def _derive(values: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:
         origins["cache.count_key"] = "default for this database.schema"
 
 
+def _with_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Add what is in the files that ``MODELCTL_DATABASE_URL_FILE`` and the like name.
+
+    Docker and Kubernetes give a secret as a file.
+    """
+    found = dict(environ)
+    for variable in (key.variable for key in KEYS if key.secret):
+        named = f"{variable}_FILE"
+        if not (path := environ.get(named, "").strip()):
+            found.pop(named, None)
+            continue
+        if environ.get(variable, "").strip():
+            raise InvalidConfigError(f"{variable} and {named} are both set", hint="unset one")
+        try:
+            with Path(path).open("rb") as stream:
+                data = stream.read(_LARGEST_FILE)
+            found[variable] = data.decode().strip()
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "strerror", None) or "it is not text"
+            raise InvalidConfigError(
+                f"{named}: cannot read the file {clean(path)}: {why}",
+                hint="name a file with the URL alone",
+            ) from None
+        if not found[variable]:
+            raise InvalidConfigError(f"{named}: the file {clean(path)} is empty")
+    return found
+
+
 def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     keys = [str(key) for key in KEYS]
     for name, table in tables.items():
@@ -700,7 +779,7 @@ def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[
             what = (
                 f"section [{name}]" if isinstance(table, dict) else f"key {name} outside a section"
             )
-            near = f"the nearest section is [{_nearest(name, SECTIONS)}]"
+            near = f"the nearest section is [{nearest(name, SECTIONS)}]"
             raise InvalidConfigError(f"unknown {what} in {file}", hint=near)
         if not isinstance(table, dict):
             hint = f"write [{name}] on a line of its own, and its keys below"
@@ -708,10 +787,11 @@ def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[
         for key in table:
             if f"{name}.{key}" not in keys:
                 elsewhere = [str(other) for other in KEYS if other.field.name == key]
-                near = elsewhere[0] if elsewhere else _nearest(f"{name}.{key}", keys)
+                near = elsewhere[0] if elsewhere else nearest(f"{name}.{key}", keys)
                 hint = f"the nearest is {near}"
                 raise InvalidConfigError(f"unknown key {name}.{key} in {file}", hint=hint)
     variables = [key.variable for key in KEYS]
+    variables += [f"{key.variable}_FILE" for key in KEYS if key.secret]
     prefixes = tuple(f"MODELCTL_{section.upper()}_" for section in SECTIONS)
     for name in sorted(environ):
         if name in (*variables, "MODELCTL_CONFIG", "MODELCTL_ACTOR"):
@@ -720,7 +800,7 @@ def _check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[
         if not name.startswith(prefixes) and not _is_near(name, variables):
             continue
         if not (_KUBERNETES.search(name) or environ[name].startswith(("tcp://", "udp://"))):
-            near = f"the nearest is {_nearest(name, variables)}"
+            near = f"the nearest is {nearest(name, variables)}"
             raise InvalidConfigError(f"unknown environment variable {name}", hint=near)
 
 
@@ -740,7 +820,7 @@ def _read_probes(file: Path | None, tables: Mapping[str, Any]) -> dict[str, Prob
         values = {}
         for name, raw in table.items():
             if name not in known:
-                hint = f"the nearest is {_nearest(name, known)}"
+                hint = f"the nearest is {nearest(name, known)}"
                 raise InvalidConfigError(f"unknown key {name} in {section}", hint=hint)
             try:
                 values[name] = _probe_value(raw, known[name])

@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import pq, waiting
@@ -21,7 +22,7 @@ from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from modelctl import deadline
-from modelctl.config import format_duration
+from modelctl.config import format_duration, nearest
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
@@ -29,6 +30,7 @@ from modelctl.errors import (
     ModelctlError,
     RefusedError,
     UsageError,
+    clean,
 )
 from modelctl.times import in_utc
 
@@ -42,6 +44,16 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0  # for each address; the URL may say otherwise (connect_timeout)
 _INTERVAL = 0.1  # between two looks at Ctrl-C
 _FOR_THE_REST = 2.0  # seconds of a call that are kept to ask what became of a COMMIT
+
+
+# What other programs write into their URLs.
+_FOREIGN_PARAMETERS = {
+    "schema": "to find the table in another schema write options=-c%20search_path%3DSCHEMA",
+    "pgbouncer": "leave it out: a pooler needs no setting",
+    "connection_limit": "leave it out, and set database.pool_size",
+    "pool_timeout": "leave it out, and set database.pool_timeout",
+    "socket_timeout": "leave it out, and set database.timeout",
+}
 
 
 class NoAnswerError(psycopg.OperationalError):
@@ -118,9 +130,7 @@ class Connector:
             given = conninfo_to_dict(self._config.postgres_url)
         except psycopg.Error:
             # Its message may show the password.
-            raise InvalidConfigError(
-                "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"
-            ) from None
+            raise self._wrong_url() from None
         how: dict[str, Any] = {
             "application_name": "modelctl",
             "client_encoding": "utf8",
@@ -133,6 +143,20 @@ class Connector:
         if "," in str(given.get("host", "")):
             how["target_session_attrs"] = "read-write"
         return how | given
+
+    def _wrong_url(self) -> InvalidConfigError:
+        known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+        query = self._config.postgres_url.partition("?")[2]
+        for name in (clean(pair.partition("=")[0], longest=50) for pair in query.split("&")):
+            if name and unquote(name) not in known:
+                return InvalidConfigError(
+                    f"database.url has an unknown parameter '{name}'",
+                    hint=_FOREIGN_PARAMETERS.get(name)
+                    or f"the nearest is '{nearest(name, sorted(known))}'",
+                )
+        return InvalidConfigError(
+            "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"
+        )
 
     def __call__(self) -> Connection:
         """Connect, within the time that the call has left."""

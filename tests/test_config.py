@@ -835,3 +835,71 @@ def test_import_and_load_without_a_file_stay_cheap(home: Path) -> None:
         check=True,
     )
     assert done.stdout.strip() == ""
+
+
+# Secrets in files, and parameters of URLs
+
+
+def test_a_url_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """Docker and Kubernetes give a secret as a file, which a variable with _FILE names."""
+    secret = tmp_path / "secret"
+    secret.write_text("postgresql://u:zq7@h/db\n")
+    config = Config.load(environ={"MODELCTL_DATABASE_URL_FILE": str(secret)})
+    assert config.database.url == "postgresql://u:zq7@h/db"
+    assert config.origin("database.url") == "environment MODELCTL_DATABASE_URL_FILE"
+    assert "zq7" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("written", "more", "words"),
+    [
+        (None, {}, "cannot read"),
+        (b"\xff", {}, "not text"),
+        (b"\n", {}, "empty"),
+        (b"ftp://h:zq7", {}, "MODELCTL_DATABASE_URL_FILE: is neither"),
+        (b"postgresql://h/db", {"MODELCTL_DATABASE_URL": "postgresql://h/x"}, "both set"),
+    ],
+)
+def test_a_wrong_file_of_a_secret(
+    tmp_path: Path, written: bytes | None, more: dict[str, str], words: str
+) -> None:
+    """The message names the variable, and shows nothing of what is in the file."""
+    secret = tmp_path / "secret"
+    if written is not None:
+        secret.write_bytes(written)
+    with pytest.raises(InvalidConfigError, match=words) as caught:
+        Config.load(environ={"MODELCTL_DATABASE_URL_FILE": str(secret), **more})
+    assert "MODELCTL_DATABASE_URL" in caught.value.message
+    assert "zq7" not in everything(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://h?decode_responses=true", "decode_responses"),
+        ("redis://h?socket_timeout=soon", "socket_timeout"),
+        ("redis+sentinel://h/main?nonsense=1", "nonsense"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "ssl_ca_certs"),
+        ("rediss://h?ssl_cert_reqs=perhaps", "ssl_cert_reqs"),
+    ],
+)
+def test_a_parameter_of_redis_is_refused_at_once(url: str, name: str) -> None:
+    """Not only after a change is committed."""
+    environ = {"MODELCTL_DATABASE_URL": POSTGRES, "MODELCTL_REDIS_URL": url}
+    with pytest.raises(InvalidConfigError, match=f"MODELCTL_REDIS_URL.*'{name}'"):
+        Config.load(environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "hint"),
+    [("schema=app", "search_path"), ("pgbouncer=true", "leave it out"), ("sslmod=x", "'sslmode'")],
+)
+def test_a_parameter_of_postgresql_is_named(parameter: str, hint: str) -> None:
+    """What other programs write into their URLs is unknown to PostgreSQL: which one, and what to do."""
+    from modelctl import Fleet
+
+    config = Config.load(environ={"MODELCTL_DATABASE_URL": f"postgresql://u:zq7@h/db?{parameter}"})
+    with pytest.raises(InvalidConfigError, match=f"'{parameter.partition('=')[0]}'") as caught:
+        Fleet.open(config).disable("m")
+    assert hint in str(caught.value.hint)
+    assert "zq7" not in everything(caught.value)

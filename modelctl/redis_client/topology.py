@@ -8,9 +8,9 @@ import re
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
-from modelctl.errors import InvalidConfigError
+from modelctl.config import redis_parameters
 from modelctl.redis_client.connections import Access, Address, Server, left
 from modelctl.redis_client.wire import Command, NonsenseError, ReplyError, is_list
 
@@ -21,21 +21,7 @@ if TYPE_CHECKING:
     from modelctl.config import RedisConfig
 
 SENTINEL_SECONDS = 1.0
-# What may follow the question mark of redis.url.
-_PARAMETERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")
-_TLS_PARAMETERS = (
-    "ssl_ca_certs",
-    "ssl_ca_path",
-    "ssl_certfile",
-    "ssl_keyfile",
-    "ssl_password",
-    "ssl_cert_reqs",
-    "ssl_check_hostname",
-    "ssl_min_version",
-)
-_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
 _SLOTS = 16384
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Topology(Protocol):
@@ -255,13 +241,9 @@ class _Target(NamedTuple):
 
 
 def _target(url: str) -> _Target:
-    start, _, query = url.partition("?")
-    scheme, _, rest = start.partition("://")
+    given = redis_parameters(url)
+    scheme, _, rest = url.partition("?")[0].partition("://")
     scheme, _, kind = scheme.partition("+")
-    known: tuple[str, ...] = _PARAMETERS
-    known += _TLS_PARAMETERS if scheme == "rediss" else ()
-    known += _SENTINEL_PARAMETERS if kind == "sentinel" else ()
-    given = _parameters(query, known)
     authority, _, path = rest.partition("/")
     login, _, hosts = authority.rpartition("@")
     user, _, password = login.partition(":")
@@ -272,7 +254,7 @@ def _target(url: str) -> _Target:
         port = 26379 if kind == "sentinel" else 6379
         addresses = list(dict.fromkeys(_place(host, port) for host in hosts.split(",")))
         master, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
-    number = _number("db", given.get("db") or database.strip("/") or "0")
+    number = int(given.get("db") or database.strip("/") or "0")
     return _Target(
         kind, scheme == "rediss", user, password, addresses, unquote(master), number, given
     )
@@ -289,7 +271,7 @@ def open_topology(config: RedisConfig) -> Topology:
     """Return what *config.url* names; nothing is connected yet.
 
     Raises:
-        InvalidConfigError: the URL has a parameter that makes no sense.
+        UsageError: the URL has a parameter that makes no sense.
     """
     target = _target(config.url)
     given = target.parameters
@@ -323,31 +305,6 @@ def _place(text: str, port: int) -> Address:
     return Address(unquote(host.strip("[]")) or "localhost", int(given or port))
 
 
-def _parameters(query: str, known: tuple[str, ...]) -> dict[str, str]:
-    given = dict(parse_qsl(query))
-    for name in given:
-        if name not in known:
-            hint = f"known: {', '.join(known)}"
-            raise InvalidConfigError(f"redis.url has an unknown parameter '{name}'", hint=hint)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        if name in given and not _SECONDS.fullmatch(given[name]):
-            raise _wrong(name)
-    if given.get("ssl_cert_reqs", "none") not in ("none", "optional", "required"):
-        raise _wrong("ssl_cert_reqs")
-    _number("ssl_min_version", given.get("ssl_min_version", "0"))
-    return given
-
-
-def _number(name: str, text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise _wrong(name)
-    return int(text)
-
-
-def _wrong(name: str) -> InvalidConfigError:
-    return InvalidConfigError(f"redis.url: the value of '{name}' makes no sense")
-
-
 def _tls(given: dict[str, str]) -> ssl.SSLContext:
     import ssl
 
@@ -367,6 +324,6 @@ def _tls(given: dict[str, str]) -> ssl.SSLContext:
 
 def timeout_of(config: RedisConfig) -> float:
     """Return how long a conversation may take (seconds): the shortest that is configured."""
-    given = dict(parse_qsl(config.url.partition("?")[2]))
+    given = redis_parameters(config.url)
     found = (given.get(name, "") for name in ("socket_timeout", "socket_connect_timeout"))
-    return min([config.timeout, *(float(text) for text in found if _SECONDS.fullmatch(text))])
+    return min([config.timeout, *(float(text) for text in found)])
