@@ -325,5 +325,5 @@ def _tls(given: dict[str, str]) -> ssl.SSLContext:
 def timeout_of(config: RedisConfig) -> float:
     """Return how long a conversation may take (seconds): the shortest that is configured."""
     given = redis_parameters(config.url)
-    found = (given.get(name, "") for name in ("socket_timeout", "socket_connect_timeout"))
-    return min([config.timeout, *(float(text) for text in found)])
+    names = ("socket_timeout", "socket_connect_timeout")
+    return min([config.timeout, *(float(given[name]) for name in names if name in given)])
