@@ -65,6 +65,8 @@ class Database:
         self.own = "" if config.sqlite_path else f'"{config.database.schema}".'
         # Of an application's table models, once something failed at them; see tables.Statements.
         self.columns: dict[str, Any] = {}
+        # Told of rows that cannot be read.
+        self.warn: Callable[[str], None] = lambda _: None
         self._reading = self.engine.execution_options(begin=None)
         self._writing = self.engine.execution_options(begin=_WRITE)
 

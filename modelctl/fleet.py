@@ -163,6 +163,7 @@ class Fleet:
 
                 self._create_embedded()
                 self._made = ModelStore(self.config, pool_size=self._pool_size)
+                self._made._database.warn = lambda message: self.on_warning(message)
             return self._made
 
     def _create_embedded(self) -> None:

@@ -25,6 +25,8 @@ from modelctl.tables import (
     all_found,
     differences,
     findable,
+    is_findable,
+    readable,
     text,
     time_at,
     written,
@@ -157,7 +159,7 @@ class Recovery(Changes):
             before = len(refused)
             size = None if room is None else room + before
             due = self._due_ids(parameters, size) if ids is None else ids
-            source = (model_id for model_id in due if model_id not in refused)
+            source = (model_id for model_id in due if _can_come_back(model_id, refused))
             these = list(islice(source, tables.CHUNK))
             while True:  # once at least: who has the lock is told also if nothing is due
                 done = self._bring_back(these, parameters, refused)
@@ -384,6 +386,14 @@ class Recovery(Changes):
         return self.database.write(
             lambda connection: connection.execute(text(sql), parameters).first() is not None
         )
+
+
+def _can_come_back(model_id: Any, refused: dict[str, str]) -> bool:
+    """Whether no reason is known against it; an id that cannot be read is one."""
+    if not isinstance(model_id, str) or not is_findable(model_id):
+        refused[readable(model_id)] = "its id is not text"
+        return False
+    return model_id not in refused
 
 
 def _scope(provider: str | None) -> str:

@@ -28,7 +28,20 @@ from modelctl.database import Database
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered, storable
 from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
-from modelctl.tables import AUTO_OFF, MODELS, ON, UtcTime, all_found, findable, text, time_at
+from modelctl.tables import (
+    AUTO_OFF,
+    MODELS,
+    ON,
+    UtcTime,
+    all_found,
+    findable,
+    is_findable,
+    named,
+    readable,
+    text,
+    time_at,
+    whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +103,7 @@ class ModelStore:
         self._config = config
         self._database = database = Database(config, pool_size)
         self._changes = Changes(config, database)
+        self._usual: set[tuple[type, ...]] = set()
         self._on_sqlite, self._sql = self._changes.on_sqlite, self._changes.sql
 
     @functools.cached_property
@@ -229,7 +243,34 @@ class ModelStore:
         )
         return sa.select(MODELS, now, retry)
 
+    def _typed(self, row: Any) -> Any:
+        """Make each value what its column is for; name the model where one was not."""
+        values, odd = [*row], []
+        for place, column in enumerate(MODELS.c):
+            value = values[place]
+            if value is None:
+                continue
+            if isinstance(column.type, sa.Text):
+                values[place] = readable(value)
+                fine = isinstance(value, str) and is_findable(value)
+            elif isinstance(column.type, sa.Integer):
+                values[place] = whole(value)
+                fine = type(value) is int
+            else:
+                continue
+            if not fine:
+                odd.append(column.name)
+        if odd:
+            self._database.warn(f"{named([values[0]])} has values that are none: {', '.join(odd)}")
+        return values
+
     def _model(self, row: Any) -> Model:
+        if self._on_sqlite:  # where a column keeps whatever is written into it
+            kinds = tuple(map(type, row))
+            if kinds not in self._usual or not is_findable(row[0]):
+                row = self._typed(row)
+                if tuple(map(type, row)) == kinds:
+                    self._usual.add(kinds)
         # By position: a list of all models spends its time here.
         (
             model_id,
@@ -291,14 +332,16 @@ class ModelStore:
         """Return the totals, in one statement over the rows."""
         sql = (
             f"SELECT provider, count(*), count(*) FILTER (WHERE {ON}),"
-            f" count(*) FILTER (WHERE {AUTO_OFF}), coalesce(sum(success_count), 0),"
-            " coalesce(sum(failure_count), 0) FROM models GROUP BY provider"
+            f" count(*) FILTER (WHERE {AUTO_OFF}), coalesce(sum({self._summed('success_count')}), 0),"
+            f" coalesce(sum({self._summed('failure_count')}), 0) FROM models GROUP BY provider"
         )
         totals = [0] * 5
         providers: dict[str, list[int]] = {}
         with self._database.reading() as connection:
             for provider, *numbers in connection.execute(text(sql)):
-                totals = [a + int(b) for a, b in zip(totals, numbers, strict=True)]
+                provider = readable(provider)
+                numbers = [*map(whole, numbers)]
+                totals = [a + b for a, b in zip(totals, numbers, strict=True)]
                 # NULL is as good as empty; asking the database for that costs a quarter more.
                 of_one = providers.setdefault(provider or "", [0, 0])
                 of_one[0] += numbers[0]
@@ -313,6 +356,12 @@ class ModelStore:
             success_count=successes,
             failure_count=failures,
         )
+
+    def _summed(self, column: str) -> str:
+        """On SQLite a sum of integers fails where it is too long, so none may be beyond belief."""
+        if not self._on_sqlite:
+            return column
+        return f"min(max(CAST({column} AS integer), -1000000000000000), 1000000000000000)"
 
     def leaderboard(
         self, *, top: int | None, provider: str | None, untested: bool
@@ -339,7 +388,16 @@ class ModelStore:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
-            LeaderboardEntry(rank, row[0], row[1] or "", row[2] or "", *row[3:])
+            LeaderboardEntry(
+                rank,
+                readable(row[0]),
+                readable(row[1]),
+                readable(row[2]),
+                row[3],
+                whole(row[4]),
+                whole(row[5]),
+                *row[6:],
+            )
             for rank, row in enumerate(rows, 1)
         )
 

@@ -189,7 +189,7 @@ class Dialect:
     def values(self, columns: Collection[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """The parameters that hold *rows*."""
         if not self.source:
-            return {"rows": json.dumps([*map(tuple, rows)])}
+            return {"rows": json.dumps([*map(tuple, rows)], default=readable)}
         lists = [*zip(*rows, strict=True)] if rows else [()] * len(columns)
         return {f"rows_{c}": json.dumps(each) for c, each in zip(columns, lists, strict=True)}
 
@@ -290,6 +290,21 @@ DEFAULTS = (
 )
 # What can be text in a NOT NULL column; an empty one is as good as none.
 _EMPTIED = ("failure_type", "failure_reason", "disabled_by", "disabled_reason", "would_disable")
+
+
+def readable(value: Any) -> str:
+    """Text of a column, whatever SQLite keeps there."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def whole(value: Any) -> int:
+    """A number of a column, whatever SQLite keeps there; 0 where it is none."""
+    try:
+        return value if type(value) is int else int(value or 0)
+    except (ValueError, OverflowError, TypeError):
+        return 0
 
 
 class KeptError(Exception):
