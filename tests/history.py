@@ -18,10 +18,8 @@ comparisons need no slack; `SLACK` (1 ms) is there for machines whose cores disa
 only makes the judge milder: it hides a wrong read that began less than 1 ms after the
 acknowledgement, or a number that was shown less than 1 ms before it was true.
 
-**The limit that is left out.** A Redis that restarts empty forgets the tombstone too: another
-program that counted before a change, and stores its number after the restart, is believed until
-the next invalidation. So the foreign filler stores on the connection on which it missed, and
-drops its number when that connection is gone.
+**Another program** stores what it counted late, and at times any number that it ever counted, on
+whatever server answers: nothing that it does may reach a count.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ import random
 import signal
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,12 +43,14 @@ from typing import Any, ClassVar, Protocol, Self
 import psycopg
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from modelctl import Fleet, points
 from modelctl.config import Config
+from modelctl.count.cache import LEASE_SECONDS
 from modelctl.errors import DatabaseUnavailableError, StaleCacheError
-from tests.servers import Postgres, Redis
+from tests.servers import Postgres, Redis, RedisGroup
 
 KEY = "db:models:count:active"
 TTL = 60
@@ -354,7 +354,7 @@ class Figures:
         )
 
 
-# ── The two protocols ───────────────────────────────────────────────────────────────────────────
+# ── The three protocols ───────────────────────────────────────────────────────────────────────────
 
 
 def slow_fill(dice: random.Random) -> None:
@@ -450,15 +450,48 @@ class _Sql:
         return row[0] if row else cursor.rowcount
 
 
-def _redis_client(url: str, *, one_connection: bool = False) -> redis.Redis:
-    return redis.Redis.from_url(
-        url,
-        single_connection_client=one_connection,
-        decode_responses=True,
-        socket_timeout=0.5,
-        socket_connect_timeout=0.5,
-        retry=Retry(NoBackoff(), 0),
-    )
+class _Redis:
+    """A client of whatever a URL of ours names, made when needed, and again after an error."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._made: Any = None
+
+    @contextlib.contextmanager
+    def home(self) -> Iterator[redis.Redis]:
+        """Give the server that has K; every error is a RedisError."""
+        try:
+            if self._made is None:
+                self._made = self._client()
+            client = self._made
+            if isinstance(client, redis.RedisCluster):
+                client = client.get_redis_connection(client.get_node_from_key(KEY))  # type: ignore[no-untyped-call]
+            yield client
+        except (redis.RedisError, RedisClusterException, OSError) as exc:
+            self._made = None
+            raise redis.RedisError(str(exc)) from exc
+
+    def _client(self) -> Any:
+        how: dict[str, Any] = {
+            "decode_responses": True,
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        scheme, _, rest = self._url.partition("://")
+        if "+" not in scheme:
+            return redis.Redis.from_url(self._url, **how)
+        addresses = [(h, int(p)) for h, _, p in (a.partition(":") for a in _hosts(rest))]
+        if scheme == "redis+cluster":
+            nodes = [redis.cluster.ClusterNode(*a) for a in addresses]  # type: ignore[no-untyped-call]
+            return redis.RedisCluster(startup_nodes=nodes, **how)
+        timeouts = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+        watchers = redis.Sentinel(addresses, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
+        return watchers.master_for("mymaster", **how)  # type: ignore[no-untyped-call]
+
+
+def _hosts(rest: str) -> list[str]:
+    return rest.partition("/")[0].split(",")
 
 
 COUNT = "SELECT count(*) FROM models WHERE active"
@@ -476,17 +509,17 @@ class Naive:
         """Connect."""
         self._dice = dice
         self._sql = _Sql(self._database, self._who)
-        self._redis = _redis_client(self._redis_url)
+        self._redis = _Redis(self._redis_url)
 
     def count(self, what: str) -> tuple[int, bool]:
         """Read through the cache."""
-        with contextlib.suppress(redis.RedisError):
-            if (value := self._redis.get(KEY)) is not None:
+        with contextlib.suppress(redis.RedisError), self._redis.home() as client:
+            if (value := client.get(KEY)) is not None:
                 return int(str(value)), True
         number = self._query(COUNT)
         slow_fill(self._dice)
-        with contextlib.suppress(redis.RedisError):
-            self._redis.set(KEY, number, ex=TTL)
+        with contextlib.suppress(redis.RedisError), self._redis.home() as client:
+            client.set(KEY, number, ex=TTL)
         return number, False
 
     def change(self, what: str, ids: Sequence[str]) -> tuple[str, bool]:
@@ -496,16 +529,62 @@ class Naive:
             f"UPDATE models SET active = {active} WHERE id IN ({names}) AND active <> {active}"
         )
         try:
-            self._redis.delete(KEY)
+            self._invalidate()
         except redis.RedisError:
             return "queued", rows > 0
         return "invalidated", rows > 0
+
+    def _invalidate(self) -> None:
+        with self._redis.home() as client:
+            client.delete(KEY)
 
     def _query(self, sql: str) -> int:
         try:
             return int(self._sql.execute(sql))
         except psycopg.Error as exc:
             raise DatabaseUnavailableError(str(exc)) from exc
+
+
+class Tombstone(Naive):
+    """The first protocol: what was stored before an invalidation is denied for 75 s.
+
+    K is believed if the tombstone is absent or says the same. What denies is lost together with
+    everything else, and that is how it is wrong.
+    """
+
+    _LEASE = f"{{{KEY}}}:lease"
+    _TOMB = f"{{{KEY}}}:tomb"
+
+    def count(self, what: str) -> tuple[int, bool]:
+        """Read through the cache; fill under a lease that was taken before the count."""
+        nonce = os.urandom(16).hex()
+        got = False
+        with contextlib.suppress(redis.RedisError), self._redis.home() as client:
+            value, tomb = client.mget(KEY, self._TOMB)
+            if value is not None and tomb in (None, value):
+                return int(value), True
+            got = bool(client.set(self._LEASE, nonce, nx=True, px=10_000))
+        number = self._query(COUNT)
+        slow_fill(self._dice)
+        if got:
+            with contextlib.suppress(redis.RedisError):
+                self._fill(nonce, number)
+        return number, False
+
+    def _fill(self, nonce: str, number: int) -> None:
+        with self._redis.home() as client, client.pipeline(transaction=True) as pipe:
+            pipe.watch(self._LEASE)  # type: ignore[no-untyped-call]
+            if pipe.get(self._LEASE) == nonce:
+                pipe.multi()
+                pipe.set(KEY, number, px=TTL * 1000)
+                pipe.set(self._TOMB, number, xx=True, keepttl=True)
+                pipe.delete(self._LEASE)
+                pipe.execute()
+
+    def _invalidate(self) -> None:
+        with self._redis.home() as client:
+            client.delete(KEY, self._LEASE)
+            client.set(self._TOMB, "", px=TTL * 1000 + 15_000)
 
 
 # ── The processes ───────────────────────────────────────────────────────────────────────────────
@@ -609,21 +688,24 @@ def mortal(work: Work) -> None:
 
 
 def filler(work: Work) -> None:
-    """Be another program that keeps the same key, with a slow look at the database."""
-    sql = _Sql(work.database, work.who)
+    """Be another program that keeps the same key: slow, and at times with a number of long ago."""
+    sql, cache, known = _Sql(work.database, work.who), _Redis(work.redis_url), deque[int]([], 100)
     while work.going():
+        start, dice = clock(), work.dice
         try:
-            client = _redis_client(work.redis_url, one_connection=True)
-            while work.going():
-                start = clock()
-                if client.get(KEY) is None:
-                    number = sql.execute(COUNT)
-                    time.sleep(work.dice.choice((0.0, 0.1, 0.5, 3.0)) * work.dice.random())
+            with cache.home() as client:
+                missed = client.get(KEY) is None
+            if missed:
+                known.append(sql.execute(COUNT))
+                time.sleep(dice.choice((0.0, 0.1, 0.5, 3.0)) * dice.random())
+            if missed or (known and dice.random() < 0.2):
+                number = known[-1] if missed else dice.choice(known)
+                with cache.home() as client:
                     client.set(KEY, number, ex=TTL)
-                    work.journal.write("fill", start, "stored", number=number)
-                time.sleep(work.dice.uniform(0, 0.05))
+                work.journal.write("fill", start, "stored", number=number)
         except (redis.RedisError, psycopg.Error):
             time.sleep(0.05)
+        time.sleep(dice.uniform(0, 0.1))
 
 
 def person(work: Work) -> None:
@@ -675,6 +757,73 @@ class World:
 
     def __init__(self, postgres: Postgres, redis_server: Redis) -> None:
         self.postgres, self.redis = postgres, redis_server
+        self.redis_url = redis_server.url()
+        self.readers: list[int] = []  # their process ids
+        self.stop_seconds = LEASE_SECONDS + 1
+
+    @property
+    def faults(self) -> dict[str, Callable[[Any, float], None]]:
+        """Each fault by its name: a server first, if the fault is one of it."""
+        return FAULTS
+
+    @property
+    def primary(self) -> Redis:
+        """The server that has K."""
+        return self.redis
+
+    def recover(self) -> None:
+        """Let every server run, and work."""
+        self.postgres.recover()
+        self.redis.recover()
+        self._usual_memory()
+
+    def empty(self) -> None:
+        """Forget every key."""
+        self.redis.ask("FLUSHALL")
+
+    def stop_readers(self, _: float) -> None:
+        """SIGSTOP some of the readers for longer than a lease lasts, and SIGCONT."""
+        stopped = self.readers[::2]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(self.stop_seconds)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+    def flush_redis(self, seconds: float) -> None:
+        """FLUSHALL, several times."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.redis.ask("FLUSHALL")
+            time.sleep(0.1)
+
+    def restore_redis(self, seconds: float) -> None:
+        """SAVE; some time later SIGKILL, and it comes back with what it saved."""
+        self.redis.ask("SAVE")
+        time.sleep(seconds)
+        self.redis.kill()
+        self.redis.start()
+        (self.redis.folder / "dump.rdb").unlink()
+
+    def fill_redis(self, seconds: float) -> None:
+        """Let another program fill the memory of a Redis that then evicts any key."""
+        with self.redis.client() as client:
+            used = int(client.info("memory")["used_memory"])
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            client.config_set("maxmemory", used + 2_000_000)
+            until, number = time.monotonic() + seconds, 0
+            while time.monotonic() < until:
+                pipe = client.pipeline(transaction=False)
+                for _ in range(100):
+                    number += 1
+                    pipe.set(f"other:{number}", "x" * 2000, px=5000)
+                pipe.execute(raise_on_error=False)
+                time.sleep(0.005)
+        self._usual_memory()
+
+    def _usual_memory(self) -> None:
+        self.redis.ask("CONFIG", "SET", "maxmemory", 0)
+        self.redis.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
     def pause_redis(self, seconds: float) -> None:
         """SIGSTOP and SIGCONT."""
@@ -724,15 +873,111 @@ class World:
         self.postgres.start()
 
 
-FAULTS = {
+FAULTS: dict[str, Callable[[Any, float], None]] = {
     "Redis paused": World.pause_redis,
     "Redis restarted empty": World.restart_redis,
+    "Redis restarted from a snapshot": World.restore_redis,
+    "Redis flushed": World.flush_redis,
+    "Redis full and evicting": World.fill_redis,
     "Redis out of memory": World.exhaust_redis,
     "Redis connections dropped": World.drop_redis_connections,
+    "readers stopped": World.stop_readers,
     "PostgreSQL backends terminated": World.terminate_backends,
     "PostgreSQL restarted": World.restart_postgres,
     "PostgreSQL crashed": World.crash_postgres,
 }
+
+
+class Group(World):
+    """A PostgreSQL, and a primary of Redis with a replica: watched by Sentinels, or in a cluster."""
+
+    def __init__(self, postgres: Postgres, group: RedisGroup) -> None:
+        super().__init__(postgres, group.nodes[0])
+        self.group, self.redis_url = group, group.url
+
+    @property
+    def faults(self) -> dict[str, Callable[[Any, float], None]]:
+        """The database works all the time, so that changes are acknowledged."""
+        return {
+            "Redis failed over": Group.fail_over,
+            "Redis flushed": Group.flush_redis,
+            "readers stopped": World.stop_readers,
+        }
+
+    @property
+    def primary(self) -> Redis:
+        """The server that has K, once there is one."""
+        self._until(lambda: self._primary() is not None)
+        found = self._primary()
+        assert found is not None
+        return found
+
+    def _primary(self) -> Redis | None:
+        if self.group.sentinels:
+            question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
+            port = int(self.group.sentinels[0].ask(*question)[1])
+            nodes = [node for node in self.group.nodes if node.port == port]
+        else:
+            nodes = self.group.nodes
+        for node in nodes:
+            # The others of a cluster say where K is.
+            with contextlib.suppress(redis.RedisError):
+                if node.running and node.ask("ROLE")[0] == "master":
+                    node.ask("GET", KEY)
+                    return node
+        return None
+
+    @staticmethod
+    def _until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            if time.monotonic() > deadline:
+                raise VoidError("no primary, or no replica follows it")
+            time.sleep(0.05)
+
+    def _replica_of(self, primary: Redis) -> Redis | None:
+        for node in self.group.nodes:
+            role = node.ask("ROLE")
+            if role[0] == "slave" and (role[2], role[3]) == (primary.port, "connected"):
+                return node
+        return None
+
+    def fail_over(self, seconds: float) -> None:
+        """Cut the replica off, and kill the primary after some more changes."""
+        home = self.primary
+        self._until(lambda: self._replica_of(home) is not None)
+        heir = self._replica_of(home)
+        assert heir is not None
+        heir.pause()
+        home.ask("CLIENT", "KILL", "TYPE", "replica")
+        # Not for as long as the others would take to think that it is gone.
+        time.sleep(min(seconds, 0.7))
+        home.kill()
+        heir.resume()
+        self._until(lambda: self._primary() is heir)
+        home.start()
+        if self.group.sentinels:
+            # A Sentinel would see to it, later.
+            home.ask("REPLICAOF", "127.0.0.1", heir.port)
+        self._until(lambda: self._replica_of(heir) is not None)
+
+    def flush_redis(self, seconds: float) -> None:
+        """FLUSHALL, several times."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.primary.ask("FLUSHALL")
+            time.sleep(0.1)
+
+    def recover(self) -> None:
+        """Let every server run."""
+        self.postgres.recover()
+        for node in self.group.nodes:
+            node.recover()
+
+    def empty(self) -> None:
+        """Forget every key."""
+        self.primary.ask("FLUSHALL")
+
 
 _AUDIT = """
 CREATE TABLE audit (
@@ -758,7 +1003,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION audit();
 
 def run(
     world: World,
-    protocol: type[Product] | type[Naive],
+    protocol: type[Product | Naive],
     seconds: float,
     folder: Path,
     *,
@@ -775,11 +1020,10 @@ def run(
         VoidError: somebody set the clock, or a process did not end.
     """
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    world.postgres.recover()
-    world.redis.recover()
-    world.redis.ask("FLUSHALL")
+    world.recover()
+    world.empty()
     name = world.postgres.create_database()
-    database, redis_url = world.postgres.url(name), world.redis.url()
+    database, redis_url = world.postgres.url(name), world.redis_url
     clerk = Product(database, redis_url, "clerk").fleet
     with clerk:
         clerk.upgrade()
@@ -819,12 +1063,14 @@ def run(
             )
             processes.append(fork.Process(target=_run, args=(role, work), name=who))
             processes[-1].start()
-        dice, coming, left = random.Random(seed), list[str](), each_fault * len(FAULTS)
+            if role is reader:
+                world.readers.append(processes[-1].pid or 0)
+        dice, coming, left = random.Random(seed), list[str](), each_fault * len(world.faults)
         while left > 0 or time.monotonic() < began + seconds:
             time.sleep(dice.uniform(0.3, 1) * min(1.0, longest_fault))
-            coming = coming or dice.sample(list(FAULTS), len(FAULTS))
+            coming = coming or dice.sample(list(world.faults), len(world.faults))
             fault, start = coming.pop(), clock()
-            FAULTS[fault](world, dice.uniform(0.2, longest_fault))
+            world.faults[fault](world, dice.uniform(0.2, longest_fault))
             journal.write(fault, start, "over")
             left -= 1
         over[0] = 1
@@ -837,9 +1083,8 @@ def run(
         for process in processes:
             process.kill()
             process.join()
-        world.postgres.recover()
-        world.redis.recover()
-        world.redis.ask("CONFIG", "SET", "maxmemory", 0)
+        world.readers.clear()
+        world.recover()
     if abs(clock_setting() - setting) > SLACK:
         raise VoidError("somebody set the clock")
     with clerk:
@@ -879,16 +1124,16 @@ def _leftovers(world: World, fleet: Fleet, database: str) -> Iterator[str]:
     if queued := fleet.cache_report().queued:
         yield f"{queued} invalidations are queued after a drain"
     # Another program stores an old number, as late as it may; that is what settling is for.
-    world.redis.ask("SETEX", KEY, TTL, truth + 1)
+    world.primary.ask("SETEX", KEY, TTL, truth + 1)
     world.postgres.execute("UPDATE modelctl_outbox SET due = clock_timestamp()", database)
     fleet.drain()
     if waiting := world.postgres.execute("SELECT count(*) FROM modelctl_outbox", database)[0][0]:
         yield f"{waiting} invalidations wait after they settled"
-    if (raw := world.redis.ask("GET", KEY)) not in (None, str(truth)):
+    if (raw := world.primary.ask("GET", KEY)) not in (None, str(truth)):
         yield f"the raw key says {raw}, the database {truth}"
     for source in ("database", "cache"):
         count = fleet.count()
         if (count.active, count.source) != (truth, source):
             yield f"the count says {count}, the database {truth}"
-    if (raw := world.redis.ask("GET", KEY)) != str(truth):
+    if (raw := world.primary.ask("GET", KEY)) != str(truth):
         yield f"filled, the raw key says {raw}, the database {truth}"

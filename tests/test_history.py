@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from modelctl.count.cache import LEASE_SECONDS
 from tests import history
-from tests.history import Event, Figures, History, Naive, Product, State, VoidError, World
-from tests.servers import Postgres, Redis
+from tests.history import (
+    Event,
+    Figures,
+    Group,
+    History,
+    Naive,
+    Product,
+    State,
+    Tombstone,
+    VoidError,
+    World,
+)
+from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
 MS = 1_000
 
@@ -19,47 +32,48 @@ MS = 1_000
 class Size(NamedTuple):
     """How long a run is, and how much must have happened for it to say something."""
 
+    kind: str  # of Redis: one, sentinel, cluster
     seconds: float
+    # The naive one and the first protocol, which show that a run can find stale reads; 0: not run.
+    naive_seconds: float
+    tombstone_seconds: float
     longest_fault: float
     reads: int
     hits: int
     acknowledged: int
     faults: int
     naive_stale: int
+    lease: float = LEASE_SECONDS  # shorter, so that readers are stopped for longer in a short run
 
 
-SHORT = Size(10, 0.6, reads=100, hits=20, acknowledged=10, faults=1, naive_stale=5)
-LONG = Size(60, 3.0, reads=2000, hits=500, acknowledged=200, faults=2, naive_stale=100)
+SHORT = Size("one", 10, 10, 0, 0.6, 100, 20, 10, faults=1, naive_stale=5, lease=0.5)
+SHORT_GROUP = Size("cluster", 5, 0, 0, 0.6, 50, 10, 5, faults=1, naive_stale=0, lease=0.5)
+LONG = Size("one", 360, 30, 60, 3.0, 2000, 500, 200, faults=2, naive_stale=100)
+LONG_GROUP = Size("sentinel", 120, 30, 45, 3.0, 1000, 200, 50, faults=2, naive_stale=100)
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+@contextmanager
+def started(kind: str) -> Iterator[World]:
     """Run servers that nobody else uses."""
-    with Postgres() as postgres, Redis() as redis_server:
-        yield World(postgres, redis_server)
+    with Postgres() as postgres:
+        if kind == "one":
+            with Redis() as redis_server:
+                yield World(postgres, redis_server)
+        else:
+            groups = redis_sentinel() if kind == "sentinel" else redis_cluster(replicas=True)
+            with groups as group:
+                yield Group(postgres, group)
 
 
-@pytest.fixture
-def size(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Size:
-    """Show on a naive protocol that a run of this size finds stale reads, or there is no test."""
-    if request.param is LONG and "long" not in request.config.option.markexpr:
-        pytest.skip("takes two minutes; run with -m long")
-    size: Size = request.param
-    run = _run(world, Naive, size, tmp_path)
-    _worth_something(size, run)
-    stale = Figures.of(run, history.judge(run)).stale
-    if stale < size.naive_stale:
-        raise VoidError(f"only {stale} stale reads of a naive protocol")
-    return size
-
-
-def _run(world: World, protocol: type[Product] | type[Naive], size: Size, folder: Path) -> History:
+def _run(
+    world: World, protocol: type[Product | Naive], size: Size, seconds: float, folder: Path
+) -> History:
     folder = folder / protocol.__name__
     folder.mkdir()
     run = history.run(
         world,
         protocol,
-        size.seconds,
+        seconds,
         folder,
         longest_fault=size.longest_fault,
         each_fault=size.faults,
@@ -69,7 +83,7 @@ def _run(world: World, protocol: type[Product] | type[Naive], size: Size, folder
     return run
 
 
-def _worth_something(size: Size, run: History) -> None:
+def _worth_something(size: Size, world: World, run: History) -> None:
     """Refuse a run that found nothing because it did nothing."""
     if crashes := [event.detail for event in run.events if event.outcome == "crash"]:
         raise VoidError(crashes[0])
@@ -80,7 +94,7 @@ def _worth_something(size: Size, run: History) -> None:
             ("reads", figures.reads, size.reads),
             ("hits", figures.hits, size.hits),
             ("acknowledged changes", figures.acknowledged, size.acknowledged),
-            *((fault, figures.faults.get(fault, 0), size.faults) for fault in history.FAULTS),
+            *((fault, figures.faults.get(fault, 0), size.faults) for fault in world.faults),
         )
         if have < least
     ]
@@ -88,21 +102,50 @@ def _worth_something(size: Size, run: History) -> None:
         raise VoidError("; ".join(missing))
 
 
+def _stale(world: World, protocol: type[Naive], size: Size, seconds: float, folder: Path) -> int:
+    """Return how many stale reads a protocol that is wrong has shown."""
+    run = _run(world, protocol, size, seconds, folder)
+    if crashes := [event.detail for event in run.events if event.outcome == "crash"]:
+        raise VoidError(crashes[0])
+    return Figures.of(run, history.judge(run)).stale
+
+
 @pytest.mark.parametrize(
     "size",
-    [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)],
-    indirect=True,
+    [
+        pytest.param(SHORT, id="short"),
+        pytest.param(SHORT_GROUP, id="short-cluster"),
+        pytest.param(LONG, id="long", marks=pytest.mark.long),
+        pytest.param(LONG_GROUP, id="long-sentinel", marks=pytest.mark.long),
+        pytest.param(
+            LONG_GROUP._replace(kind="cluster"), id="long-cluster", marks=pytest.mark.long
+        ),
+    ],
 )
+@pytest.mark.timeout(1200)
 def test_no_count_is_older_than_an_acknowledged_change(
-    size: Size, world: World, tmp_path: Path
+    size: Size, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever fails, every number was true since the last change that a caller was told of."""
-    run = _run(world, Product, size, tmp_path)
-    broken = history.judge(run)
-    assert not broken, "\n\n".join(history.story(run, wrong) for wrong in broken[:5])
-    assert not history.unexpected(run)
-    assert not run.leftovers
-    _worth_something(size, run)
+    if size.seconds > 60 and "long" not in request.config.option.markexpr:
+        pytest.skip("takes minutes; run with -m long")
+    monkeypatch.setattr("modelctl.count.redis.LEASE_SECONDS", size.lease)
+    with started(size.kind) as world:
+        world.stop_seconds = size.lease + 0.5
+        # A run of this size must find the faults of wrong protocols, or it says nothing.
+        wrong = (
+            (Naive, size.naive_seconds, size.naive_stale),
+            (Tombstone, size.tombstone_seconds, 1),
+        )
+        for protocol, seconds, least in wrong:
+            if seconds and (stale := _stale(world, protocol, size, seconds, tmp_path)) < least:
+                raise VoidError(f"only {stale} stale reads of the {protocol.__name__}")
+        run = _run(world, Product, size, size.seconds, tmp_path)
+        broken = history.judge(run)
+        assert not broken, "\n\n".join(history.story(run, wrong) for wrong in broken[:5])
+        assert not history.unexpected(run)
+        assert not run.leftovers
+        _worth_something(size, world, run)
 
 
 # ── The judge itself ────────────────────────────────────────────────────────────────────────────
