@@ -377,6 +377,42 @@ def test_a_deletion_that_a_failover_loses(pg_database: str, kind: str) -> None:
             assert fleet.count().active == truth(pg_database)
 
 
+@pytest.mark.parametrize("kind", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)])
+def test_a_primary_that_comes_back_without_a_deletion(pg_database: str, kind: str) -> None:
+    """It ran all the time, so its run id is the old one, and what it vouched for is not believed."""
+    started = (
+        servers.redis_sentinel() if kind == "sentinel" else servers.redis_cluster(replicas=True)
+    )
+    with started as group, fleet_on(pg_database, group.url) as fleet:
+        seed(fleet, IDS)
+        first = group.nodes[0] if group.sentinels else owner(group)
+        second = group.nodes[1 if group.sentinels else group.nodes.index(first) + 3]
+        is_cached(fleet, pg_database)
+        vouch = first.ask("GET", OWN[2])
+        run_id = first.ask("INFO", "server")["run_id"]
+
+        def follows() -> bool:
+            role = first.ask("ROLE")
+            return bool(role[0] == "slave" and role[3] == "connected")
+
+        if group.sentinels:
+            group.sentinels[0].ask("SENTINEL", "FAILOVER", "mymaster")
+        else:
+            second.ask("CLUSTER", "FAILOVER")
+        until(follows)
+
+        def change() -> None:
+            # Nobody counts before, or it would be the second that vouches.
+            assert fleet.disable("m1").cache == "invalidated"
+
+        promoted(group, second, first, change)
+        assert [first.ask("GET", key) for key in (KEY, OWN[2])] == ["8", vouch]
+        assert first.ask("INFO", "server")["run_id"] == run_id == vouch.split()[1]
+        counts_until(fleet, pg_database, lambda: fleet.count().source == "cache")
+        with fleet_on(pg_database, group.url) as another:
+            assert another.count().active == 7
+
+
 # ── A primary and its standby ──
 
 

@@ -317,7 +317,7 @@ class RedisCache:
             return topology.of(key, end)
 
     def home(self) -> str:
-        """The run id of the server; empty: it tells none, and a lossy failover goes unnoticed."""
+        """Who the server is; empty: it does not tell, and a lossy failover goes unnoticed."""
         with self._talk() as talk:
             return talk.home
 
@@ -382,7 +382,7 @@ class Talk:
 
     @property
     def home(self) -> str:
-        """The run id of the server, another one after each start; empty where it tells none."""
+        """Who the server is, see `wire.home`; empty where it does not tell."""
         with self._wait.now() as end:
             return self._connection.home(end)
 

@@ -7,6 +7,7 @@ server that sends a byte a second.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import select
@@ -23,9 +24,9 @@ from modelctl.redis_client.wire import (
     NonsenseError,
     Reader,
     checked,
+    home,
     is_ok,
     request,
-    run_id,
 )
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ class Address(NamedTuple):
 
 
 class Access(NamedTuple):
-    """How to be let in, and whether to ask the server for its run id."""
+    """How to be let in, and whether to ask the server who it is."""
 
     username: str = ""
     password: str = ""
     database: int = 0
     tls: Callable[[], ssl.SSLContext] | None = None
     asks_home: bool = True
+    home_seconds: float = math.inf  # then it is asked again
 
     def greeting(self) -> list[Command]:
         """What comes first on a connection."""
@@ -87,6 +89,8 @@ class Connection:
         self._end = end
         self._greeting: list[Command] | None = access.greeting()
         self._asks_home = access.asks_home
+        self._home_seconds = access.home_seconds
+        self._ask_home_at = 0.0
         self._socket = _connect(address, end)
         try:
             if access.tls:
@@ -100,7 +104,7 @@ class Connection:
     def ask(self, commands: Sequence[Command], end: float) -> list[Any]:
         """Send all commands in one piece, and return the answer to each, before *end*.
 
-        The first time, the login goes ahead of them, and the question for the run id.
+        The first time, the login goes ahead of them, and now and then the question who it is.
 
         Raises:
             ReplyError: the server said no.
@@ -110,7 +114,7 @@ class Connection:
         self._end = end
         greeting, self._greeting = self._greeting, None
         first = greeting or []
-        asks_home = self._asks_home and greeting is not None
+        asks_home = self._must_ask_home()
         asked = [*first, *([INFO] if asks_home else []), *commands]
         self._send(b"".join(request(command.words) for command in asked))
         answers = [self._reader.reply() for _ in asked]
@@ -119,14 +123,18 @@ class Connection:
         info = answers.pop(len(first)) if asks_home else None
         found = checked([*first, *commands], answers)
         if asks_home:
-            self._home = run_id(info)
+            self._home = home(info)
+            self._ask_home_at = monotonic() + self._home_seconds
         return found[len(first) :]
 
     def home(self, end: float) -> str:
-        """Return the run id of the server, another one after each start; empty: it tells none."""
-        if self._greeting is not None:
+        """Return who the server is, see `wire.home`; empty: it does not tell."""
+        if self._must_ask_home():
             self.ask((), end)
         return self._home
+
+    def _must_ask_home(self) -> bool:
+        return self._asks_home and monotonic() >= self._ask_home_at
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)

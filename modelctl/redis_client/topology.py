@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import functools
+import math
 import re
 import threading
 from time import monotonic
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from modelctl.config import RedisConfig
 
 SENTINEL_SECONDS = 1.0
+# A node may become the primary once more while our connection to it stays open. (A Sentinel
+# closes the connections of a server whose role it changes.)
+CLUSTER_HOME_SECONDS = 1.0
 _SLOTS = 16384
 
 
@@ -280,6 +284,7 @@ def open_topology(config: RedisConfig) -> Topology:
         given.get("password") or unquote(target.password),
         target.database,
         functools.cache(lambda: _tls(given)) if target.tls else None,
+        home_seconds=CLUSTER_HOME_SECONDS if target.kind == "cluster" else math.inf,
     )
 
     def server(address: Address) -> Server:

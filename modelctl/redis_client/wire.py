@@ -16,6 +16,9 @@ DEEPEST = 16
 _CURSOR = re.compile(rb"[0-9]{1,20}")
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,19}")
 _RUN_ID = re.compile(rb"^run_id:([!-~]{1,100})\r?$", re.MULTILINE)
+_REPLICATION_ID = re.compile(rb"^master_replid:([!-~]{1,100})\r?$", re.MULTILINE)
+# Where the replication id changed: -1 before the first promotion of a server.
+_CHANGED_AT = re.compile(rb"^second_repl_offset:[0-9]+\r?$", re.MULTILINE)
 
 
 class ReplyError(Exception):
@@ -32,12 +35,23 @@ def request(words: Sequence[str | bytes]) -> bytes:
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)
 
 
-def run_id(info: Any) -> str:
-    """Find in the answer to `INFO` who the server is; empty where it does not or may not say."""
-    if not isinstance(info, bytes | Exception):
+def home(info: Any) -> str:
+    """Find in the answer to `INFO` who the server is; empty where it does not or may not say.
+
+    That is its run id. A server that was made the primary, for the second time perhaps, has the
+    keys of before, so its replication id stands there too: that is new at each promotion.
+    """
+    if isinstance(info, Exception):
+        return ""
+    if not isinstance(info, bytes):
         raise NonsenseError(f"no answer to INFO: {info!r:.100}")
-    found = _RUN_ID.search(info) if isinstance(info, bytes) else None
-    return found[1].decode() if found else ""
+    found = _RUN_ID.search(info)
+    if found is None:
+        return ""
+    words = [found[1]]
+    if _CHANGED_AT.search(info) and (replication := _REPLICATION_ID.search(info)):
+        words.append(replication[1])
+    return b" ".join(words).decode()
 
 
 class Reader:
@@ -201,4 +215,5 @@ def is_transaction(answer: Any) -> bool:
     return answer is None or all(is_ok(one) or is_number(one) for one in _items(answer) or [None])
 
 
-INFO = Command(("INFO", "server"), is_text)
+# All sections: before Redis 7 it is one or all, and two are needed.
+INFO = Command(("INFO",), is_text)
