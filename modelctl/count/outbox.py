@@ -146,6 +146,8 @@ class Outbox:
             "SELECT n.nspname"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE c.relname = 'modelctl_state' AND c.relkind IN ('r', 'p')"
+            " AND (SELECT count(*) FROM pg_attribute WHERE attrelid = c.oid"
+            " AND attname IN ('name', 'at', 'value')) = 3"
             " AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
             " AND n.nspname ~ '^[a-z_][a-z0-9_]*$' AND n.nspname <> :own ORDER BY 1"
         )
