@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
-from enum import StrEnum
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelctl.errors import UsageError, clean
-from modelctl.model import ID_LENGTH, check_id, storable
+from modelctl.formats import (
+    FORMATS,
+    CatalogFormat,
+    Entry,
+    Format,
+    error_in,
+    more_pages,
+    names_no_provider,
+    says_off,
+    why_none,
+)
+from modelctl.model import ID_LENGTH, check_id, numbered, storable
 from modelctl.record import record
 from modelctl.reports import Rejection
 from modelctl.spool import KeyedSpool, Spool
@@ -21,36 +32,12 @@ if TYPE_CHECKING:
 TEXT_LENGTH = 200
 # One JSON document, or one line: read into memory whole. LiteLLM's price list has 3 MB.
 LARGEST_VALUE = 16 << 20
+# A proxy's configuration has some 10 KiB, and YAML takes a hundred times as long to read.
+LARGEST_YAML = 1 << 20
 
-# One JSON value and the words that name its place, for messages: ("line 17", {...}).
-_Entry = tuple[str, object]
-
-
-class CatalogFormat(StrEnum):
-    """The catalogues modelctl can read."""
-
-    JSONL = "jsonl"
-    LITELLM = "litellm"
-    OPENAI = "openai"
-    OPENROUTER = "openrouter"
-
-
-_FORMATS = ", ".join(CatalogFormat)
-_HINT = f"formats known: {_FORMATS}"
-
-_SHAPES = {
-    CatalogFormat.JSONL: 'one object with an "id" on each line, or an array of them',
-    CatalogFormat.LITELLM: 'one object whose entries have a "litellm_provider"',
-    CatalogFormat.OPENAI: 'one object with a list "data"',
-    CatalogFormat.OPENROUTER: 'one object with a list "data"',
-}
-
-# OpenRouter has no such key; there the id begins with the provider.
-_PROVIDER_KEYS = {
-    CatalogFormat.JSONL: "provider",
-    CatalogFormat.LITELLM: "litellm_provider",
-    CatalogFormat.OPENAI: "owned_by",
-}
+_KNOWN = f"formats known: {', '.join(CatalogFormat)}"
+# Keys of objects that stand twice, named in a note; of more of them only the number is told.
+_NAMED = 5
 
 
 class CatalogModel(NamedTuple):
@@ -63,65 +50,153 @@ class CatalogModel(NamedTuple):
 
 @record
 class Catalog:
-    """The models of a catalogue in its order, and the entries that cannot be taken."""
+    """The models of a catalogue in its order, and the entries that cannot be taken.
+
+    *notes*: what somebody who imports it should know. *ignored_status*: how many entries say that
+    their model is off, which a catalogue does not decide.
+    """
 
     format: CatalogFormat
     models: KeyedSpool[CatalogModel]
     rejected: Spool[Rejection]
+    notes: tuple[str, ...] = ()
+    ignored_status: int = 0
 
 
 def parse(
     source: bytes | BinaryIO,
     format: CatalogFormat | None = None,  # noqa: A002 - the word of --format
+    *,
+    provider: str = "",
+    partial: bool = False,
 ) -> Catalog:
     """Read a catalogue; its shape tells the format unless *format* does.
 
-    A bad entry is rejected and the others are taken. Of a key that a JSON object repeats the
-    last one counts, as everywhere in Python (and in LiteLLM itself). JSON Lines are read one at a
-    time, so that they may be longer than the memory.
+    An entry that is not marked as a model of the format is rejected, and the others are taken. Of
+    a key that a JSON object repeats the last one counts, as everywhere in Python (and in LiteLLM
+    itself). JSON Lines are read one at a time, so that they may be longer than the memory.
+    *provider*: of all the models, whatever the catalogue says. *partial*: take one page of a list
+    that has more.
 
     Raises:
-        UsageError: *source* as a whole is not a catalogue, or not one of *format*, or has a JSON
-            value of more than 16 MiB.
+        UsageError: *source* as a whole is not a catalogue, or not one of *format*, or is an error
+            message or one page of several, or has a JSON value of more than 16 MiB.
     """
-    found, entries = _read(io.BytesIO(source) if isinstance(source, bytes) else source, format)
+    reading = _Reading()
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    name, entries = _read(stream, format, reading, partial)
+    format_ = FORMATS[name]
     models = KeyedSpool(CatalogModel)
     rejected: Spool[Rejection] = Spool()
+    off = merged = 0
     for place, entry in entries:
         try:
-            if not models.add(_model(entry, found)):
+            model = _model(entry, name, format_)
+            if provider:
+                model = model._replace(provider=provider)
+            if models.add(model):
+                off += says_off(entry)  # type: ignore[arg-type]  # _model took it: a mapping
+            elif format_.merged:
+                merged += 1
+            else:
                 raise UsageError("is in the catalogue twice")
         except UsageError as exc:
-            rejected.append(Rejection(_name(entry) or place, exc.message))
-    return Catalog(found, models, rejected)
+            rejected.append(Rejection(_name(entry, format_) or place, exc.message))
+    notes = [*reading.notes()]
+    if merged:
+        notes.append(f"{numbered(merged, 'further deployment')} of the same models: one model each")
+    return Catalog(name, models, rejected, tuple(notes), off)
 
 
-def _read(stream: BinaryIO, wanted: CatalogFormat | None) -> tuple[CatalogFormat, Iterable[_Entry]]:
+class _Reading:
+    """What was noticed while JSON was read."""
+
+    def __init__(self) -> None:
+        self.repeated: dict[str, None] = {}
+        self.times = 0
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Make an object of its pairs, and notice the keys that stand twice."""
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    self.times += 1
+                    if len(self.repeated) < _NAMED:
+                        self.repeated[key] = None
+                seen.add(key)
+        return made
+
+    def notes(self) -> Iterator[str]:
+        """Say what the reader should know."""
+        if self.times:
+            keys = ", ".join(f"'{clean(key, longest=ID_LENGTH)}'" for key in self.repeated)
+            more = ", and more" if self.times > len(self.repeated) else ""
+            yield f"the last of repeated keys counts: {keys}{more}"
+
+
+def _read(
+    stream: BinaryIO, wanted: CatalogFormat | None, reading: _Reading, partial: bool
+) -> tuple[CatalogFormat, Iterable[Entry]]:
     """Tell the format, and give one entry after the other."""
-    document, lines = _load(stream)
+    document, lines = _load(stream, reading)
     if lines is not None:
-        found, entries = wanted or CatalogFormat.JSONL, lines
-        fits = found is CatalogFormat.JSONL
-    else:
-        found = _recognise(document) if wanted is None else wanted
-        in_it = _entries(document, found)
-        entries, fits = iter(in_it or ()), in_it is not None
-    if not fits:
+        if wanted not in (None, CatalogFormat.JSONL):
+            raise _not_in(wanted)
+        return CatalogFormat.JSONL, lines
+    if error := error_in(document):
         raise UsageError(
-            f"the catalogue is not in the format {found}: that is {_SHAPES[found]}", hint=_HINT
+            f"this is no catalogue but an error message: {clean(error, longest=300)}",
+            hint="look at how the catalogue was fetched: its address, the key",
+        )
+    found = _recognise(document) if wanted is None else wanted
+    entries = FORMATS[found].entries(document)
+    if entries is None:
+        raise _not_in(found)
+    if (field := more_pages(document)) and not partial:
+        raise UsageError(
+            f'this is one page of a longer list ("{field}" says that there is more)',
+            hint="fetch all pages into one list, or take this one alone with --partial",
         )
     return found, entries
 
 
-def _load(stream: BinaryIO) -> tuple[object, Iterator[_Entry] | None]:
-    """Return the one JSON value that there is, or else the objects on the lines."""
+def _not_in(wanted: CatalogFormat) -> UsageError:
+    return UsageError(
+        f"the catalogue is not in the format {wanted}: that is {FORMATS[wanted].shape}", hint=_KNOWN
+    )
+
+
+def _recognise(document: object) -> CatalogFormat:
+    """Return the first format that has an entry with its mark; an empty list is OpenAI's or ours."""
+    empty = None
+    for name in (*FORMATS, CatalogFormat.OPENAI):
+        entries = FORMATS[name].entries(document)
+        if any(
+            isinstance(entry, dict) and FORMATS[name].marks(entry) for _, entry in entries or ()
+        ):
+            return name
+        if entries == [] and name in (
+            CatalogFormat.LITELLM,
+            CatalogFormat.OPENAI,
+            CatalogFormat.JSONL,
+        ):
+            empty = empty or name
+    if empty:
+        return empty
+    raise UsageError(f"the catalogue has no models: {why_none(document)}", hint=_KNOWN)
+
+
+def _load(stream: BinaryIO, reading: _Reading) -> tuple[object, Iterator[Entry] | None]:
+    """Return the one value that there is, JSON or YAML, or else the objects on the lines."""
     lines = _lines(stream)
     number, first = next(lines, (0, b""))
     if not first:
         raise UsageError("the catalogue is empty")
     place = f"line {number}"
     try:
-        value = _json(first, place)
+        value = _json(first, place, reading)
     except UsageError as exc:
         if len(first) > LARGEST_VALUE:
             raise
@@ -129,19 +204,21 @@ def _load(stream: BinaryIO) -> tuple[object, Iterator[_Entry] | None]:
         # bracket alone; then "line 1 is not JSON" would be true and of no help.
         whole = b"\n" * (number - 1) + first + stream.read(LARGEST_VALUE + 1)
         try:
-            return _json(whole, "the catalogue"), None
+            return _json(whole, "the catalogue", reading), None
         except UsageError:
             if first.strip() in (b"{", b"[") or len(whole) > LARGEST_VALUE:
                 raise
+        if _YAML.search(whole):
+            return _yaml(whole), None
         raise exc from None
     following = next(lines, None)
     if following is None:
         return value, None
 
-    def objects() -> Iterator[_Entry]:
+    def objects() -> Iterator[Entry]:
         yield place, _object(value, place)
         for n, line in chain([following], lines):
-            yield f"line {n}", _object(_json(line, f"line {n}"), f"line {n}")
+            yield f"line {n}", _object(_json(line, f"line {n}", reading), f"line {n}")
 
     return None, objects()
 
@@ -156,7 +233,33 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _json(source: bytes, place: str) -> object:
+# The key that makes a YAML file the configuration of a LiteLLM proxy.
+_YAML = re.compile(rb"^model_list[ \t]*:", re.MULTILINE)
+
+
+def _yaml(source: bytes) -> object:
+    """Read the configuration of a LiteLLM proxy. No message quotes it: it may hold keys."""
+    import yaml
+
+    if len(source) > LARGEST_YAML:
+        raise UsageError("a YAML catalogue has at most 1 MiB", hint="write JSON Lines instead")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(source, loader)  # noqa: S506 - it is a safe loader
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problem = getattr(exc, "problem", None) or "it cannot be read"
+        raise UsageError(f"the catalogue is not YAML: {problem}{place}") from None
+    except (
+        ValueError,
+        RecursionError,
+        TypeError,
+    ) as exc:  # a date that is none, a key that is a list
+        raise UsageError(f"the catalogue is not YAML: {type(exc).__name__}") from None
+
+
+def _json(source: bytes, place: str, reading: _Reading) -> object:
     if len(source) > LARGEST_VALUE:
         raise UsageError(
             f"{place} is a JSON value of more than 16 MiB",
@@ -170,11 +273,11 @@ def _json(source: bytes, place: str) -> object:
         raise UsageError(f"{place} is not UTF-8 text")
     text = text.rstrip("\r\n")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=reading.object)
     except json.JSONDecodeError as exc:
         line = f"line {exc.lineno}, " if "\n" in text else ""
         raise UsageError(
-            f"{place} is not JSON: {exc.msg} ({line}column {exc.colno})", hint=_HINT
+            f"{place} is not JSON: {exc.msg} ({line}column {exc.colno})", hint=_KNOWN
         ) from exc
     except ValueError as exc:  # Python reads no integer of more than 4300 digits
         raise UsageError(f"{place} has a number that is too long") from exc
@@ -184,77 +287,51 @@ def _json(source: bytes, place: str) -> object:
 
 def _object(value: object, place: str) -> object:
     if not isinstance(value, dict):
-        raise UsageError(f"{place} is not a JSON object", hint=_HINT)
+        raise UsageError(f"{place} is not a JSON object", hint=_KNOWN)
     return value
 
 
-def _recognise(document: object) -> CatalogFormat:
-    # OpenAI comes before OpenRouter, so that an empty list is OpenAI's.
-    for format_ in CatalogFormat:
-        entries = _entries(document, format_)
-        if entries is None:
-            continue
-        if format_ is CatalogFormat.OPENAI and _is_openrouter(document, entries):
-            return CatalogFormat.OPENROUTER
-        return format_
-    raise UsageError(f"the catalogue has none of the formats known: {_FORMATS}")
-
-
-def _is_openrouter(document: object, entries: list[_Entry]) -> bool:
-    keys = {key for _, entry in entries if isinstance(entry, dict) for key in entry}
-    labelled = isinstance(document, dict) and document.get("object") == "list"
-    return "canonical_slug" in keys or ("name" in keys and not labelled)
-
-
-def _entries(document: object, format_: CatalogFormat) -> list[_Entry] | None:
-    """Return the entries of one JSON value, None when its shape is not the one of *format_*."""
-    if format_ is CatalogFormat.JSONL:
-        if isinstance(document, list):
-            return _numbered(document)
-        return [("entry 1", document)] if _has(document, "id") else None
-    if not isinstance(document, dict):
-        return None
-    if format_ is CatalogFormat.LITELLM:
-        if not any(_has(value, "litellm_provider") for value in document.values()):
-            return None
-        return _priced(document)
-    data = document.get("data")
-    return _numbered(data) if isinstance(data, list) else None
-
-
-def _priced(document: dict[str, object]) -> list[_Entry]:
-    """Return the models of a price list; what has no provider, or explains the format, is none."""
-    return [
-        (f"entry {n}", {"id": key, "litellm_provider": value["litellm_provider"]})
-        for n, (key, value) in enumerate(document.items(), 1)
-        if key != "sample_spec"
-        and isinstance(value, dict)
-        and value.get("litellm_provider") not in (None, "")
-    ]
-
-
-def _numbered(entries: list[object]) -> list[_Entry]:
-    return [(f"entry {n}", entry) for n, entry in enumerate(entries, 1)]
-
-
-def _has(value: object, key: str) -> bool:
-    return isinstance(value, dict) and key in value
-
-
-def _model(entry: object, format_: CatalogFormat) -> CatalogModel:
+def _model(entry: object, name: CatalogFormat, format_: Format) -> CatalogModel:
     """Return the model that *entry* describes, or raise UsageError saying why it does not."""
     if not isinstance(entry, dict):
         raise UsageError("is not a JSON object")
-    if entry.get("id") is None:
-        raise UsageError('has no "id"')
-    model_id = check_id(entry["id"])
-    key = _PROVIDER_KEYS.get(format_)
+    key = next((key for key in format_.id if entry.get(key) is not None), None)
     if key is None:
+        raise UsageError(f'has no "{format_.id[0]}"')
+    model_id = entry[key]
+    if isinstance(model_id, str):
+        model_id = model_id.removeprefix(format_.prefix)
+    model_id = check_id(model_id)
+    if not format_.marks(entry):
+        raise UsageError(_why_not(entry, name))
+    if "*" in model_id and format_.merged:
+        raise UsageError("is a pattern, not a model")
+    return CatalogModel(model_id, _text(entry, *format_.name), _provider(entry, model_id, format_))
+
+
+def _why_not(entry: Mapping[str, object], name: CatalogFormat) -> str:
+    if entry.get("object", "model") != "model":
+        return f"is called {clean(str(entry['object']), longest=50)}, not a model"
+    if "alias_of" in entry:
+        target = clean(str(entry["alias_of"]), longest=ID_LENGTH)
+        return f"is an alias of '{target}', which is no model of this list"
+    if name is CatalogFormat.LITELLM:
+        return 'has no "litellm_provider"'
+    if name is CatalogFormat.LITELLM_PROXY:
+        return 'has no "model" in its "litellm_params"'
+    return f"has nothing that marks a model of the format {name}"
+
+
+def _provider(entry: dict[str, object], model_id: str, format_: Format) -> str:
+    if format_.constant:
+        return format_.constant
+    if not format_.provider and format_.prefix_is_provider:
         vendor, slash, _ = model_id.partition("/")
-        provider = vendor.strip() if slash else ""
-    else:
-        provider = _text(entry, key)
-    return CatalogModel(model_id, _text(entry, "display_name", "name"), provider)
+        return vendor.strip() if slash else ""
+    for key in format_.provider:
+        if (found := _text(entry, key)) and not (key == "owned_by" and names_no_provider(found)):
+            return found
+    return ""
 
 
 def _text(entry: dict[str, object], *keys: str) -> str:
@@ -268,9 +345,9 @@ def _text(entry: dict[str, object], *keys: str) -> str:
     return ""
 
 
-def _name(entry: object) -> str:
+def _name(entry: object, format_: Format) -> str:
     """Return the id by which a rejected entry can be found, empty when it has no usable one."""
-    model_id = entry.get("id") if isinstance(entry, dict) else None
+    model_id = entry.get(format_.id[0]) if isinstance(entry, dict) else None
     if not isinstance(model_id, str) or not model_id.strip():
         return ""
     return clean(model_id, longest=ID_LENGTH)

@@ -181,7 +181,7 @@ def _completes(*choices: str) -> Callable[[str], list[str]]:
 
 
 def _complete_format(incomplete: str) -> list[str]:
-    from modelctl.catalog import CatalogFormat
+    from modelctl.formats import CatalogFormat
 
     return _completes(*CatalogFormat)(incomplete)
 
@@ -1045,9 +1045,14 @@ def import_models(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="jsonl, litellm, openai or openrouter; default: told by the shape.",
+            help="jsonl, litellm, litellm-proxy, openai, openrouter, anthropic, gemini, cohere, "
+            "ollama, lmstudio, cloudflare, newapi or providers; default: told by the shape.",
             autocompletion=_complete_format,
         ),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of all the models, whatever the catalogue says."),
     ] = None,
     on_conflict: Annotated[
         str,
@@ -1057,13 +1062,20 @@ def import_models(
             autocompletion=_completes("update", "skip", "fail"),
         ),
     ] = "update",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Take one page of a list that has more pages.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Write nothing if an entry is not a model.")
+    ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Add and update models from a catalogue. All or none; never a status.
+    """Add and update models from a catalogue, in one transaction. Never a status.
 
-    One JSON document of at most 16 MiB, or JSON Lines, of any length.
+    One JSON document of at most 16 MiB, or JSON Lines, of any length. What is not a model is
+    named on stderr, and the others are taken.
     """
     with (
         _fleet(ctx, actor) as fleet,
@@ -1073,11 +1085,23 @@ def import_models(
         result = fleet.import_models(
             stream,
             format=catalog_format,
+            provider=provider,
             on_conflict=on_conflict,
+            partial=partial,
+            strict=strict,
             dry_run=dry_run,
             progress=progress,
         )
     if output is not Output.JSON:
+        for note in result.notes:
+            render.say(f"note: {note}")
+        if result.ignored_status:
+            what = numbered(result.ignored_status, "status").replace("statuss", "statuses")
+            were = "was" if result.ignored_status == 1 else "were"
+            render.say(
+                f"note: {what} that the catalogue says (off) {were} ignored: import never changes"
+                " one; use disable (to bring a whole fleet back will be the work of restore)"
+            )
         for rejection in result.rejected:
             render.say(f"rejected: {rejection.id}: {rejection.why}")
     _write(result, render.view(result), output)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from modelctl.catalog import CatalogFormat
+    from modelctl.formats import CatalogFormat
     from modelctl.health import Outcome
     from modelctl.model import CacheState, Count, FailureType, VerifiedCount
     from modelctl.probe_config import ProbeConfig
@@ -765,20 +765,26 @@ class Fleet:
         catalog: bytes | BinaryIO,
         *,
         format: CatalogFormat | str | None = None,  # noqa: A002 - the word that everybody uses
+        provider: str | None = None,
         on_conflict: str = "update",
+        partial: bool = False,
+        strict: bool = False,
         dry_run: bool = False,
         progress: Callable[[int], None] = _ignore,
     ) -> ImportResult:
-        """Add and update models from a catalogue, in one transaction.
+        """Add and update models from a catalogue, in one transaction. Never a status.
 
         *catalog*: its bytes, or a stream of them: a JSON document of at most 16 MiB, or JSON Lines of any
         length, which are not held in memory.
-        *format*: ``jsonl``, ``litellm``, ``openai``, ``openrouter``, or None to tell by the shape.
+        *format*: one of `CatalogFormat`, or None to tell by the shape.
+        *provider*: of all its models, whatever the catalogue says.
         *on_conflict*: for a model whose name or provider differs: ``update`` it, ``skip`` it, or
-        ``fail`` (then nothing is written, also when an entry is not a model). Never a status.
+        ``fail`` (then nothing is written, also when an entry is rejected).
+        *partial*: take one page of a longer list. *strict*: write nothing if an entry is rejected.
 
         Raises:
-            UsageError: this is not a catalogue, or ``fail`` and an entry is rejected.
+            UsageError: this is not a catalogue, it has no model, it is one page of several, or an
+                entry is rejected and *strict* or ``fail`` was asked for.
             RefusedError: ``fail`` and a model differs.
         """
         from modelctl.catalog import parse
@@ -788,13 +794,21 @@ class Fleet:
             raise UsageError("a catalogue is bytes, or a stream of them")
         if on_conflict not in ("update", "skip", "fail"):
             raise UsageError(f"no policy '{on_conflict}'", hint="one of: update, skip, fail")
-        found = parse(catalog, _catalog_format(format))
-        if found.rejected and on_conflict == "fail":
+        found = parse(
+            catalog, _catalog_format(format), provider=_provider(provider) or "", partial=partial
+        )
+        if found.rejected and (strict or on_conflict == "fail" or not found.models):
             first = found.rejected[0]
-            raise UsageError(
-                f"{len(found.rejected)} entries are rejected; {first.id}: {first.why}",
-                hint="nothing was written; see --on-conflict",
+            what = (
+                "1 entry is" if len(found.rejected) == 1 else f"{len(found.rejected)} entries are"
             )
+            raise UsageError(
+                f"{what} rejected; {first.id}: {first.why}",
+                hint="nothing was written"
+                + ("; without --strict the others are taken" if found.models and strict else ""),
+            )
+        if not found.models:
+            raise UsageError("the catalogue has no models", hint="nothing was written")
         added, differing = self._store.batches.import_models(
             found.models.by_key,
             on_conflict=on_conflict,
@@ -811,6 +825,8 @@ class Fleet:
             rejected=found.rejected,
             cache=self._invalidate(owed=not dry_run, changed=bool(added or differing)),
             dry_run=dry_run,
+            ignored_status=found.ignored_status,
+            notes=found.notes,
         )
 
     def _reason(self, reason: str | None) -> str | None:
@@ -987,7 +1003,7 @@ def _status(status: ModelStatus | str) -> ModelStatus:
 
 
 def _catalog_format(name: CatalogFormat | str | None) -> CatalogFormat | None:
-    from modelctl.catalog import CatalogFormat
+    from modelctl.formats import CatalogFormat
 
     try:
         return None if name is None else CatalogFormat(name)

@@ -126,7 +126,11 @@ class Rejection:
 
 @record
 class ImportResult:
-    """How many catalogue entries ended where."""
+    """How many catalogue entries ended where.
+
+    *ignored_status*: how many entries say that their model is off; import never changes a status.
+    *notes*: what else there is to know of the catalogue, in sentences.
+    """
 
     added: int
     updated: int
@@ -135,6 +139,8 @@ class ImportResult:
     rejected: Sequence[Rejection]
     cache: CacheState
     dry_run: bool = False
+    ignored_status: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @record

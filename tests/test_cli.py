@@ -127,7 +127,11 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("pause --for 1h --provider acme --reason why --actor me", 0, PAUSE),
     ("resume --provider acme --reason why --actor me", 0, PAUSE),
     ("import CATALOGUE", 0, IMPORTED),
-    ("import CATALOGUE --format jsonl --on-conflict skip --dry-run --actor me", 0, IMPORTED),
+    (
+        "import CATALOGUE --format jsonl --on-conflict skip --provider p --partial --strict --dry-run --actor me",
+        0,
+        IMPORTED,
+    ),
     ("events", 0, EVENT),
     ("events acme/one --since 2d --limit 5", 0, EVENT),
     ("cache show", 0, {"backend", "keys", "queued", "settling", "oldest_queued_seconds"}),
