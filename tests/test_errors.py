@@ -98,7 +98,7 @@ USAGE = [
     ["list", "--limit", "many"],
     ["list", "--limit", "0"],
     ["list", "--limit", "-1"],
-    ["leaderboard", "--top", "0"],
+    ["leaderboard", "--top", "-1"],
     ["events", "--since", "yesterday"],
     ["events", "--limit", "0"],
     ["recover", "--limit", "-1"],
