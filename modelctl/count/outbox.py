@@ -149,7 +149,10 @@ class Outbox:
             " AND (SELECT count(*) FROM pg_attribute WHERE attrelid = c.oid"
             " AND attname IN ('name', 'at', 'value')) = 3"
             " AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
-            " AND n.nspname ~ '^[a-z_][a-z0-9_]*$' AND n.nspname <> :own ORDER BY 1"
+            " AND n.nspname ~ '^[a-z_][a-z0-9_]*$' AND n.nspname <> :own"
+            # A table that only has the name is another program's.
+            " AND 3 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid"
+            " AND a.attname IN ('name', 'at', 'value') AND NOT a.attisdropped) ORDER BY 1"
         )
         with self._database.reading() as connection:
             found = connection.execute(text(sql), {"own": self._schema})
