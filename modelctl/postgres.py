@@ -301,7 +301,17 @@ def _is_name(host: str) -> bool:
 
 
 _lock = threading.Lock()
-_lookups: dict[tuple[int, str, str], Future[list[str]]] = {}
+_lookups: dict[tuple[str, str], Future[list[str]]] = {}
+
+
+def _forget_lookups() -> None:
+    """The threads that look names up are not there in a child of this process."""
+    global _lock
+    _lock = threading.Lock()
+    _lookups.clear()
+
+
+os.register_at_fork(after_in_child=_forget_lookups)
 
 
 def _look_up(host: str, port: str) -> Future[list[str]]:
@@ -309,17 +319,15 @@ def _look_up(host: str, port: str) -> Future[list[str]]:
 
     Whoever asks while somebody waits for the same answer gets that one.
     """
-    key = (os.getpid(), host, port)
     with _lock:
-        found = _lookups.get(key)
+        found = _lookups.get((host, port))
         if found is None:
-            found = _lookups[key] = Future()
-            threading.Thread(target=_ask, args=key[1:], daemon=True).start()
+            found = _lookups[host, port] = Future()
+            threading.Thread(target=_ask, args=(host, port), daemon=True).start()
     return found
 
 
 def _ask(host: str, port: str) -> None:
-    key = (os.getpid(), host, port)
     addresses: list[str] = []
     error: Exception | None = None
     try:
@@ -328,7 +336,7 @@ def _ask(host: str, port: str) -> None:
     except (OSError, UnicodeError) as exc:
         error = exc
     with _lock:
-        future = _lookups.pop(key)
+        future = _lookups.pop((host, port))
     if error:
         future.set_exception(error)
     else:
