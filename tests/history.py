@@ -935,6 +935,10 @@ class Group(World):
                 raise VoidError("no primary, or no replica follows it")
             time.sleep(0.05)
 
+    def _is_followed(self) -> bool:
+        primary = self._primary()
+        return primary is not None and self._replica_of(primary) is not None
+
     def _replica_of(self, primary: Redis) -> Redis | None:
         for node in self.group.nodes:
             role = node.ask("ROLE")
@@ -944,8 +948,8 @@ class Group(World):
 
     def fail_over(self, seconds: float) -> None:
         """Cut the replica off, and kill the primary after some more changes."""
+        self._until(self._is_followed)
         home = self.primary
-        self._until(lambda: self._replica_of(home) is not None)
         heir = self._replica_of(home)
         assert heir is not None
         heir.pause()
@@ -959,7 +963,8 @@ class Group(World):
         if self.group.sentinels:
             # A Sentinel would see to it, later.
             home.ask("REPLICAOF", "127.0.0.1", heir.port)
-        self._until(lambda: self._replica_of(heir) is not None)
+        # On a busy machine the Sentinels may have named the other one meanwhile.
+        self._until(self._is_followed)
 
     def flush_redis(self, seconds: float) -> None:
         """FLUSHALL, several times."""
