@@ -1044,7 +1044,7 @@ def run(
         name,
     )
     world.postgres.execute(_AUDIT, name)
-    world.postgres.execute("TRUNCATE modelctl_outbox", name)
+    world.postgres.execute("TRUNCATE modelctl.modelctl_outbox", name)
 
     initial = int(world.postgres.execute(COUNT, name)[0][0])
     setting, began = clock_setting(), time.monotonic()
@@ -1130,9 +1130,11 @@ def _leftovers(world: World, fleet: Fleet, database: str) -> Iterator[str]:
         yield f"{queued} invalidations are queued after a drain"
     # Another program stores an old number, as late as it may; that is what settling is for.
     world.primary.ask("SETEX", KEY, TTL, truth + 1)
-    world.postgres.execute("UPDATE modelctl_outbox SET due = clock_timestamp()", database)
+    world.postgres.execute("UPDATE modelctl.modelctl_outbox SET due = clock_timestamp()", database)
     fleet.drain()
-    if waiting := world.postgres.execute("SELECT count(*) FROM modelctl_outbox", database)[0][0]:
+    if waiting := world.postgres.execute("SELECT count(*) FROM modelctl.modelctl_outbox", database)[
+        0
+    ][0]:
         yield f"{waiting} invalidations wait after they settled"
     if (raw := world.primary.ask("GET", KEY)) not in (None, str(truth)):
         yield f"the raw key says {raw}, the database {truth}"
