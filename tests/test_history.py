@@ -49,7 +49,7 @@ class Size(NamedTuple):
 SHORT = Size("one", 10, 10, 0, 0.6, 100, 20, 10, faults=1, naive_stale=5, lease=0.5)
 SHORT_GROUP = Size("cluster", 5, 0, 0, 0.6, 50, 10, 5, faults=1, naive_stale=0, lease=0.5)
 LONG = Size("one", 360, 30, 60, 3.0, 2000, 500, 200, faults=2, naive_stale=100)
-LONG_GROUP = Size("sentinel", 120, 30, 45, 3.0, 1000, 200, 50, faults=2, naive_stale=100)
+LONG_GROUP = Size("sentinel", 120, 30, 90, 3.0, 1000, 200, 50, faults=2, naive_stale=100)
 
 
 @contextmanager
