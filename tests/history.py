@@ -894,6 +894,10 @@ class Group(World):
     def __init__(self, postgres: Postgres, group: RedisGroup) -> None:
         super().__init__(postgres, group.nodes[0])
         self.group, self.redis_url = group, group.url
+        for sentinel in group.sentinels:
+            # On a busy machine a second is too short: they would name another primary while the
+            # old one answers, and of two primaries the protocol promises nothing.
+            sentinel.ask("SENTINEL", "SET", "mymaster", "down-after-milliseconds", 3000)
 
     @property
     def faults(self) -> dict[str, Callable[[Any, float], None]]:
