@@ -300,7 +300,7 @@ class Batches(Changes):
             )
         self.log(connection, events, actor)
         self._hold(connection, guards)
-        found = connection.execute(text(self.statuses), {"ids": self.ids(after)})
+        found = connection.execute(text(self.statuses()), {"ids": self.ids(after)})
         standing = {row[0]: row[1] for row in found}
         kept = [i for i in after if i not in written or standing.get(i) != after[i].status]
         if kept:

@@ -27,7 +27,8 @@ class Change:
 
     *flags*: what it needs to know of the row as it was, by name. *after*, *event* (NULL: there
     is none) and *note* (for people) are over ``before`` and the flags; *details*, of the event,
-    over all of these; *assign* over the row and, as ``touched.``, all of these.
+    over all of these; *assign* over the row and, as ``touched.``, all of these; *standing* over the
+    row afterwards.
     """
 
     event: str
@@ -38,6 +39,7 @@ class Change:
     details: str = "NULL"
     note: str = "CAST(NULL AS text)"
     write: str = "touched.event IS NOT NULL"  # which rows
+    standing: str = STATUS  # of the row after that: equal to `after`, unless something undid it
 
 
 def _during(kind: str, beyond: str = "{now}") -> str:
@@ -156,6 +158,9 @@ DISABLE = Change(
     " disabled_reason = CASE WHEN touched.before <> 'active' AND CAST(:reason AS text) IS NULL"
     " THEN disabled_reason ELSE :reason END,"
     " disabled_until = {until}, would_disable = NULL, updated_at = {now}",
+    # The application's column may round it to seconds.
+    standing="CASE WHEN abs(coalesce({end}, 0) - coalesce(CAST(:until AS double precision), 0)) > 1"
+    f" THEN 'with another end' ELSE {STATUS} END",
 )
 REMOVE = Change(
     flags=(
@@ -299,6 +304,7 @@ class Changes(Statements):
             fragment.replace("{own}", self.own)
             .replace("{stored_reason}", self.stored_reason)
             .replace("{until}", until)
+            .replace("{end}", epoch.format(time="disabled_until"))
             .replace("{until_comes}", self.sql.finite.format(time="disabled_until"))
             .replace("{old_until}", self.sql.written.format(time="disabled_until"))
             .replace("{new_until}", self.sql.written.format(time=until))
@@ -357,10 +363,9 @@ class Changes(Statements):
             f" ({change.write}) AND id NOT IN (SELECT id FROM written) FROM touched"
         )
 
-    @property
-    def statuses(self) -> str:
+    def statuses(self, standing: str = STATUS) -> str:
         """How the models named by :ids are now, for `as_it_was_to_be`."""
-        return f"SELECT id, {STATUS} FROM models WHERE {self.sql.ids}"
+        return f"SELECT id, {self.filled(standing)} FROM models WHERE {self.sql.ids}"
 
     def apply(
         self, connection: sa.Connection, change: Change, which: str, parameters: dict[str, Any]
@@ -376,7 +381,7 @@ class Changes(Statements):
             rows: Sequence[Any] = self._apply_in_steps(connection, change, which, parameters)
         else:
             rows = connection.execute(text(self.one_statement(change, which)), parameters).all()
-        now = connection.execute(text(self.statuses), {"ids": parameters["ids"]}).all()
+        now = connection.execute(text(self.statuses(change.standing)), parameters).all()
         return as_it_was_to_be(rows, now)
 
     def _apply_in_steps(
@@ -403,13 +408,14 @@ def as_it_was_to_be(
 ) -> list[StatusChange]:
     """Return what became of each row (id, before, after, event, note, whether it was not written).
 
-    *standing*: id and status of each row after that.
+    *standing*: id and `Change.standing` of each row after that.
 
     Raises:
         KeptError: rows are not as they were to be.
     """
     now = {row[0]: row[1] for row in standing}
-    kept = [row[0] for row in rows if row[-1] or now.get(row[0]) != row[2]]
+    # What was left as it was, with a note, has an end of its own.
+    kept = [row[0] for row in rows if row[-1] or (row[4] is None and now.get(row[0]) != row[2])]
     if kept:
         raise KeptError(kept)
     return [*map(status_change, rows)]

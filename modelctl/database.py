@@ -32,11 +32,13 @@ _TRIES = 3
 # How a transaction begins. A write knows its id, and whose it is, from the start: what became of
 # it can be asked when the answer to its COMMIT is lost. It gives up a lock before PostgreSQL looks
 # for a deadlock (deadlock_timeout, 1 s), so that it is not the other program which is broken off.
+# Deferred triggers of an application act at the end of each statement: after that we look whether
+# what was to be changed is changed, and a COMMIT undoes nothing any more.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 LOCK_TIMEOUT = "150ms"
 _WRITE = (
     f"{_BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time(),"
-    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true); SET CONSTRAINTS ALL IMMEDIATE"
 )
 _RESOLVE_SECONDS = 2.0
 _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
@@ -197,7 +199,8 @@ class Database:
                 known = (cursor.fetchone() or ())[:2]
                 answers: list[Sequence[Any]] = []
                 while cursor.nextset():
-                    answers.append(cursor.fetchall() if cursor.description else [])
+                    if cursor.description:
+                        answers.append(cursor.fetchall())
             result = read(answers)
             points.reach("before-commit")
             raw.commit()

@@ -529,7 +529,8 @@ class ModelStore:
             return done
 
         def alone() -> list[StatusChange]:
-            sql = f"{self._changes.one_statement(change, which)}; {self._changes.statuses}"
+            look = self._changes.statuses(change.standing)
+            sql = f"{self._changes.one_statement(change, which)}; {look}"
             return self._database.change(
                 sql, parameters, lambda answers: checked(as_it_was_to_be(*answers))
             )

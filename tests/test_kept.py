@@ -82,7 +82,33 @@ def alter(url: str, ids: str) -> None:
     )
 
 
-HOW = {"suppress": suppress, "undo": undo, "alter": alter}
+def put_back_later(url: str, ids: str) -> None:
+    """Let the application put `active` back at COMMIT; on SQLite nothing can wait for that."""
+    if is_sqlite(url):
+        undo(url, ids)
+        return
+    defer(
+        url,
+        f"OLD.id IN ({ids}) AND NEW.active <> OLD.active AND pg_trigger_depth() = 0",
+        "UPDATE models SET active = OLD.active WHERE id = OLD.id",
+    )
+
+
+def defer(url: str, when: str, body: str) -> None:
+    """Let PostgreSQL do this at COMMIT."""
+    sql(
+        url,
+        "CREATE FUNCTION app_later() RETURNS trigger LANGUAGE plpgsql"
+        f" AS $$ BEGIN {body}; RETURN NULL; END $$",
+    )
+    sql(
+        url,
+        "CREATE CONSTRAINT TRIGGER app_later AFTER UPDATE ON models DEFERRABLE INITIALLY DEFERRED"
+        f" FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION app_later()",
+    )
+
+
+HOW = {"suppress": suppress, "undo": undo, "alter": alter, "put back later": put_back_later}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -135,6 +161,47 @@ def test_a_single_failure_that_is_kept(url: str, how: str, guarded: bool) -> Non
     with opened(url, **settings) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
         fleet.record_failure("a", BAD)
     assert everything(url) == before
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_refused_at_commit(pg_database: str, change: str) -> None:
+    """A deferred trigger that raises is a refusal with its words, and nothing is written."""
+    with opened(pg_database) as fleet:
+        seed(fleet, ["a", "b", "off", "off2"])
+        trip(fleet, "off", "off2")
+        defer(pg_database, "OLD.id IN ('a', 'off')", "RAISE 'not this one'")
+        before = everything(pg_database)
+        with pytest.raises(RefusedError, match="not this one"):
+            CHANGES[change](fleet)
+        assert everything(pg_database) == before
+
+
+def test_another_end_is_no_end(url: str) -> None:
+    """A trigger that changes the end of a timed disable alone is noticed, one that rounds it is not."""
+    change = "UPDATE models SET disabled_until = {} WHERE id = OLD.id AND disabled_until <> {}"
+    for model_id, end in (("'a'", "NULL"), ("'b'", f"{ago(url, -9e5)}")):
+        when = "" if is_sqlite(url) else " AND pg_trigger_depth() < 2"
+        body = change.format(end, "'2100-01-01'") + when
+        trigger(url, "AFTER", "UPDATE", model_id, body)
+        before = everything(url)
+        with opened(url) as fleet:
+            for ids in ([model_id[1:-1]], ["off", model_id[1:-1]]):
+                with pytest.raises(RefusedError, match="as it was"):
+                    fleet.disable(*ids, duration=3600)
+            assert everything(url) == before
+        drop = "DROP TRIGGER app_UPDATE" if is_sqlite(url) else "DROP FUNCTION app_UPDATE CASCADE"
+        sql(url, drop)
+
+
+def test_a_column_that_rounds_keeps_the_end(pg_database: str) -> None:
+    """An end that a column rounds to seconds is the end that was asked for."""
+    sql(pg_database, "ALTER TABLE models ALTER disabled_until TYPE timestamp(0)")
+    with opened(pg_database) as fleet:
+        seed(fleet, "ab")
+        assert fleet.disable("a", duration=3600.4).changes[0].changed
+        assert fleet.disable("a", "b", duration=3600.4).changes[1].changed
+        fleet.disable("b")
+        assert fleet.disable("b", duration=60).changes[0].after is DISABLED
 
 
 def test_an_outcome_that_is_dropped_is_said(url: str) -> None:
