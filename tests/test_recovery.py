@@ -920,8 +920,6 @@ def test_disabled_until_a_time(fleet_url: str, tool: Cli) -> None:
     "words",
     [
         ["--until", "2020-01-01T00:00Z"],
-        ["--until", "2100-06-01T08:00"],
-        ["--until", "2100-06-01"],
         ["--until", "tomorrow"],
         ["--until", ""],
         ["--until", "\x1b[31m2100-06-01T08:00Z"],
@@ -931,7 +929,6 @@ def test_disabled_until_a_time(fleet_url: str, tool: Cli) -> None:
         ["--for", "0s"],
         ["--for", "-1h"],
         ["--for", "1"],
-        ["--for", "1w"],
         ["--for", "forever"],
         ["--for", ""],
         ["--for", "99999d"],
