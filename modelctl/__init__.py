@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from modelctl.results import KeptChange as KeptChange
     from modelctl.results import LeaderboardEntry as LeaderboardEntry
     from modelctl.results import Model as Model
+    from modelctl.results import OutcomeChange as OutcomeChange
     from modelctl.results import Stats as Stats
     from modelctl.results import StatusChange as StatusChange
 
@@ -109,6 +110,7 @@ _MODULE_OF = {
     "LeaderboardEntry": "results",
     "Model": "results",
     "ModelStatus": "model",
+    "OutcomeChange": "results",
     "Pause": "reports",
     "Recovery": "reports",
     "SchemaStatus": "reports",

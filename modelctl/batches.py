@@ -9,7 +9,7 @@ from modelctl import deadline, health, tables
 from modelctl.changes import TRUSTED, Changes
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
-from modelctl.results import StatusChange
+from modelctl.results import OutcomeChange, StatusChange
 from modelctl.tables import (
     AUTO_OFF,
     ON,
@@ -143,14 +143,21 @@ class Batches(Changes):
         unknown |= {outcome.id for outcome in chunk} - known
         return [outcome for outcome in chunk if outcome.id in known]
 
-    def record_one(self, outcome: Outcome, *, actor: str) -> StatusChange:
+    def record_one(self, outcome: Outcome, *, actor: str) -> OutcomeChange:
         """Record one failure beside the guards, which look at other models too."""
 
-        def work(connection: sa.Connection) -> StatusChange:
+        def work(connection: sa.Connection) -> OutcomeChange:
             self.wait_for_turn(connection)
             before, after = self._record_chunk(connection, [outcome], actor)
-            was, now = before[outcome.id].status, after[outcome.id].status
-            return StatusChange(outcome.id, was, now, was is not now)
+            was, now = before[outcome.id].status, after[outcome.id]
+            return OutcomeChange(
+                outcome.id,
+                was,
+                now.status,
+                was is not now.status,
+                now.consecutive_failures,
+                would_disable=now.would_disable,
+            )
 
         return self.write(work)
 

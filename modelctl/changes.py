@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from modelctl import health
 from modelctl.model import ModelStatus
 from modelctl.record import record
-from modelctl.results import KeptChange, StatusChange
-from modelctl.tables import AUTO_OFF, ON, STATUS, TIMED_OFF, KeptError, Statements, text
+from modelctl.results import KeptChange, OutcomeChange, StatusChange
+from modelctl.tables import AUTO_OFF, ON, STATUS, TIMED_OFF, KeptError, Statements, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Change:
     *flags*: what it needs to know of the row as it was, by name. *after*, *event* (NULL: there
     is none) and *note* (for people) are over ``before`` and the flags; *details*, of the event,
     over all of these; *assign* over the row and, as ``touched.``, all of these; *standing* over the
-    row afterwards.
+    row afterwards; *failures*: how many in a row it has then, of what records an outcome.
     """
 
     event: str
@@ -38,6 +38,7 @@ class Change:
     reason: str = "CAST(:reason AS text)"
     details: str = "NULL"
     note: str = "CAST(NULL AS text)"
+    failures: str = "CAST(NULL AS integer)"
     write: str = "touched.event IS NOT NULL"  # which rows
     standing: str = STATUS  # of the row after that: equal to `after`, unless something undid it
 
@@ -203,6 +204,7 @@ SUCCESS = Change(
     ),
     event="CASE WHEN back THEN 'recovered' END",
     after="CASE WHEN back THEN 'active' ELSE before END",
+    failures="0",
     details="CASE WHEN back AND old_failures <> 0 THEN {object}("
     "'old', {object}('consecutive_failures', old_failures),"
     " 'new', {object}('consecutive_failures', 0)) END",
@@ -233,6 +235,8 @@ FAILURE = Change(
     event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
     " WHEN reached AND NOT noted THEN 'would-disable' END",
     after="CASE WHEN reached AND held IS NULL THEN 'auto-disabled' ELSE before END",
+    note="held",
+    failures="old_failures + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END",
     details="CASE event WHEN 'would-disable' THEN {object}('guard', held)"
     " WHEN 'auto-disabled' THEN {object}('old',"
     " {object}('consecutive_failures', old_failures, 'ejections', old_ejections),"
@@ -349,7 +353,8 @@ class Changes(Statements):
     def _decided(self, change: Change) -> str:
         """What becomes of a row: what follows SELECT, over what was found."""
         return self.filled(
-            f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note"
+            f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note,"
+            f" {change.failures} AS failures"
         )
 
     def one_statement(self, change: Change, which: str) -> str:
@@ -359,7 +364,7 @@ class Changes(Statements):
             f"WITH found AS ({found} {which}),"
             f" touched AS (SELECT {self._decided(change)} FROM found),"
             f" logged AS ({log}), written AS ({write})"
-            " SELECT id, before, after, event, note,"
+            " SELECT id, before, after, event, note, failures,"
             f" ({change.write}) AND id NOT IN (SELECT id FROM written) FROM touched"
         )
 
@@ -389,7 +394,8 @@ class Changes(Statements):
     ) -> list[Sequence[Any]]:
         # No writing CTE here, but nobody else writes meanwhile: the steps work on what was found.
         find, *steps = self._steps(change)
-        names = ("id", "before", *(name for name, _ in change.flags), "after", "event", "note")
+        flags = (name for name, _ in change.flags)
+        names = ("id", "before", *flags, "after", "event", "note", "failures")
         sql = (
             f"SELECT *, ({change.write}) FROM"
             f" (SELECT {self._decided(change)} FROM ({find} {which})) AS touched"
@@ -400,13 +406,13 @@ class Changes(Statements):
         log, write = (f"WITH touched AS (SELECT * FROM {relation}) {step}" for step in steps)
         connection.execute(text(log), these)
         written = {*connection.execute(text(write), these).scalars()}
-        return [(*row[:2], *row[-4:-1], row[-1] and row[0] not in written) for row in found]
+        return [(*row[:2], *row[-5:-1], row[-1] and row[0] not in written) for row in found]
 
 
 def as_it_was_to_be(
     rows: Sequence[Sequence[Any]], standing: Sequence[Sequence[Any]]
 ) -> list[StatusChange]:
-    """Return what became of each row (id, before, after, event, note, whether it was not written).
+    """Return what became of each row (see `status_change`; last: whether it was not written).
 
     *standing*: id and `Change.standing` of each row after that.
 
@@ -422,9 +428,15 @@ def as_it_was_to_be(
 
 
 def status_change(row: Sequence[Any]) -> StatusChange:
-    """Read (id, before, after, event, note, ...) by position: SQLite spells columns as they were made."""
-    model_id, before, after, event, note, _ = row
+    """Read (id, before, after, event, note, failures, ...) by position: SQLite spells columns as they
+    were made.
+    """
+    model_id, before, after, event, note, failures, _ = row
     before, after = before and ModelStatus(before), after and ModelStatus(after)
+    if failures is not None:
+        return OutcomeChange(
+            model_id, before, after, before is not after, whole(failures), would_disable=note
+        )
     if note is not None:
         return KeptChange(model_id, before, after, False, note)
-    return StatusChange(model_id, before, after, event not in (None, "would-disable"))
+    return StatusChange(model_id, before, after, event is not None)

@@ -844,7 +844,12 @@ def record_failure(
         ),
     ] = None,
     http_status: Annotated[
-        int | None, typer.Option(metavar="N", help="Tell the type by an HTTP status, 400-599.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Tell the type by an HTTP status, 400-599; of 499, the caller went away, nothing "
+            "is recorded.",
+        ),
     ] = None,
     reason: Reason = None,
     actor: Actor = None,
@@ -859,7 +864,7 @@ def record_failure(
 
     if failure_type is not None and http_status is not None:
         raise UsageError("--type and --http-status say the same thing", hint="give one of them")
-    kind = failure_type or "unknown"
+    kind: str | None = failure_type or "unknown"
     if http_status is not None:
         kind = failure_type_of_status(http_status)
     with _fleet(ctx, actor) as fleet:

@@ -453,13 +453,15 @@ class Fleet:
     def record_failure(
         self,
         id: str,  # noqa: A002 - the word that everybody uses
-        type: FailureType | str = "unknown",  # noqa: A002 - the word that everybody uses
+        type: FailureType | str | None = "unknown",  # noqa: A002 - the word that everybody uses
         *,
         reason: str | None = None,
     ) -> Changes:
         """Record a failed call; the 5th counted one in a row switches the model off.
 
-        *type*: one of `FailureType`; only ``parse-error`` and ``client-error`` count.
+        *type*: one of `FailureType`; only ``parse-error`` and ``client-error`` count. None: the
+        caller went away before the answer (HTTP status 499). That is no failure of the model, so
+        nothing is recorded, and the change says ``recorded=False``.
         *reason* is cut to 500 characters.
 
         Raises:
@@ -468,7 +470,22 @@ class Fleet:
         """
         from modelctl import health
 
+        if type is None:
+            return self._not_recorded(id)
         return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
+
+    def _not_recorded(self, model_id: str) -> Changes:
+        from modelctl.results import Changes, OutcomeChange
+
+        self._expect_database()
+        model = self._store.get(model_id)
+        change = OutcomeChange(
+            *(model_id, model.status, model.status, False, model.consecutive_failures),
+            threshold=self.config.health.threshold,
+            would_disable=model.would_disable,
+            recorded=False,
+        )
+        return Changes((change,), self._cached_count.cache.state_when_untouched)
 
     def _record(self, outcome: Outcome) -> Changes:
         from modelctl.results import Changes

@@ -265,17 +265,21 @@ def cooldown(ejections: int, rule: RecoveryConfig) -> float:
     return ladder[min(max(ejections, 1), len(ladder)) - 1]
 
 
-def failure_type_of_status(status: int) -> FailureType:
+def failure_type_of_status(status: int) -> FailureType | None:
     """Return the failure type of an HTTP status (RFC 9110).
+
+    None for 499: the caller went away before the answer, which says nothing about the model.
 
     Raises:
         UsageError: the status is not 400-599.
     """
+    if status == 499:
+        return None
     if status in (408, 504):
         return FailureType.TIMEOUT
     if status == 429:
         return FailureType.RATE_LIMIT
-    if 400 <= status <= 499:
+    if 400 <= status <= 498:
         return FailureType.CLIENT_ERROR
     if 500 <= status <= 599:
         return FailureType.SERVER_ERROR

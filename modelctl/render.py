@@ -186,6 +186,10 @@ def changes_view(result: Changes, *, same: str) -> View:
     would = "would be " if result.dry_run else ""
 
     def result_of(c: StatusChange) -> str:
+        if failure := getattr(c, "failure_type", None):
+            return _counted(c, failure)
+        if not getattr(c, "recorded", True):
+            return "not recorded: the caller went away"
         if not c.changed:
             kept = getattr(c, "note", None)
             return f"{same} {c.after}, {kept}" if kept else f"{same} {c.after}"
@@ -194,6 +198,17 @@ def changes_view(result: Changes, *, same: str) -> View:
     rows = [(c.id, c.before, c.after, result_of(c)) for c in result.changes]
     note = "dry run: nothing was changed" if result.dry_run else None
     return View(("id", "before", "after", "result"), rows, note=note, cache=result.cache)
+
+
+def _counted(change: Any, failure_type: str) -> str:
+    """Say what a recorded failure did, as in "counted, 3 of 5"."""
+    so_far = f"{change.consecutive_failures} of {change.threshold}"
+    if not change.counted:
+        return f"not counted ({failure_type}), {so_far}"
+    if change.changed:
+        return f"counted: switched off ({so_far})"
+    kept = f"; kept on ({change.would_disable})" if change.would_disable else ""
+    return f"counted, {so_far}{kept}"
 
 
 @_shows

@@ -77,6 +77,24 @@ class KeptChange(StatusChange):
 
 
 @record
+class OutcomeChange(StatusChange):
+    """What recording one outcome did.
+
+    *consecutive_failures*: how many count against the model now, of the *threshold* that switches it
+    off. *counted*: whether this one does; *failure_type*: its type, None for a success.
+    *would_disable*: what keeps the model on although the threshold is reached, as in `Model`.
+    *recorded*: False where the caller went away, so that nothing was stored.
+    """
+
+    consecutive_failures: int
+    counted: bool = False
+    threshold: int = 0
+    failure_type: str | None = None
+    would_disable: str | None = None
+    recorded: bool = True
+
+
+@record
 class Changes:
     """What a command did to each model it was given."""
 

@@ -7,6 +7,7 @@ Reads are Core expressions. What changes a status is in `changes`, many models a
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -27,7 +28,15 @@ from modelctl.changes import (
 from modelctl.database import Database
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered, storable
-from modelctl.results import Event, LeaderboardEntry, Model, ProviderStats, Stats, StatusChange
+from modelctl.results import (
+    Event,
+    LeaderboardEntry,
+    Model,
+    OutcomeChange,
+    ProviderStats,
+    Stats,
+    StatusChange,
+)
 from modelctl.tables import (
     AUTO_OFF,
     MODELS,
@@ -469,8 +478,19 @@ class ModelStore:
         """Delete models. All or none; the history stays."""
         return self._change(REMOVE, ids, **how)
 
-    def record(self, outcome: Outcome, *, actor: str) -> StatusChange:
+    def record(self, outcome: Outcome, *, actor: str) -> OutcomeChange:
         """Record one outcome by the health rule: increment and test in one statement."""
+        done = self._record(outcome, actor)
+        assert isinstance(done, OutcomeChange)  # noqa: S101 - for the type checker
+        rule = self._config.health
+        return replace(
+            done,
+            counted=outcome.type in rule.counted,
+            threshold=rule.threshold,
+            failure_type=outcome.type,
+        )
+
+    def _record(self, outcome: Outcome, actor: str) -> StatusChange:
         if outcome.type is None:
             most = self._config.recovery.max_ejections
             ladder = self._changes.ladder()

@@ -17,6 +17,7 @@ from modelctl import (
     ModelNotFoundError,
     ModelStatus,
     Outcome,
+    OutcomeChange,
     RefusedError,
     StatusChange,
     UsageError,
@@ -73,7 +74,11 @@ def test_every_failure_is_stored_and_two_types_count(fleet: Fleet, type_: Failur
     for number in range(1, 6):
         result = fleet.record_failure("a", type_, reason=f"reason {number}")
         after = AUTO if counts and number == 5 else ACTIVE
-        assert result.changes == (StatusChange("a", ACTIVE, after, after is AUTO),)
+        assert result.changes == (
+            OutcomeChange(
+                *("a", ACTIVE, after, after is AUTO, number if counts else 0, counts, 5, type_)
+            ),
+        )
     model = fleet.show("a")
     assert (model.failure_count, model.success_count) == (5, 0)
     assert model.consecutive_failures == (5 if counts else 0)
@@ -100,8 +105,9 @@ def test_a_success_resets_and_brings_back(fleet: Fleet) -> None:
     """A success ends the row, forgets the reason, and re-enables an auto-disabled model."""
     seed(fleet, "a")
     trip(fleet, "a")
-    assert fleet.record_success("a").changes == (StatusChange("a", AUTO, ACTIVE, True),)
-    assert fleet.record_success("a").changes == (StatusChange("a", ACTIVE, ACTIVE, False),)
+    for before, changed in ((AUTO, True), (ACTIVE, False)):
+        [change] = fleet.record_success("a").changes
+        assert change == OutcomeChange("a", before, ACTIVE, changed, 0, False, 5)
     model = fleet.show("a")
     assert (model.consecutive_failures, model.failure_reason) == (0, None)
     assert (model.success_count, model.failure_count, model.ejections) == (2, 5, 1)
@@ -117,7 +123,8 @@ def test_outcomes_of_a_disabled_model_are_stored_and_change_nothing(fleet: Fleet
     fleet.disable("a", reason="too dear")
     for _ in range(7):
         assert not fleet.record_failure("a", "parse-error").changes[0].changed
-    assert fleet.record_success("a").changes == (StatusChange("a", DISABLED, DISABLED, False),)
+    [change] = fleet.record_success("a").changes
+    assert change == OutcomeChange("a", DISABLED, DISABLED, False, 0, False, 5)
     recovery = fleet.recover(cooldown=0)
     assert (recovery.recovered, recovery.waiting) == ((), ())
     model = fleet.show("a")

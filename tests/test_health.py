@@ -578,14 +578,15 @@ def test_without_guards_other_models_do_not_matter(happenings: Happenings) -> No
         (404, "client-error"),
         (408, "timeout"),
         (429, "rate-limit"),
-        (499, "client-error"),
+        (498, "client-error"),
+        (499, None),  # the caller went away
         (500, "server-error"),
         (503, "server-error"),
         (504, "timeout"),
         (599, "server-error"),
     ],
 )
-def test_http_statuses(status: int, type_: str) -> None:
+def test_http_statuses(status: int, type_: str | None) -> None:
     """An HTTP status names a failure type."""
     assert failure_type_of_status(status) == type_
 

@@ -1,0 +1,98 @@
+"""What recording one outcome says that it did, and what counts against nobody."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from modelctl import Fleet, ModelNotFoundError, OutcomeChange
+from modelctl.health import failure_type_of_status
+from tests.commands import Cli
+from tests.fleets import everything, opened, seed, sql
+
+
+@pytest.fixture
+def on(fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the program find a fleet with one model."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
+    with opened(fleet_url) as fleet:
+        seed(fleet, "a")
+    return fleet_url
+
+
+def result(cli: Cli, *words: str) -> str:
+    """Return what the program says that recording a failure did."""
+    done = cli("record-failure", "a", *words)
+    assert done.code == 0
+    return done.lines[0].split("\t")[3]
+
+
+def test_it_says_what_it_did(on: str, cli: Cli) -> None:
+    """A failure is counted or not, and how many there are of the threshold is said."""
+    assert result(cli, "--http-status", "404") == "counted, 1 of 5"
+    assert result(cli, "--type", "server-error") == "not counted (server-error), 1 of 5"
+    assert result(cli) == "not counted (unknown), 1 of 5"
+    for number in range(2, 5):
+        assert result(cli, "--type", "parse-error") == f"counted, {number} of 5"
+    assert result(cli, "--type", "parse-error") == "counted: switched off (5 of 5)"
+    assert result(cli, "--type", "parse-error") == "counted, 6 of 5"
+    assert result(cli, "--type", "timeout") == "not counted (timeout), 6 of 5"
+
+
+@pytest.mark.parametrize("guarded", ["0", "1"])
+def test_json_has_the_numbers(
+    on: str, cli: Cli, monkeypatch: pytest.MonkeyPatch, guarded: str
+) -> None:
+    """The change has `counted`, the failures in a row and the threshold, beside guards too."""
+    monkeypatch.setenv("MODELCTL_RECOVERY_MIN_ACTIVE", guarded)
+    monkeypatch.setenv("MODELCTL_HEALTH_THRESHOLD", "3")
+    kinds = ["client-error", "timeout", "parse-error", "parse-error"]
+    found = [
+        cli("record-failure", "a", "--type", kind, "-o", "json").json["changes"][0]
+        for kind in kinds
+    ]
+    numbers = [(c["counted"], c["consecutive_failures"], c["threshold"]) for c in found]
+    assert numbers == [(True, 1, 3), (False, 1, 3), (True, 2, 3), (True, 3, 3)]
+    assert [c["failure_type"] for c in found] == kinds
+    assert (found[-1]["after"], found[-1]["would_disable"]) == (
+        ("active", "floor") if guarded == "1" else ("auto-disabled", None)
+    )
+    [success] = cli("record-success", "a", "-o", "json").json["changes"]
+    assert (success["counted"], success["consecutive_failures"]) == (False, 0)
+
+
+def test_what_keeps_a_model_on_is_said(on: str, cli: Cli) -> None:
+    """A failure beyond the threshold that switches nothing off says why not."""
+    cli("pause", "--for", "1h")
+    sql(on, "UPDATE models SET consecutive_failures = 4")
+    assert result(cli, "--type", "parse-error") == "counted, 5 of 5; kept on (paused)"
+
+
+def test_a_disabled_model_counts_too(fleet: Fleet) -> None:
+    """Failures of a model that a person disabled are counted, and it stays disabled."""
+    seed(fleet, "a")
+    fleet.disable("a")
+    [change] = fleet.record_failure("a", "parse-error").changes
+    assert isinstance(change, OutcomeChange)
+    assert (change.counted, change.consecutive_failures, change.changed) == (True, 1, False)
+
+
+def test_a_caller_that_went_away(on: str, cli: Cli, fleet: Fleet) -> None:
+    """499 counts against nobody: nothing is written, it is said, and an unknown id is exit 4."""
+    fleet.record_failure("a", "parse-error")
+    before = everything(on)
+    assert result(cli, "--http-status", "499") == "not recorded: the caller went away"
+    done = cli("record-failure", "a", "--http-status", "499", "-o", "json").json
+    assert done["cache"] in ("unchanged", "off")
+    [change] = done["changes"]
+    assert (change["recorded"], change["counted"], change["changed"]) == (False, False, False)
+    assert (change["consecutive_failures"], change["threshold"]) == (1, 5)
+    line = cli("record-failure", "a", "--http-status", "499", "-o", "jsonl").lines[0]
+    assert json.loads(line)["recorded"] is False
+    cli("record-failure", "nobody", "--http-status", "499").failed(4, "no model 'nobody'")
+    [change] = fleet.record_failure("a", failure_type_of_status(499)).changes
+    assert not change.changed
+    with pytest.raises(ModelNotFoundError):
+        fleet.record_failure("nobody", None)
+    assert everything(on) == before
