@@ -49,6 +49,7 @@ _EXIT_CODES = (
 _NAMED = 20
 _HELP = {"help_option_names": ["-h", "--help"]}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Item = TypeVar("_Item")
 
 
 class _Commands(Mapping[str, typer.core.TyperCommand | typer.core.TyperGroup]):
@@ -563,7 +564,9 @@ def list_models(
             autocompletion=_completes("id", "name", "provider", "status", "failures", "updated"),
         ),
     ] = "id",
-    limit: Annotated[int | None, typer.Option(metavar="N", help="At most N models.")] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="At most N models; 0: no limit.")
+    ] = 0,
     output: AnOutput = None,
 ) -> None:
     """Print the models."""
@@ -600,8 +603,9 @@ def stats(ctx: typer.Context, output: AnOutput = None) -> None:
 def leaderboard(
     ctx: typer.Context,
     top: Annotated[
-        int, typer.Option(metavar="N", min=0, help="How many models; 0: all of them.")
-    ] = 10,
+        int | None,
+        typer.Option(metavar="N", min=0, help="How many models, 10 by default; 0: all of them."),
+    ] = None,
     provider: Provider = None,
     untested: Annotated[
         bool, typer.Option("--untested", help="Also the models without a call, last.")
@@ -613,8 +617,14 @@ def leaderboard(
     Ranked by the lower bound of the rate (95 %), so that 1 of 1 is less than 420 of 421.
     """
     with _fleet(ctx) as fleet:
-        entries = fleet.leaderboard(top=top, provider=provider, untested=untested)
+        # One more than is shown, to know whether there are more.
+        most = (10 if top is None else top) or None
+        more = most and most + 1
+        found = fleet.leaderboard(top=more, provider=provider, untested=untested)
+    entries = found[:most]
     _write(entries, render.leaderboard_view(entries), output, items=entries)
+    if top is None and len(found) > len(entries):
+        render.say(f"note: the best {len(entries)} models, and there are more: --top 0 shows all")
 
 
 @command("events")
@@ -631,17 +641,39 @@ def events(
             help="Not older than this: 90s, 15m, 2h30m, 2d, 1w; or 08:00, 2026-12-01 (local time).",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", help="At most N events.")] = 100,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="At most N events; 0: no limit.")
+    ] = 100,
     output: AnOutput = None,
 ) -> None:
     """Print the history, newest first."""
     start = None if since is None or _is_duration(since) else _moment(since, past=True)
     with _fleet(ctx) as fleet:
         ago = start.at if start else _duration(since)
-        found = fleet.events(model_id, since=ago, limit=limit)
+        found = _Cut(fleet.iter_events(model_id, since=ago, limit=limit and limit + 1), limit)
+        _write(found, render.events_view(found), output, items=found)
     if start:
         start.say("since")
-    _write(found, render.events_view(found), output, items=found)
+    if found.more:
+        render.say(
+            f"note: stopped at the newest {numbered(limit, 'event')}, and there are more:"
+            " --limit 0 shows all, --since 2d those of two days"
+        )
+
+
+class _Cut(Iterator[_Item]):
+    """The first *limit* items (0: all), and whether there are *more*."""
+
+    def __init__(self, items: Iterator[_Item], limit: int) -> None:
+        self._items, self._left, self._limited = items, limit, bool(limit)
+        self.more = False
+
+    def __next__(self) -> _Item:
+        if self._limited and not self._left:
+            self.more = self.more or next(self._items, None) is not None
+            raise StopIteration
+        self._left -= 1
+        return next(self._items)
 
 
 def _is_duration(text: str) -> bool:

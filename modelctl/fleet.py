@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from types import FunctionType
@@ -17,6 +17,7 @@ from modelctl.count.protocol import CachedCount
 from modelctl.errors import (
     InvalidConfigError,
     ModelctlError,
+    ModelNotFoundError,
     RefusedError,
     UsageError,
 )
@@ -194,11 +195,24 @@ class Fleet:
 
         sqlite.create(path, migrate)
 
-    def _expect_database(self) -> None:
-        """Say so where a job that nobody watches runs on a fleet that is not there yet."""
+    def _warn_if_nothing_is_configured(self) -> None:
+        """Warn where no database is configured and the embedded one has no models.
+
+        The configuration is perhaps missing, as it is in the environment of cron.
+        """
         path = self.config.sqlite_path
-        if path is not None and self.config.embedded and not path.exists():
-            self.on_warning(f"no database was configured, and {path} is new and empty")
+        if path is None or not self.config.embedded:
+            return
+        from modelctl import sqlite
+
+        empty = False
+        with suppress(ModelctlError):  # what is wrong with it is told by the call itself
+            empty = not sqlite.has_models(path)
+        if empty:
+            self.on_warning(
+                f"no database is configured, so {path} is used, and it has no models;"
+                " MODELCTL_DATABASE_URL names another"
+            )
 
     # ── The count ──
 
@@ -210,7 +224,10 @@ class Fleet:
         Redis being away fails no count: it comes from the database then.
         """
         self._create_embedded()
-        return self._cached_count.count(fresh=fresh, strong=strong)
+        count = self._cached_count.count(fresh=fresh, strong=strong)
+        if not count.active:
+            self._warn_if_nothing_is_configured()
+        return count
 
     def verify(self) -> VerifiedCount:
         """Count from the database and compare with what a cached count would show now.
@@ -218,7 +235,10 @@ class Fleet:
         Redis being away fails no read: nothing is cached then, as far as anybody can tell.
         """
         self._create_embedded()
-        return self._cached_count.verify()
+        count = self._cached_count.verify()
+        if not count.active:
+            self._warn_if_nothing_is_configured()
+        return count
 
     # ── Reads ──
 
@@ -236,7 +256,7 @@ class Fleet:
         ``updated`` (newest first). Text is sorted by code points, capitals first.
 
         Raises:
-            UsageError: an unknown status or sort key, or a limit below 1.
+            UsageError: an unknown status or sort key, or a limit below 0 (0 and None: no limit).
         """
         found = self.iter_models(status=status, provider=provider, sort=sort, limit=limit)
         return list(found)
@@ -260,7 +280,7 @@ class Fleet:
             raise UsageError(f"no sort key '{sort}'", hint=f"one of: {', '.join(SORT_KEYS)}")
         wanted = None if status is None else _status(status)
         return self._store.iter_models(
-            status=wanted, provider=provider, sort=sort, limit=_limit(limit)
+            status=wanted, provider=provider, sort=sort, limit=_limit(limit or None)
         )
 
     def show(self, id: str) -> ExplainedModel:  # noqa: A002 - the word that everybody uses
@@ -308,9 +328,9 @@ class Fleet:
         return self._store.look_alikes(list(dict.fromkeys(map(storable, ids))))
 
     def leaderboard(
-        self, *, top: int = 10, provider: str | None = None, untested: bool = False
+        self, *, top: int | None = 10, provider: str | None = None, untested: bool = False
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return the *top* active models by success rate, from the database; 0: all of them.
+        """Return the *top* active models by success rate, from the database; 0 or None: all of them.
 
         Ranked by the lower bound of the rate with 95 % confidence, so that one success of one call
         is less than 420 of 421. *untested*: also the models without a call, last.
@@ -324,22 +344,32 @@ class Fleet:
         id: str | None = None,  # noqa: A002 - the word that everybody uses
         *,
         since: float | datetime | None = None,
-        limit: int = 100,
+        limit: int | None = 100,
     ) -> tuple[Event, ...]:
         """Return the history, newest first: of one model, not older than *since*.
 
-        *since*: seconds, or a time with its zone.
+        *since*: seconds, or a time with its zone. *limit*: at most so many; 0 or None: all of them.
 
         Raises:
-            UsageError: *since* is neither a time nor from 0 s to ten years, or *limit* is below 1.
+            UsageError: *since* is neither a time nor from 0 s to ten years, or *limit* is below 0.
         """
+        return tuple(self.iter_events(id, since=since, limit=limit))
+
+    def iter_events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | datetime | None = None,
+        limit: int | None = 100,
+    ) -> Iterator[Event]:
+        """Give what `events` returns one by one, in constant memory, as `iter_models` does."""
         from datetime import datetime
 
         if isinstance(since, datetime):
             since = _in_utc(since, "since")
         elif since is not None:
             _check_seconds(since, "since")
-        return self._store.events(id, since=since, limit=_limit(limit) or 100)
+        return self._store.iter_events(id, since=since, limit=_limit(limit or None))
 
     # ── Changes ──
 
@@ -474,11 +504,20 @@ class Fleet:
             return self._not_recorded(id)
         return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
 
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        """An id that is unknown may be so because nothing is configured."""
+        try:
+            yield
+        except ModelNotFoundError:
+            self._warn_if_nothing_is_configured()
+            raise
+
     def _not_recorded(self, model_id: str) -> Changes:
         from modelctl.results import Changes, OutcomeChange
 
-        self._expect_database()
-        model = self._store.get(model_id)
+        with self._known():
+            model = self._store.get(model_id)
         change = OutcomeChange(
             *(model_id, model.status, model.status, False, model.consecutive_failures),
             threshold=self.config.health.threshold,
@@ -490,8 +529,8 @@ class Fleet:
     def _record(self, outcome: Outcome) -> Changes:
         from modelctl.results import Changes
 
-        self._expect_database()
-        change = self._store.record(outcome, actor=self._actor)
+        with self._known():
+            change = self._store.record(outcome, actor=self._actor)
         return Changes((change,), self._invalidate(owed=change.changed))
 
     def record_batch(
@@ -518,7 +557,7 @@ class Fleet:
 
         if unknown not in ("fail", "skip"):
             raise UsageError(f"no policy '{unknown}'", hint="one of: fail, skip")
-        self._expect_database()
+        self._warn_if_nothing_is_configured()
         length = self.config.health.reason_length
 
         def checked() -> Iterator[Outcome]:
@@ -571,7 +610,7 @@ class Fleet:
         most = _limit((rule.limit if limit is None else limit) or None)
         ladder = None if cooldown is None else (cooldown,)
         probes = self._probes() if probe else {}
-        self._expect_database()
+        self._warn_if_nothing_is_configured()
         recovery = self._store.recovery
         paused = next((h for h in recovery.holds() if h.provider is None), None)
         if dry_run:
@@ -1007,7 +1046,7 @@ def _check_seconds(seconds: float, what: str, *, positive: bool = False) -> None
 
 def _limit(limit: int | None) -> int | None:
     if limit is not None and (not isinstance(limit, int) or not 1 <= limit < 2**63):
-        raise UsageError(f"a limit is at least 1 and fits in 64 bits; {limit} does not")
+        raise UsageError(f"a limit is 0 (no limit) or more and fits in 64 bits; {limit} does not")
     return limit
 
 

@@ -74,6 +74,19 @@ def complete(path: Path, prefix: str) -> list[str]:
         connection.close()
 
 
+def has_models(path: Path) -> bool:
+    """Whether there is a model in the database at *path*, which may not be there; without SQLAlchemy."""
+    if not exists(path):
+        return False
+    connection = connect(path)
+    try:
+        return connection.execute("SELECT 1 FROM models LIMIT 1").fetchone() is not None
+    except sqlite3.Error as exc:
+        raise translate(exc, path) from exc
+    finally:
+        connection.close()
+
+
 def exists(path: Path) -> bool:
     """Whether there is a file; InvalidConfigError where it is a folder or may not be looked at."""
     try:

@@ -53,7 +53,7 @@ from modelctl.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from modelctl.batches import Batches
     from modelctl.config import Config
@@ -183,12 +183,14 @@ class ModelStore:
             query = query.where(c.active.is_not(True), wanted)
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
-        if limit is not None and limit <= _A_PAGE:
-            with self._database.reading() as connection:
-                page = connection.execute(query).all()
-            yield from map(self._model, page)
-            return
-        yield from map(self._model, self._changes.spooled(query))
+        yield from map(self._model, self._found(query, limit))
+
+    def _found(self, query: Any, limit: int | None) -> Iterable[Any]:
+        """Read all rows of a query, to disk if they are more than a page."""
+        if limit is None or limit > _A_PAGE:
+            return self._changes.spooled(query)
+        with self._database.reading() as connection:
+            return connection.execute(query).all()
 
     def get(self, model_id: str) -> Model:
         """Return one model; `ModelNotFoundError` where there is none."""
@@ -410,10 +412,10 @@ class ModelStore:
             for rank, row in enumerate(rows, 1)
         )
 
-    def events(
-        self, model_id: str | None, *, since: float | datetime | None, limit: int
-    ) -> tuple[Event, ...]:
-        """Return the newest *limit* events, newest first; *since*: not older (seconds, or a time)."""
+    def iter_events(
+        self, model_id: str | None, *, since: float | datetime | None, limit: int | None
+    ) -> Iterator[Event]:
+        """Give the newest *limit* events, newest first; *since*: not older (seconds, or a time)."""
         events = self._changes.events
         c = events.c
         query = events.select().order_by(c.id.desc()).limit(limit)
@@ -421,24 +423,10 @@ class ModelStore:
             query = query.where(c.model_id == storable(model_id))
         if since is not None:
             query = query.where(c.at >= self._since(since))
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        return tuple(
-            Event(
-                id=row.id,
-                at=row.at,
-                model_id=row.model_id or None,
-                event=row.event,
-                before=row.before and ModelStatus(row.before),
-                after=row.after and ModelStatus(row.after),
-                actor=row.actor,
-                reason=row.reason,
-                failure_type=row.failure_type,
-                provider=row.provider,
-                details=row.details,
-            )
-            for row in rows
-        )
+        for row in self._found(query, limit):
+            event_id, at, of, event, before, after, *words = row
+            before, after = before and ModelStatus(before), after and ModelStatus(after)
+            yield Event(event_id, at, of or None, event, before, after, *words)
 
     def _since(self, since: float | datetime) -> Any:
         """A time in UTC, or the database's clock so many seconds ago, as an expression."""

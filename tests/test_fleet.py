@@ -894,7 +894,7 @@ def test_events_since_and_limit(fleet: Fleet, fleet_url: str) -> None:
     assert len(fleet.events(since=7300, limit=1000)) == 120
     assert fleet.events("m8", since=3600) == ()
     with pytest.raises(UsageError):
-        fleet.events(limit=0)
+        fleet.events(limit=-1)
 
 
 def test_the_actor_is_who_opened_the_fleet(fleet_url: str) -> None:
