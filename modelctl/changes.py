@@ -420,8 +420,12 @@ def as_it_was_to_be(
         KeptError: rows are not as they were to be.
     """
     now = {row[0]: row[1] for row in standing}
-    # What was left as it was, with a note, has an end of its own.
-    kept = [row[0] for row in rows if row[-1] or (row[4] is None and now.get(row[0]) != row[2])]
+    # What was left as it was, with a note, has an end of its own; an outcome's note is no such one.
+    kept = [
+        row[0]
+        for row in rows
+        if row[-1] or ((row[4] is None or row[5] is not None) and now.get(row[0]) != row[2])
+    ]
     if kept:
         raise KeptError(kept)
     return [*map(status_change, rows)]
