@@ -9,7 +9,7 @@ from modelctl import deadline, health, tables
 from modelctl.changes import TRUSTED, Changes
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
-from modelctl.results import OutcomeChange, StatusChange
+from modelctl.results import KeptChange, OutcomeChange, StatusChange
 from modelctl.tables import (
     AUTO_OFF,
     ON,
@@ -409,8 +409,17 @@ class Batches(Changes):
         """
 
         def work(connection: sa.Connection) -> StatusChange:
-            new, _, status = self._import_chunk(connection, [entry], "skip", actor)
+            new, differing, status = self._import_chunk(connection, [entry], "skip", actor)
             after = ModelStatus(status[entry[0]])
+            if old := differing.get(entry[0]):
+                pairs = zip(("name", "provider"), old[1:], entry[1:], strict=True)
+                kept = [
+                    f"its {what} is '{is_now}', not '{asked}'"
+                    for what, is_now, asked in pairs
+                    if asked and asked != is_now
+                ]
+                note = f"{' and '.join(kept)}; modelctl import changes that"
+                return KeptChange(entry[0], after, after, False, note)
             return StatusChange(entry[0], None if new else after, after, bool(new))
 
         return self._inserting(lambda: self.write(work))
@@ -434,7 +443,7 @@ class Batches(Changes):
         while chunk := list(islice(source, tables.CHUNK)):
             new, changed, _ = self._import_chunk(connection, chunk, on_conflict, actor)
             added += new
-            differs += changed
+            differs += len(changed)
             done += len(chunk)
             deadline.renew()
             progress(done)
@@ -473,8 +482,8 @@ class Batches(Changes):
         chunk: Sequence[tuple[str, str, str]],
         on_conflict: str,
         actor: str,
-    ) -> tuple[int, int, dict[str, str]]:
-        """Return how many were added, how many differ, and the status of each."""
+    ) -> tuple[int, dict[str, Sequence[Any]], dict[str, str]]:
+        """Return how many were added, those that differ (status, name, provider), and each status."""
         incoming = self.sql.rows("incoming", _ENTRY)
         texts = "coalesce(models.display_name, ''), coalesce(models.provider, '')"
         differing = (
@@ -546,4 +555,4 @@ class Batches(Changes):
             details = differences(_TEXTS, (None, None), words)
             events.append(NewEvent(model_id, "added", None, status, details=details))
         self.log(connection, events, actor)
-        return len(new), len(changed), {i: row[0] for i, row in now.items()}
+        return len(new), changed, {i: row[0] for i, row in now.items()}

@@ -747,15 +747,21 @@ def remove(
     ctx: typer.Context,
     model_ids: Ids,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    reason: Reason = None,
+    dry_run: DryRun = False,
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Delete models; their history stays. All or none."""
+    """Delete models; their history stays. All or none.
+
+    A model that is gone already is no error, if the history knows it.
+    """
     with _fleet(ctx, actor) as fleet:
-        if not yes:
+        asks = not (yes or dry_run)
+        if asks:
             _confirm_removal(fleet, model_ids)
-        result = fleet.remove(*model_ids)
-        if yes:
+        result = fleet.remove(*model_ids, reason=reason, dry_run=dry_run)
+        if not asks:
             _warn_of_look_alikes(fleet, model_ids)
         return _changed(result, output)
 
@@ -776,7 +782,10 @@ def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
             "remove asks first, and nobody can be asked here; nothing was removed",
             hint="say --yes",
         )
-    for change in fleet.remove(*model_ids, dry_run=True).changes:
+    there = [change for change in fleet.remove(*model_ids, dry_run=True).changes if change.changed]
+    if not there:
+        return
+    for change in there:
         render.say(f"{change.id} ({change.before})")
     _warn_of_look_alikes(fleet, model_ids)
     if not render.ask("Remove for good? [y/N] "):

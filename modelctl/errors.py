@@ -95,6 +95,8 @@ class ModelNotFoundError(ModelctlError):
     """No such model."""
 
     exit_code = ExitCode.MODEL_NOT_FOUND
+    # The ids that name no model.
+    missing: tuple[str, ...] = ()
 
 
 class DatabaseUnavailableError(ModelctlError):

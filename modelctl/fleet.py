@@ -20,6 +20,7 @@ from modelctl.errors import (
     ModelNotFoundError,
     RefusedError,
     UsageError,
+    clean,
 )
 from modelctl.model import ModelStatus, check_id, numbered, storable
 
@@ -86,7 +87,11 @@ def _in_time(cls: type[_T]) -> type[_T]:
         @functools.wraps(method)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             with deadline.call(self.config.database.timeout):
-                return method(self, *args, **kwargs)
+                try:
+                    return method(self, *args, **kwargs)
+                except ModelNotFoundError as exc:
+                    self._name_the_nearest(exc)
+                    raise
 
         return call
 
@@ -127,6 +132,16 @@ class Fleet:
         self._cached_count = CachedCount(
             config, lambda: self._store.outbox, lambda message: self.on_warning(message)
         )
+
+    def _name_the_nearest(self, error: ModelNotFoundError) -> None:
+        """Let the hint name the ids that the first unknown one was perhaps meant to be."""
+        if not error.missing:
+            return
+        first, error.missing = error.missing[0], ()
+        with suppress(ModelctlError):
+            near = self._store.nearest(first)
+            if near:
+                error.hint = clean(f"the nearest: {', '.join(near)}; {error.hint}")
 
     @classmethod
     def open(cls, config: Config | str | Path | None = None, *, actor: str | None = None) -> Self:
@@ -430,8 +445,10 @@ class Fleet:
     def remove(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
         """Delete models; their history stays. All or none.
 
+        A model that is gone already is no error: then nothing is changed, as with `disable`.
+
         Raises:
-            ModelNotFoundError: an id is unknown; nothing is changed.
+            ModelNotFoundError: an id is unknown, to the history too; nothing is changed.
         """
         return self._switch(self._store.remove, ids, reason, dry_run)
 
@@ -459,6 +476,9 @@ class Fleet:
         provider: str = "",
     ) -> Changes:
         """Add one active model; one that is there stays as it is.
+
+        Where that has another name or provider the change is a `KeptChange` and its note says so;
+        `import_models` changes them.
 
         Raises:
             UsageError: the id is not one (1-200 characters, no control characters, no blanks at

@@ -192,7 +192,8 @@ def changes_view(result: Changes, *, same: str) -> View:
             return "not recorded: the caller went away"
         if not c.changed:
             kept = getattr(c, "note", None)
-            return f"{same} {c.after}, {kept}" if kept else f"{same} {c.after}"
+            now = c.after or "removed"
+            return f"{same} {now}, {kept}" if kept else f"{same} {now}"
         return would + ("added" if c.before is None else c.after or "removed")
 
     rows = [(c.id, c.before, c.after, result_of(c)) for c in result.changes]

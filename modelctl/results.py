@@ -71,7 +71,7 @@ class StatusChange:
 
 @record
 class KeptChange(StatusChange):
-    """No change: what was asked for would have given an end to a disable that has none."""
+    """No change, and *note* says what stayed: a disable without an end, or another name or provider."""
 
     note: str
 

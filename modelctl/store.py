@@ -7,6 +7,7 @@ Reads are Core expressions. What changes a status is in `changes`, many models a
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -53,7 +54,7 @@ from modelctl.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from modelctl.batches import Batches
     from modelctl.config import Config
@@ -79,6 +80,7 @@ class Survey(NamedTuple):
 
 
 _A_PAGE = 1000  # rows that need no cursor
+_NEAR_AMONG = 20_000  # models among which those with a similar id are looked for
 
 _SORTS: dict[str, tuple[Any, ...]] = {
     "id": (),
@@ -215,6 +217,32 @@ class ModelStore:
         if not isinstance(expression.type, sa.Text):
             return expression
         return expression.collate("BINARY" if self._on_sqlite else "C")
+
+    def nearest(self, model_id: str) -> list[str]:
+        """Return at most 3 ids that *model_id* was perhaps meant to be, the nearest first.
+
+        Bounded work, however many models there are: its neighbours in the index, and of the first
+        `_NEAR_AMONG` models those of about its length that begin or end alike.
+        """
+        from modelctl.look_alikes import nearest
+
+        wanted = storable(model_id, 200)
+        last = re.split("[/:]", wanted.lower())[-1]
+        patterns = {"head": f"{_literal(wanted[:2])}%", "tail": f"%{_literal(last[-2:])}"}
+        same = " OR ".join(f"lower(id) LIKE :{name} ESCAPE '!'" for name in (*patterns, "whole"))
+        parts = (
+            "SELECT id FROM models WHERE id >= :id ORDER BY id LIMIT 50",
+            "SELECT id FROM models WHERE id < :id ORDER BY id DESC LIMIT 50",
+            f"SELECT id FROM (SELECT id FROM models LIMIT {_NEAR_AMONG}) AS these WHERE {same}"
+            " ORDER BY abs(length(id) - :length) LIMIT 200",
+        )
+        sql = " UNION ".join(
+            f"SELECT id FROM ({part}) AS part_{number}" for number, part in enumerate(parts)
+        )
+        values = {"id": wanted, "length": len(wanted), "whole": f"%{_literal(last)}", **patterns}
+        with self._database.reading() as connection:
+            found = connection.execute(text(sql), values).scalars().all()
+        return nearest(wanted, [i for i in found if isinstance(i, str) and is_findable(i)])
 
     def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return pairs of one of *ids* and another model whose id looks the same."""
@@ -463,7 +491,7 @@ class ModelStore:
         return self._change(DISABLE, ids, until=until, floor=floor, force=force, **how)
 
     def remove(self, ids: Sequence[str], **how: Any) -> tuple[StatusChange, ...]:
-        """Delete models. All or none; the history stays."""
+        """Delete models. All or none; the history stays. One that it knows is gone already."""
         return self._change(REMOVE, ids, **how)
 
     def record(self, outcome: Outcome, *, actor: str) -> OutcomeChange:
@@ -526,7 +554,10 @@ class ModelStore:
         def work(connection: sa.Connection) -> list[StatusChange]:
             if turn:
                 self._changes.wait_for_turn(connection)
-            done = checked(self._changes.apply(connection, change, which, parameters))
+            done = self._changes.apply(connection, change, which, parameters)
+            if change is REMOVE:
+                done += self._gone(connection, {*wanted} - {c.id for c in done})
+            done = checked(done)
             if floor and any(c.before is ModelStatus.ACTIVE for c in done):
                 _leave(floor, connection.scalar(text(f"SELECT count(*) FROM models WHERE {ON}")))
             return done
@@ -543,12 +574,26 @@ class ModelStore:
                 sql, parameters, lambda answers: checked(as_it_was_to_be(*answers))
             )
 
-        if len(wanted) > 1 or dry_run or turn or self._on_sqlite:
+        if len(wanted) > 1 or dry_run or turn or self._on_sqlite or change is REMOVE:
             done = self._changes.write(work, dry_run=dry_run)
         else:
             done = self._changes.refusing(alone)
         found = {c.id: c for c in done}
         return tuple(found[model_id] for model_id in wanted if model_id in found)
+
+    def _gone(self, connection: sa.Connection, ids: Collection[str]) -> list[StatusChange]:
+        """Return those of *ids* that the history knows as models: they were removed."""
+        if not ids:
+            return []
+        asked = self._sql.rows("asked", {"id": "text"})
+        sql = (
+            f"SELECT id FROM {asked} WHERE EXISTS"
+            f" (SELECT 1 FROM {self._changes.own}modelctl_events e WHERE e.model_id = asked.id)"
+            " AND id <> ''"  # events of the fleet have no id
+        )
+        values = self._sql.values(("id",), [(model_id,) for model_id in ids])
+        found = connection.execute(text(sql), values).scalars()
+        return [StatusChange(model_id, None, None, False) for model_id in found]
 
     # ── For doctor ──
 
@@ -573,6 +618,11 @@ class ModelStore:
         kinds = self._changes.ids(self._config.health.counted)
         with self._database.reading() as connection:
             return Survey(*connection.execute(text(sql), {"ids": kinds}).one())
+
+
+def _literal(text: str) -> str:
+    """Write text so that LIKE, with ! as its escape character, takes it as it is."""
+    return re.sub("([%_!])", r"!\1", text.lower())
 
 
 def _leave(floor: int, active: int | None) -> None:

@@ -597,10 +597,12 @@ def all_found(wanted: Sequence[str], found: Container[str]) -> None:
     """Raise `ModelNotFoundError` unless every id that was *wanted* was *found*."""
     missing = [model_id for model_id in wanted if model_id not in found]
     if missing:
-        raise ModelNotFoundError(
+        error = ModelNotFoundError(
             f"no model {named(missing)}" + ("; nothing was changed" if len(wanted) > 1 else ""),
             hint="see: modelctl list",
         )
+        error.missing = tuple(missing)
+        raise error
 
 
 def named(ids: Sequence[str]) -> str:

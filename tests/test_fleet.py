@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modelctl import (
     FailureType,
     Fleet,
+    KeptChange,
     ModelNotFoundError,
     ModelStatus,
     Outcome,
@@ -650,9 +651,17 @@ def test_add(fleet: Fleet) -> None:
         StatusChange("hf:org/m", None, ACTIVE, True),
     )
     fleet.disable("hf:org/m")
+    for same in ({}, {"name": "M"}, {"name": "", "provider": "hf"}):
+        assert fleet.add("hf:org/m", **same).changes == (
+            StatusChange("hf:org/m", DISABLED, DISABLED, False),
+        )
+    note = "its name is 'M', not 'Other'; modelctl import changes that"
     assert fleet.add("hf:org/m", name="Other").changes == (
-        StatusChange("hf:org/m", DISABLED, DISABLED, False),
+        KeptChange("hf:org/m", DISABLED, DISABLED, False, note),
     )
+    [change] = fleet.add("hf:org/m", name="Other", provider="x").changes
+    assert isinstance(change, KeptChange)
+    assert "its name is 'M', not 'Other' and its provider is 'hf', not 'x'" in change.note
     model = fleet.show("hf:org/m")
     assert (model.display_name, model.provider) == ("M", "hf")
     assert model.created_at is not None
@@ -741,7 +750,7 @@ def test_list(zoo: Fleet, how: dict[str, Any], ids: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{"status": "on"}, {"sort": "price"}, {"limit": 0}, {"limit": -1}, {"sort": ""}]
+    "how", [{"status": "on"}, {"sort": "price"}, {"limit": -1}, {"limit": 1.5}, {"sort": ""}]
 )
 def test_list_refuses(fleet: Fleet, how: dict[str, Any]) -> None:
     """An unknown status or sort key and a limit below 1 are usage errors."""
