@@ -12,16 +12,20 @@ from modelctl.model import ModelStatus, numbered
 from modelctl.results import KeptChange, OutcomeChange, StatusChange
 from modelctl.tables import (
     AUTO_OFF,
+    MODELS,
     ON,
     STATUS,
     KeptError,
     NewColumnsError,
     NewEvent,
+    Oddities,
     all_found,
+    as_declared,
     differences,
     findable,
     is_findable,
     named,
+    readable,
     text,
 )
 
@@ -49,6 +53,11 @@ _FOLDED = {
     "why": "text",
     "back": "boolean",
 }
+_HEALTH = (
+    *(MODELS.c.id, MODELS.c.active, MODELS.c.auto_disabled, MODELS.c.consecutive_failures),
+    *(MODELS.c.ejections, MODELS.c.provider, MODELS.c.would_disable),
+)
+_MOST = 2**31 - 100_000  # of a counter that other programs write: it is counted up in a batch
 _TRIES = 3
 _NOTED = {"id": "text", "would_disable": "text"}
 _HOLD = {"scope": "text", "provider": "text", "failure_type": "text", "reason": "text"}
@@ -136,7 +145,8 @@ class Batches(Changes):
         self, connection: sa.Connection, chunk: Sequence[Outcome], unknown: set[str]
     ) -> list[Outcome]:
         """Return the outcomes of *chunk* whose models are there, and lock these; note the others."""
-        ids = {outcome.id for outcome in chunk if is_findable(outcome.id)}
+        storable = self.database.storable
+        ids = {o.id for o in chunk if is_findable(o.id) and storable(o.id) == o.id}
         # Locked, so that none of them can be removed before it is recorded.
         sql = f"SELECT id FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
         known = {*connection.execute(text(sql), {"ids": self.ids(ids)}).scalars()}
@@ -168,24 +178,29 @@ class Batches(Changes):
         wanted = list({outcome.id for outcome in chunk})
         findable(wanted)
         sql = (
-            "SELECT id, active, auto_disabled, consecutive_failures, ejections, provider,"
-            f" {self.filled(TRUSTED)} AS trusted, would_disable"
+            f"SELECT {', '.join(c.name for c in _HEALTH)}, {self.filled(TRUSTED)} AS trusted"
             f" FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
         )
         parameters = {"ids": self.ids(wanted), **self.ladder()}
-        found = {
-            row[0]: health.Health(
-                active=bool(row[1]),
-                auto_disabled=bool(row[2]),
-                consecutive_failures=row[3] or 0,
-                ejections=row[4] or 0,
-                provider=row[5] or "",
-                trusted=bool(row[6]),
-                would_disable=row[7],
+        rows = connection.execute(text(sql), parameters).all()
+        all_found(wanted, {row[0] for row in rows})
+        odd = Oddities(self.database.warn)
+        found = {}
+        for row in rows:
+            values, columns = as_declared(_HEALTH, row[:-1])
+            if columns:
+                odd.name(named(values[:1]), columns)
+            model_id, active, off, failures, ejections, provider, spared = values
+            found[model_id] = health.Health(
+                active=active is True,
+                auto_disabled=off is True,
+                consecutive_failures=min(failures or 0, _MOST),
+                ejections=min(ejections or 0, _MOST),
+                provider=provider or "",
+                trusted=bool(row[-1]),
+                would_disable=spared or None,
             )
-            for row in connection.execute(text(sql), parameters).all()
-        }
-        all_found(wanted, found)
+        odd.rest()
         return found
 
     def _guards(self, connection: sa.Connection, providers: set[str]) -> health.Guards:
@@ -511,7 +526,10 @@ class Batches(Changes):
         chunk = self._cut(chunk)
         values = self.sql.values(_ENTRY, chunk)
         found = connection.execute(text(differing), values)
-        changed: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in sorted(map(tuple, found))}
+        changed: dict[str, Sequence[Any]] = {
+            row[0]: (row[1], *map(readable, row[2:]))
+            for row in sorted(found, key=lambda row: row[0])
+        }
         if not self.database.columns and any(self._is_cut(e, changed) for e in chunk):
             self.look_at_columns(connection)
             if self._cut(chunk) != chunk:
@@ -535,7 +553,8 @@ class Batches(Changes):
         # What others remove in between can be added now, once or twice; a trigger removes it always.
         for _ in range(_TRIES):
             new |= {row[0]: row[1] for row in connection.execute(text(insert), values)}
-            now = {row[0]: row[1:] for row in connection.execute(text(standing), ids)}
+            rows = connection.execute(text(standing), ids)
+            now = {row[0]: (row[1], *map(readable, row[2:])) for row in rows}
             kept = [entry[0] for entry in chunk if entry[0] not in now]
             if not kept:
                 break

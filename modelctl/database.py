@@ -72,6 +72,16 @@ class Database:
         self._reading = self.engine.execution_options(begin=None)
         self._writing = self.engine.execution_options(begin=_WRITE)
 
+    @property
+    def unchecked(self) -> bool:
+        """Whether texts may be no text: bytes of another encoding, in a database without one."""
+        return self._connector is None or self._connector.unchecked
+
+    def storable(self, text: str) -> str:
+        """*text* with a question mark for what the encoding of a connected database lacks."""
+        codec = self._connector.codec if self._connector else ""
+        return text.encode(codec, "replace").decode(codec) if codec else text
+
     def close(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
@@ -252,6 +262,11 @@ def _sqlite_engine(config: Config) -> sa.Engine:
         poolclass=sa.NullPool,
         hide_parameters=True,
     )
+
+    @sa.event.listens_for(engine, "before_cursor_execute", retval=True)
+    def _count_one_alone(_: Any, __: Any, sql: str, values: Any, *___: Any) -> tuple[str, Any]:
+        # SQLite has no booleans: 2 IS TRUE, but active = TRUE, which is counted, it is not.
+        return sql.replace(" IS TRUE", " IS 1").replace(" IS NOT TRUE", " IS NOT 1"), values
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

@@ -294,13 +294,19 @@ class Doctor:
 
     def _rows(self) -> Check:
         odd = self._survey.contradictory
+        if not odd and (unreadable := self._survey.unreadable):
+            others = f" and {unreadable - 1} more" if unreadable > 1 else ""
+            detail = (
+                f"'{clean(self._survey.such_as, longest=200)}'{others}: values that cannot be read"
+            )
+            return Check("rows", True, f"{detail}; see: modelctl list", warning=True)
         if not odd:
             return Check("rows", True, "consistent")
         detail = f"{odd} both active and auto-disabled: UPDATE models SET auto_disabled = false WHERE active"
         return Check("rows", False, detail)
 
     def _fleet(self) -> Check:
-        models, active, _, failing = self._survey
+        models, active, _, failing, *_ = self._survey
         detail = f"{active} active of {numbered(models)}"
         if not models:
             if self._config.embedded:

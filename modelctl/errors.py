@@ -66,6 +66,8 @@ class ModelctlError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
     # What PostgreSQL calls it.
     sqlstate: str | None = None
+    # What the encoding of the database lacks.
+    character: str | None = None
 
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         """*message*: what was wrong and where (default: the docstring); *hint*: what to do."""

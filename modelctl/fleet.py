@@ -92,6 +92,10 @@ def _in_time(cls: type[_T]) -> type[_T]:
                 except ModelNotFoundError as exc:
                     self._name_the_nearest(exc)
                     raise
+                except UsageError as exc:
+                    if exc.character is None:
+                        raise
+                    raise _naming(exc, _texts(self, method, args, kwargs)) from None
 
         return call
 
@@ -99,6 +103,26 @@ def _in_time(cls: type[_T]) -> type[_T]:
         if isinstance(method, FunctionType) and not name.startswith("_"):
             setattr(cls, name, within(method))
     return cls
+
+
+def _texts(
+    fleet: Fleet, method: Callable[..., Any], args: Any, kwargs: Any
+) -> Iterator[tuple[str, object]]:
+    """The texts that a method was given, each with what it is."""
+    import inspect
+
+    for name, value in inspect.signature(method).bind(fleet, *args, **kwargs).arguments.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            yield f"the id '{text}'" if name in ("id", "ids") else f"the {name}", text
+    yield "the actor", fleet._actor
+
+
+def _naming(exc: UsageError, texts: Iterable[tuple[str, object]]) -> UsageError:
+    """Say which of the *texts* has the character that the database cannot hold."""
+    for what, text in texts:
+        if isinstance(text, str) and exc.character and exc.character in text:
+            return UsageError(f"{what}: {exc.message}", hint=exc.hint)
+    return exc
 
 
 @_in_time
@@ -590,12 +614,15 @@ class Fleet:
                     raise UsageError(f"outcome {number}: {exc.message}", hint=exc.hint) from None
 
         spool = Spool(checked())
-        done = self._store.batches.record_batch(
-            lambda: iter(spool),
-            actor=self._actor,
-            skip_unknown=unknown == "skip",
-            progress=progress,
-        )
+        try:
+            done = self._store.batches.record_batch(
+                lambda: iter(spool),
+                actor=self._actor,
+                skip_unknown=unknown == "skip",
+                progress=progress,
+            )
+        except UsageError as exc:
+            raise _naming(exc, _texts_of_outcomes(spool)) from None
         cache = self._invalidate(owed=bool(done.changes))
         return BatchResult(done.recorded, done.changes, cache, done.skipped, done.unknown)
 
@@ -644,11 +671,12 @@ class Fleet:
             self._invalidate(owed=True)  # what came back before is committed
             raise
         cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
+        waiting = Spool(map(run.left_out, recovery.plan(cooldowns=ladder)))
         for warning in run.refusals():
             self.on_warning(warning)
         return Recovery(
             recovered=recovered,
-            waiting=Spool(c.waiting or run.left_out(c) for c in recovery.plan(cooldowns=ladder)),
+            waiting=waiting,
             busy=run.lost and not recovered,
             cache=cache,
             paused=paused,
@@ -761,14 +789,17 @@ class Fleet:
         due: Spool[str] = Spool()
         waiting: Spool[Waiting] = Spool()
         requests = 0
+        run = _Run(most, ladder, _ignore)
         for candidate in self._store.recovery.plan(cooldowns=ladder):
             if candidate.waiting:
-                waiting.append(candidate.waiting)
+                waiting.append(run.left_out(candidate))
             elif most is not None and len(due) >= most:
                 waiting.append(_later(candidate, "limit"))
             else:
                 due.append(candidate.id)
                 requests += not candidate.timed and candidate.provider in probes
+        for warning in run.refusals():
+            self.on_warning(warning)
         untouched = self._cached_count.cache.state_when_untouched
         return Recovery(due, waiting, False, untouched, True, paused, requests)
 
@@ -885,13 +916,16 @@ class Fleet:
             )
         if not found.models:
             raise UsageError("the catalogue has no models", hint="nothing was written")
-        added, differing = self._store.batches.import_models(
-            found.models.by_key,
-            on_conflict=on_conflict,
-            actor=self._actor,
-            dry_run=dry_run,
-            progress=progress,
-        )
+        try:
+            added, differing = self._store.batches.import_models(
+                found.models.by_key,
+                on_conflict=on_conflict,
+                actor=self._actor,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        except UsageError as exc:
+            raise _naming(exc, _texts_of_entries(found.models)) from None
         updates = on_conflict == "update"
         return ImportResult(
             added=added,
@@ -994,6 +1028,19 @@ class Fleet:
         return Doctor(self.config, lambda: self._store, self._cached_count).look(audit=audit)
 
 
+def _texts_of_outcomes(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, object]]:
+    for number, outcome in enumerate(outcomes, 1):
+        yield f"outcome {number}: the id '{outcome.id}'", outcome.id
+        yield f"outcome {number}, of '{outcome.id}': the reason", outcome.reason
+
+
+def _texts_of_entries(entries: Iterable[Sequence[str]]) -> Iterator[tuple[str, object]]:
+    for model_id, name, provider in entries:
+        yield f"the id '{model_id}'", model_id
+        yield f"the name of '{model_id}'", name
+        yield f"the provider of '{model_id}'", provider
+
+
 @dataclass(slots=True)
 class _Run:
     """One run of recover: at most how many, with which cooldowns, who is told; what it did."""
@@ -1007,7 +1054,11 @@ class _Run:
     asked: dict[str, ProbeResult] = field(default_factory=dict)
 
     def left_out(self, candidate: Candidate) -> Waiting:
-        """It is due, but not in this run."""
+        """Why it did not come back: it is not due, or not in this run."""
+        if candidate.waiting:
+            if candidate.waiting.why == "unreadable":
+                self.refused.setdefault(candidate.id, "its id cannot be read")
+            return candidate.waiting
         why = "probe" if candidate.id in self.asked else "limit"
         if candidate.id in self.refused:
             why = "refused"

@@ -13,13 +13,16 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import psycopg
 from psycopg import pq, waiting
+from psycopg._encodings import pg2pyenc
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.string import TextLoader
 
 from modelctl import deadline
 from modelctl.config import format_duration, nearest
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0  # for each address; the URL may say otherwise (connect_timeout)
 _INTERVAL = 0.1  # between two looks at Ctrl-C
+INVALID_OID = 0  # the loader for types that psycopg does not know
 _FOR_THE_REST = 2.0  # seconds of a call that are kept to ask what became of a COMMIT
 
 
@@ -123,6 +127,9 @@ class Connector:
             ("row_security", "off"),
         ]
         self.local = ""
+        # The encoding of the database as Python calls it, "": it takes all characters.
+        self.codec = ""
+        self.unchecked = False  # whether it has no encoding, so that texts may be anything
         self._proven = False
 
     def _read_url(self) -> dict[str, Any]:
@@ -196,11 +203,24 @@ class Connector:
         for name, wanted in (("TimeZone", "UTC"), ("DateStyle", "ISO")):
             if not (connection.info.parameter_status(name) or "").startswith(wanted):
                 connection.execute(f"SET {name} = {wanted}".encode())
+        adapters = connection.adapters
         for kind in ("timestamptz", "timestamp"):
             oid = psycopg.adapters.types[kind].oid
-            usual = connection.adapters.get_loader(oid, pq.Format.TEXT)
+            usual = adapters.get_loader(oid, pq.Format.TEXT)
             if usual:
-                connection.adapters.register_loader(oid, _lenient(usual))
+                adapters.register_loader(oid, _lenient(usual))
+        adapters.register_loader("jsonb", TextLoader)  # read where it may be odd: `JsonObject`
+        encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+        self.unchecked = encoding == "SQL_ASCII"
+        if encoding != "UTF8" and not self.unchecked:
+            with suppress(psycopg.NotSupportedError):
+                self.codec = pg2pyenc(encoding.encode())
+        # A database without an encoding takes whatever bytes come, and as UTF-8 it gives back only
+        # what is: one text that is not would fail a whole listing.
+        if self.unchecked:
+            connection.execute("SET client_encoding = SQL_ASCII")
+            for text in ("text", "varchar", "bpchar", "name", '"char"', "jsonb", INVALID_OID):
+                adapters.register_loader(text, _AnyText)
 
 
 def _settings(options: str) -> Iterator[tuple[str, str]]:
@@ -409,7 +429,7 @@ def _answer(message: str) -> tuple[str, str]:
 
 
 def _lenient(usual: Any) -> Any:
-    """A loader of UTC times for which infinity and the years before 1 are None, not an error."""
+    """A loader of UTC times for which infinity and years beyond the calendar are text, no error."""
 
     class Lenient(Loader):
         def __init__(self, oid: int, context: Any = None) -> None:
@@ -420,9 +440,16 @@ def _lenient(usual: Any) -> Any:
             try:
                 return in_utc(self._usual.load(data))
             except psycopg.DataError:
-                return None
+                return str(data, "ascii", "replace")
 
     return Lenient
+
+
+class _AnyText(Loader):
+    """A loader of text that may be anything: what is not UTF-8 becomes lone surrogates."""
+
+    def load(self, data: Any) -> str:
+        return str(data, "utf-8", "surrogateescape")
 
 
 # ── What errors mean ──
@@ -476,6 +503,24 @@ def primary(exc: BaseException) -> str:
     if diag and diag.constraint_name and diag.constraint_name not in words:
         words += f' (constraint "{diag.constraint_name}")'
     return " ".join(words.split())
+
+
+def _cannot_be_encoded(said: str) -> UsageError | None:
+    """Say which character the encoding of the database lacks; None where it is not told."""
+    encodings = [name for name in re.findall('"([A-Z0-9_]+)"', said) if name != "UTF8"]
+    try:
+        character = bytes.fromhex("".join(re.findall("0x([0-9a-f]{2})", said))).decode()
+    except ValueError:  # a text of the database that UTF-8 lacks
+        return None
+    if len(character) != 1 or not encodings:
+        return None
+    point = f"U+{ord(character):04X}"
+    error = UsageError(
+        f"the database is in {encodings[0]}, which lacks '{character}' ({point})",
+        hint="leave the character out, or use a database in UTF8; nothing was changed",
+    )
+    error.character = character
+    return error
 
 
 def translate(exc: BaseException, config: Config) -> ModelctlError:
@@ -533,6 +578,8 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
             f"the database refused the change ({text})",
             hint="the table has rules of its own; make this change with the application that owns it",
         )
+    if state == "22P05" and (error := _cannot_be_encoded(primary(exc))):
+        return error
     if state.startswith("22"):
         return UsageError(f"the database does not take this value ({text})")
     if state in ("55P03", "57014", "40001", "40P01"):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
+UNREADABLE = "its id cannot be read"
 # How much the clocks of two servers of one database may differ.
 CLOCK_SKEW_SECONDS = 5.0
 
@@ -94,12 +95,14 @@ class Recovery(Changes):
         if ids is not None:
             parameters["ids"] = self.ids(ids)
         for model_id, provider, timed, retry, why in self.spooled(text(sql), parameters):
+            if not isinstance(model_id, str) or not is_findable(model_id):
+                why = "unreadable"
             at = None if retry is None else time_at(retry, now, self.exact_to)
             waiting = None
             if why is not None:
                 left = None if at is None else max(0.0, at.timestamp() - now)
-                waiting = Waiting(model_id, at, left, why)
-            yield Candidate(model_id, provider, bool(timed), at, waiting)
+                waiting = Waiting(readable(model_id), at, left, why)
+            yield Candidate(readable(model_id), readable(provider), bool(timed), at, waiting)
 
     def ahead(self, model_id: str) -> int:
         """Return how many models are due and come back before this one."""
@@ -121,7 +124,7 @@ class Recovery(Changes):
         )
         parameters = {"max_ejections": self.config.recovery.max_ejections}
         with self.database.reading() as connection:
-            return [*connection.execute(text(sql), parameters).scalars()]
+            return [*map(readable, connection.execute(text(sql), parameters).scalars())]
 
     def spared(self) -> list[tuple[str, str]]:
         """Return some models (at most 4) that the rule would have switched off, and why not."""
@@ -130,7 +133,7 @@ class Recovery(Changes):
             f" ORDER BY {self.sql.by_id} LIMIT 4"
         )
         with self.database.reading() as connection:
-            return [(row[0], row[1]) for row in connection.execute(text(sql))]
+            return [(readable(row[0]), readable(row[1])) for row in connection.execute(text(sql))]
 
     # ── recover ──
 
@@ -341,7 +344,7 @@ class Recovery(Changes):
         with self.database.reading() as connection:
             found = {row[0]: row for row in connection.execute(text(sql), {"ids": self.ids(ids)})}
         all_found(ids, found)
-        return [(i, found[i][1], ModelStatus(found[i][2])) for i in ids]
+        return [(i, readable(found[i][1]), ModelStatus(found[i][2])) for i in ids]
 
     def probe_failed(self, failed: Iterable[tuple[str, str, str | None]], *, actor: str) -> None:
         """Start the cooldown of (id, failure type, reason) again, of those that are still off."""
@@ -356,7 +359,11 @@ class Recovery(Changes):
 
         def work(connection: sa.Connection) -> None:
             off = connection.execute(text(lock), {"ids": self.ids(answers)}).all()
-            these = [(model_id, *answers[model_id]) for model_id, _ in off]
+            these = [
+                (model_id, kind, reason and self.database.storable(reason))
+                for model_id, _ in off
+                for kind, reason in [answers[model_id]]
+            ]
             sql = (
                 f"UPDATE models SET {self.fitting(values)} FROM {self.sql.rows('failed', _FAILED)}"
                 " WHERE models.id = failed.id RETURNING models.id"
@@ -391,7 +398,7 @@ class Recovery(Changes):
 def _can_come_back(model_id: Any, refused: dict[str, str]) -> bool:
     """Whether no reason is known against it; an id that cannot be read is one."""
     if not isinstance(model_id, str) or not is_findable(model_id):
-        refused[readable(model_id)] = "its id is not text"
+        refused[readable(model_id)] = UNREADABLE
         return False
     return model_id not in refused
 

@@ -226,6 +226,7 @@ _WHY = {
     "limit": "due, and left to the next run",
     "probe": "due, but it was asked and is not healthy",
     "refused": "due, but the database kept it as it was",
+    "unreadable": "its id cannot be read",
     "paused": "automatic switching is paused",
     "person": "ejected too often: waits for a person (modelctl enable)",
 }

@@ -78,7 +78,7 @@ class Waiting:
 
     *why*: ``cooldown``, ``timed`` (a person said until when), ``limit`` (beyond what this run brings
     back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy), ``refused``
-    (the database kept it as it was). Where it waits for a person *retry_at* and *seconds_left* are
+    (the database kept it as it was), ``unreadable`` (its id is not text). Where it waits for a person *retry_at* and *seconds_left* are
     None.
     """
 

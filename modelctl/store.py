@@ -27,7 +27,7 @@ from modelctl.changes import (
     as_it_was_to_be,
 )
 from modelctl.database import Database
-from modelctl.errors import RefusedError
+from modelctl.errors import RefusedError, clean
 from modelctl.model import ModelStatus, numbered, storable
 from modelctl.results import (
     Event,
@@ -42,8 +42,11 @@ from modelctl.tables import (
     AUTO_OFF,
     MODELS,
     ON,
+    Oddities,
+    StoredFlag,
     UtcTime,
     all_found,
+    as_declared,
     findable,
     is_findable,
     named,
@@ -70,17 +73,23 @@ class Survey(NamedTuple):
     """How many models there are, how many are on, and how many of these are odd.
 
     *contradictory*: on and auto-disabled. *failing*: the last call failed, in a way that does not
-    count.
+    count. *unreadable*: values are not what their columns are for; *such_as*: one of these models.
     """
 
     models: int
     active: int
     contradictory: int
     failing: int
+    unreadable: int
+    such_as: str
 
 
 _A_PAGE = 1000  # rows that need no cursor
 _NEAR_AMONG = 20_000  # models among which those with a similar id are looked for
+_STATUSES = frozenset(ModelStatus)
+# Of a row of models: what a flag is, and where the texts are.
+_FLAGS = (True, False, None)
+_TEXTS = tuple(i for i, column in enumerate(MODELS.c) if isinstance(column.type, sa.Text))
 
 _SORTS: dict[str, tuple[Any, ...]] = {
     "id": (),
@@ -178,14 +187,16 @@ class ModelStore:
         query = self._rows().order_by(*map(self._sorted, _SORTS[sort]), self._sorted(c.id))
         query = query.limit(limit)
         if status is ModelStatus.ACTIVE:
-            query = query.where(c.active.is_(True))
+            query = query.where(c.active.is_(sa.true()))
         elif status is not None:
-            automatic = c.auto_disabled.is_(True)
-            wanted = automatic if status is ModelStatus.AUTO_DISABLED else automatic.is_not(True)
-            query = query.where(c.active.is_not(True), wanted)
+            automatic = c.auto_disabled.is_(sa.true())
+            wanted = (
+                automatic if status is ModelStatus.AUTO_DISABLED else automatic.is_not(sa.true())
+            )
+            query = query.where(c.active.is_not(sa.true()), wanted)
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
-        yield from map(self._model, self._found(query, limit))
+        yield from self._models(self._found(query, limit))
 
     def _found(self, query: Any, limit: int | None) -> Iterable[Any]:
         """Read all rows of a query, to disk if they are more than a page."""
@@ -194,13 +205,19 @@ class ModelStore:
         with self._database.reading() as connection:
             return connection.execute(query).all()
 
+    def _models(self, rows: Iterable[Any]) -> Iterator[Model]:
+        odd = Oddities(self._database.warn)
+        for row in rows:
+            yield self._model(row, odd)
+        odd.rest()
+
     def get(self, model_id: str) -> Model:
         """Return one model; `ModelNotFoundError` where there is none."""
         findable([model_id])
         with self._database.reading() as connection:
             found = connection.execute(self._rows().where(MODELS.c.id == model_id)).all()
         all_found([model_id], [row.id for row in found])
-        return self._model(found[0])
+        return next(self._models(found))
 
     def complete(self, prefix: str) -> list[str]:
         """Return at most 100 ids that begin with *prefix* and mean nothing to a shell."""
@@ -282,34 +299,19 @@ class ModelStore:
         )
         return sa.select(MODELS, now, retry)
 
-    def _typed(self, row: Any) -> Any:
+    def _as_declared(self, row: Sequence[Any], odd: Oddities) -> Sequence[Any]:
         """Make each value what its column is for; name the model where one was not."""
-        values, odd = [*row], []
-        for place, column in enumerate(MODELS.c):
-            value = values[place]
-            if value is None:
-                continue
-            if isinstance(column.type, sa.Text):
-                values[place] = readable(value)
-                fine = isinstance(value, str) and is_findable(value)
-            elif isinstance(column.type, sa.Integer):
-                values[place] = whole(value)
-                fine = type(value) is int
-            else:
-                continue
-            if not fine:
-                odd.append(column.name)
-        if odd:
-            self._database.warn(f"{named([values[0]])} has values that are none: {', '.join(odd)}")
+        values, columns = as_declared(MODELS.c, row)
+        if columns:
+            odd.name(named([values[0]]), columns)
+        else:
+            self._usual.add(tuple(map(type, row)))
         return values
 
-    def _model(self, row: Any) -> Model:
-        if self._on_sqlite:  # where a column keeps whatever is written into it
-            kinds = tuple(map(type, row))
-            if kinds not in self._usual or not is_findable(row[0]):
-                row = self._typed(row)
-                if tuple(map(type, row)) == kinds:
-                    self._usual.add(kinds)
+    def _model(self, row: Any, odd: Oddities) -> Model:
+        usual = tuple(map(type, row)) in self._usual and row[3] in _FLAGS and row[4] in _FLAGS
+        if not usual or not all(row[i] is None or is_findable(row[i]) for i in _TEXTS):
+            row = self._as_declared(row, odd)
         # By position: a list of all models spends its time here.
         (
             model_id,
@@ -344,8 +346,8 @@ class ModelStore:
             model_id,
             display_name or "",
             provider or "",
-            bool(active),
-            bool(auto_disabled),
+            active == 1,
+            auto_disabled == 1,
             consecutive_failures or 0,
             ejections or 0,
             success_count or 0,
@@ -359,27 +361,35 @@ class ModelStore:
             disabled_reason,
             disabled_until,
             recovered_at,
-            would_disable if active else None,
+            would_disable if active == 1 else None,
             created_at,
             updated_at,
-            health.status_of(active, auto_disabled),
+            health.status_of(active == 1, auto_disabled == 1),
             retry_at,
             left,
         )
 
     def stats(self) -> Stats:
         """Return the totals, in one statement over the rows."""
+        counted = (MODELS.c.id, MODELS.c.provider, MODELS.c.success_count, MODELS.c.failure_count)
+        odd = self._odd(counted) if self._on_sqlite else ""
+        if odd:
+            odd = f", count(*) FILTER (WHERE {odd}), min(id) FILTER (WHERE {odd})"
         sql = (
             f"SELECT provider, count(*), count(*) FILTER (WHERE {ON}),"
             f" count(*) FILTER (WHERE {AUTO_OFF}), coalesce(sum({self._summed('success_count')}), 0),"
-            f" coalesce(sum({self._summed('failure_count')}), 0) FROM models GROUP BY provider"
+            f" coalesce(sum({self._summed('failure_count')}), 0){odd} FROM models GROUP BY provider"
         )
         totals = [0] * 5
+        warn = self._database.warn
         providers: dict[str, list[int]] = {}
         with self._database.reading() as connection:
-            for provider, *numbers in connection.execute(text(sql)):
-                provider = readable(provider)
-                numbers = [*map(whole, numbers)]
+            for provider, *rest in connection.execute(text(sql)):
+                if odd and rest.pop(-2):
+                    warn(f"{named([readable(rest[5])])} has values that cannot be counted")
+                elif provider is not None and not is_findable(readable(provider)):
+                    warn(f"the provider '{clean(provider)}' of {numbered(rest[0])} cannot be read")
+                provider, numbers = readable(provider), [*map(whole, rest[:5])]
                 totals = [a + b for a, b in zip(totals, numbers, strict=True)]
                 # NULL is as good as empty; asking the database for that costs a quarter more.
                 of_one = providers.setdefault(provider or "", [0, 0])
@@ -395,6 +405,26 @@ class ModelStore:
             success_count=successes,
             failure_count=failures,
         )
+
+    def _odd(self, columns: Iterable[sa.Column[Any]]) -> str:
+        """Whether values of a row are not what these columns are for, as far as SQL can tell."""
+        tests = ["id IS NULL"]
+        for column in columns:
+            name, kind = column.name, column.type
+            if isinstance(kind, UtcTime):
+                fine = f"{self._sql.finite.format(time=name)} IS TRUE"
+                if not self._on_sqlite:
+                    fine = f"{name} BETWEEN '0001-01-01' AND '9999-12-30'"
+                    fine += f" OR {name} = 'infinity'" if name == "disabled_until" else ""
+                tests.append(f"{name} IS NOT NULL AND NOT ({fine})")
+            elif not self._on_sqlite:
+                continue
+            elif isinstance(kind, StoredFlag):
+                tests.append(f"{name} NOT IN (0, 1)")
+            else:
+                type_ = "integer" if isinstance(kind, sa.Integer) else "text"
+                tests.append(f"typeof({name}) NOT IN ('{type_}', 'null')")
+        return f"({' OR '.join(tests)})"
 
     def _summed(self, column: str) -> str:
         """On SQLite a sum of integers fails where it is too long, so none may be beyond belief."""
@@ -415,8 +445,8 @@ class ModelStore:
         calls = sa.func.nullif(good + bad, 0.0)
         rate, score = good / calls, _lower_bound(good, bad, calls)
         query = (
-            sa.select(c.id, c.display_name, c.provider, rate, successes, failures, score)
-            .where(c.active.is_(True))
+            sa.select(c.id, c.display_name, c.provider, successes, failures, rate, score)
+            .where(c.active.is_(sa.true()))
             .order_by(score.desc().nulls_last(), bad, self._sorted(c.id))
             .limit(top)
         )
@@ -426,19 +456,17 @@ class ModelStore:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return tuple(
-            LeaderboardEntry(
-                rank,
-                readable(row[0]),
-                readable(row[1]),
-                readable(row[2]),
-                row[3],
-                whole(row[4]),
-                whole(row[5]),
-                *row[6:],
-            )
-            for rank, row in enumerate(rows, 1)
-        )
+        odd = Oddities(self._database.warn)
+        entries = []
+        for rank, row in enumerate(rows, 1):
+            known = c.id, c.display_name, c.provider, c.success_count, c.failure_count
+            values, columns = as_declared(known, row[:5])
+            if columns:
+                odd.name(named(values[:1]), columns)
+            model_id, name, of, good, bad = values
+            entries.append(LeaderboardEntry(rank, model_id, name, of, row[5], good, bad, row[6]))
+        odd.rest()
+        return tuple(entries)
 
     def iter_events(
         self, model_id: str | None, *, since: float | datetime | None, limit: int | None
@@ -451,10 +479,21 @@ class ModelStore:
             query = query.where(c.model_id == storable(model_id))
         if since is not None:
             query = query.where(c.at >= self._since(since))
+        odd = Oddities(self._database.warn)
         for row in self._found(query, limit):
-            event_id, at, of, event, before, after, *words = row
-            before, after = before and ModelStatus(before), after and ModelStatus(after)
-            yield Event(event_id, at, of or None, event, before, after, *words)
+            yield self._event(row, odd)
+        odd.rest()
+
+    def _event(self, row: Any, odd: Oddities) -> Event:
+        values, columns = as_declared(self._changes.events.c, row)
+        event_id, at, of, event, before, after, *words = values
+        statuses = [ModelStatus(s) if s in _STATUSES else None for s in (before, after)]
+        columns += [
+            n for n, s in (("before", before), ("after", after)) if s and s not in _STATUSES
+        ]
+        if columns:
+            odd.name(f"event {event_id}", columns)
+        return Event(event_id, at, of or None, event, *statuses, *words)
 
     def _since(self, since: float | datetime) -> Any:
         """A time in UTC, or the database's clock so many seconds ago, as an expression."""
@@ -609,15 +648,34 @@ class ModelStore:
             self._sql.epoch.format(time=c) for c in ("last_failure_at", "last_success_at")
         )
         counted = self._sql.among.format(column="failure_type")
+        odd = self._odd(MODELS.c)
         sql = (
             f"SELECT count(*), count(*) FILTER (WHERE {ON}),"
             f" count(*) FILTER (WHERE {ON} AND auto_disabled IS TRUE),"
             f" count(*) FILTER (WHERE {ON} AND failure_type IS NOT NULL AND NOT ({counted})"
-            f" AND {failed} > coalesce({worked}, 0)) FROM models"
+            f" AND {failed} > coalesce({worked}, 0)),"
+            f" count(*) FILTER (WHERE {odd}), min(id) FILTER (WHERE {odd}) FROM models"
         )
         kinds = self._changes.ids(self._config.health.counted)
         with self._database.reading() as connection:
-            return Survey(*connection.execute(text(sql), {"ids": kinds}).one())
+            found = Survey(*connection.execute(text(sql), {"ids": kinds}).one())
+        survey = found._replace(such_as=readable(found.such_as))
+        return survey if survey.unreadable else survey._replace(**self._odd_texts())
+
+    def _odd_texts(self) -> dict[str, Any]:
+        """Look for texts that are not UTF-8 in a database without an encoding."""
+        if not self._database.unchecked:
+            return {}
+        texts = [column.name for column in MODELS.c if isinstance(column.type, sa.Text)]
+        beyond = "GLOB '*[^ -~]*'" if self._on_sqlite else "~ '[^ -~]'"
+        where = " OR ".join(f"{name} {beyond}" for name in texts)
+        query = text(f"SELECT {', '.join(texts)} FROM models WHERE {where}")
+        found = [
+            row[0]
+            for row in self._changes.spooled(query)
+            if not all(is_findable(readable(value)) for value in row)
+        ]
+        return {"unreadable": len(found), "such_as": readable(found[0])} if found else {}
 
 
 def _literal(text: str) -> str:

@@ -49,16 +49,39 @@ class UtcTime(sa.TypeDecorator[datetime]):
         kind = sa.Text() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
         return dialect.type_descriptor(kind)
 
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return an aware time; what another program left unreadable is no time."""
+        time = _as_time(value)
+        return time if isinstance(time, datetime) else None
+
+
+class StoredTime(UtcTime):
+    """The same, but what is unreadable stays as it is, for `as_declared`."""
+
+    cache_ok = True
+
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
         """On PostgreSQL the connection's loader has read them."""
-        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
+        return None if dialect.name == "postgresql" else _as_time
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        """Return an aware time; what another program left unreadable is no time."""
-        try:
-            return in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
-        except ValueError:
-            return None
+
+class StoredFlag(sa.TypeDecorator[bool]):
+    """True or false; what else SQLite keeps there stays as it is, for `as_declared`."""
+
+    impl = sa.Boolean
+    cache_ok = True
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """Return what the driver gives."""
+        return None
+
+
+def _as_time(value: Any) -> Any:
+    """A time as an aware one in UTC; everything else as it is."""
+    try:
+        return in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 class JsonObject(sa.TypeDecorator[dict[str, Any]]):
@@ -82,24 +105,24 @@ MODELS = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("display_name", sa.Text),
     sa.Column("provider", sa.Text),
-    sa.Column("active", sa.Boolean),
-    sa.Column("auto_disabled", sa.Boolean),
+    sa.Column("active", StoredFlag),
+    sa.Column("auto_disabled", StoredFlag),
     sa.Column("consecutive_failures", sa.Integer),
     sa.Column("ejections", sa.Integer),
     sa.Column("success_count", sa.BigInteger),
     sa.Column("failure_count", sa.BigInteger),
-    sa.Column("last_success_at", UtcTime),
-    sa.Column("last_failure_at", UtcTime),
+    sa.Column("last_success_at", StoredTime),
+    sa.Column("last_failure_at", StoredTime),
     sa.Column("failure_type", sa.Text),
     sa.Column("failure_reason", sa.Text),
-    sa.Column("disabled_at", UtcTime),
+    sa.Column("disabled_at", StoredTime),
     sa.Column("disabled_by", sa.Text),
     sa.Column("disabled_reason", sa.Text),
-    sa.Column("disabled_until", UtcTime),
-    sa.Column("recovered_at", UtcTime),
+    sa.Column("disabled_until", StoredTime),
+    sa.Column("recovered_at", StoredTime),
     sa.Column("would_disable", sa.Text),
-    sa.Column("created_at", UtcTime),
-    sa.Column("updated_at", UtcTime),
+    sa.Column("created_at", StoredTime),
+    sa.Column("updated_at", StoredTime),
 )
 
 
@@ -110,7 +133,7 @@ def events_in(schema: str | None) -> sa.Table:
         "modelctl_events",
         sa.MetaData(),
         sa.Column("id", sa.BigInteger, primary_key=True),
-        sa.Column("at", UtcTime),
+        sa.Column("at", StoredTime),
         sa.Column("model_id", sa.Text),
         sa.Column("event", sa.Text),
         sa.Column("before", sa.Text),
@@ -191,7 +214,7 @@ class Dialect:
         if not self.source:
             return {"rows": json.dumps([*map(tuple, rows)], default=readable)}
         lists = [*zip(*rows, strict=True)] if rows else [()] * len(columns)
-        return {f"rows_{c}": json.dumps(each) for c, each in zip(columns, lists, strict=True)}
+        return {f"rows_{c}": _as_json(each) for c, each in zip(columns, lists, strict=True)}
 
 
 POSTGRES = Dialect(
@@ -288,23 +311,85 @@ DEFAULTS = (
     | dict.fromkeys(("consecutive_failures", "ejections", "success_count", "failure_count"), "0")
     | dict.fromkeys(("created_at", "updated_at"), "{now}")
 )
+_NAMED = 20  # rows with odd values, each on a line
 # What can be text in a NOT NULL column; an empty one is as good as none.
 _EMPTIED = ("failure_type", "failure_reason", "disabled_by", "disabled_reason", "would_disable")
 
 
+def _as_json(value: Any) -> str:
+    r"""JSON for PostgreSQL, which takes \u escapes of no character that its encoding lacks."""
+    written = json.dumps(value, ensure_ascii=False)
+    return written if written.isascii() else _LONE.sub("\ufffd", written)
+
+
 def readable(value: Any) -> str:
-    """Text of a column, whatever SQLite keeps there."""
+    """Text of a column, whatever a database keeps there."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
 def whole(value: Any) -> int:
-    """A number of a column, whatever SQLite keeps there; 0 where it is none."""
+    """A number of a column, whatever a database keeps there; 0 where it is none."""
     try:
         return value if type(value) is int else int(value or 0)
-    except (ValueError, OverflowError, TypeError):
+    except (ValueError, OverflowError, TypeError, ArithmeticError):
         return 0
+
+
+def as_declared(
+    columns: Iterable[sa.Column[Any]], row: Sequence[Any]
+) -> tuple[list[Any], list[str]]:
+    """Make each value of *row* what its column is for; return also the columns where it was not.
+
+    SQLite keeps whatever is written into a column, and PostgreSQL has times beyond the calendar and,
+    in a database without an encoding, texts that are not UTF-8.
+    """
+    values, odd = [*row], []
+    for place, column in enumerate(columns):
+        value, kind = values[place], column.type
+        if value is None:
+            if column.primary_key:  # an adopted one may be NULL
+                values[place] = ""
+                odd.append(column.name)
+            continue
+        fine = True
+        if isinstance(kind, UtcTime):
+            if not isinstance(value, datetime):
+                values[place] = None
+                # A timed disable that never ends, said in PostgreSQL's word.
+                fine = (column.name, value) == ("disabled_until", "infinity")
+        elif isinstance(kind, StoredFlag):
+            values[place], fine = value == 1, value in (0, 1)
+        elif isinstance(kind, sa.Integer):
+            values[place], fine = whole(value), type(value) is int
+        elif isinstance(kind, sa.Text):
+            values[place] = readable(value)
+            fine = isinstance(value, str) and is_findable(value)
+        if not fine:
+            odd.append(column.name)
+    return values, odd
+
+
+class Oddities:
+    """Names rows with values that cannot be read: the first ones, and how many more there are."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        """*warn* is told."""
+        self._warn = warn
+        self._seen = 0
+
+    def name(self, row: str, columns: Sequence[str]) -> None:
+        """*row* has such values in these columns."""
+        self._seen += 1
+        if self._seen <= _NAMED:
+            self._warn(f"{row} has values that cannot be read: {', '.join(columns)}")
+
+    def rest(self) -> None:
+        """That was all."""
+        if self._seen > _NAMED:
+            more = self._seen - _NAMED
+            self._warn(f"{more} more {'has' if more == 1 else 'have'} values that cannot be read")
 
 
 class KeptError(Exception):

@@ -71,8 +71,9 @@ def sent(fleet: Fleet) -> Iterator[list[str]]:
                     ran.clear()
 
 
-# What a change of one model sends: who it is, what it does, how the row is then; and that it stays.
-ALONE = ["BEGIN SELECT SELECT SELECT", "COMMIT"]
+# What a change of one model sends: who it is, that deferred triggers act at once, what it does, how
+# the row is then; and that it stays.
+ALONE = ["BEGIN SELECT SET SELECT SELECT", "COMMIT"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_the_number_of_models_adds_no_statement(
             pg.disable(*some)
         with sent(pg) as said:
             work(some)
-        assert said == ["BEGIN SELECT", *statements, "COMMIT"]
+        assert said == ["BEGIN SELECT SET", *statements, "COMMIT"]
 
 
 @pytest.mark.parametrize(("chunk", "chunks"), [(100, 1), (50, 2), (10, 10)])
@@ -155,7 +156,7 @@ def test_statements_grow_with_chunks_alone(
         return b"\n".join(b'{"id": "%s", "name": "%s"}' % (i.encode(), name.encode()) for i in ids)
 
     def whole(*of_a_chunk: str) -> list[str]:
-        return ["BEGIN SELECT", *of_a_chunk * chunks, "COMMIT"]
+        return ["BEGIN SELECT SET", *of_a_chunk * chunks, "COMMIT"]
 
     with sent(pg) as said:
         pg.import_models(lines("one"))

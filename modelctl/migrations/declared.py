@@ -168,7 +168,8 @@ INDEXES = {
     # NOT TRUE, even where the column cannot be NULL.
     "modelctl_models_auto_disabled": Index(
         MODELS,
-        *["(id) WHERE active IS NOT TRUE AND auto_disabled IS TRUE"] * 2,
+        "(id) WHERE active IS NOT TRUE AND auto_disabled IS TRUE",
+        "(id) WHERE active IS NOT 1 AND auto_disabled IS 1",
     ),
     "modelctl_models_disabled_until": Index(MODELS, *["(id) WHERE disabled_until IS NOT NULL"] * 2),
     "modelctl_events_model": Index("modelctl_events", *["(model_id, id)"] * 2),

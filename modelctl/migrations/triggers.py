@@ -183,7 +183,7 @@ SQLITE = {
     BEGIN DELETE FROM modelctl_cache; END""",
     # As on PostgreSQL. Its own UPDATE does not name active, so it cannot fire itself.
     "modelctl_enabled": """AFTER UPDATE OF active ON models
-    WHEN NEW.active AND NOT coalesce(OLD.active, 0)
+    WHEN NEW.active IS 1 AND OLD.active IS NOT 1
     BEGIN
         UPDATE models
         SET auto_disabled = 0, disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL,
@@ -191,7 +191,7 @@ SQLITE = {
         WHERE id = NEW.id;
     END""",
     "modelctl_disabled": """AFTER UPDATE OF active ON models
-    WHEN OLD.active AND NOT coalesce(NEW.active, 0)
+    WHEN OLD.active IS 1 AND NEW.active IS NOT 1
         AND (OLD.auto_disabled OR OLD.disabled_until IS NOT NULL OR NEW.would_disable IS NOT NULL)
     BEGIN
         UPDATE models
