@@ -487,13 +487,13 @@ class ModelStore:
     def _event(self, row: Any, odd: Oddities) -> Event:
         values, columns = as_declared(self._changes.events.c, row)
         event_id, at, of, event, before, after, *words = values
-        statuses = [ModelStatus(s) if s in _STATUSES else None for s in (before, after)]
-        columns += [
-            n for n, s in (("before", before), ("after", after)) if s and s not in _STATUSES
-        ]
+        for name, status in (("before", before), ("after", after)):
+            if status and status not in _STATUSES:
+                columns.append(name)
+        before, after = (ModelStatus(s) if s in _STATUSES else None for s in (before, after))
         if columns:
             odd.name(f"event {event_id}", columns)
-        return Event(event_id, at, of or None, event, *statuses, *words)
+        return Event(event_id, at, of or None, event, before, after, *words)
 
     def _since(self, since: float | datetime) -> Any:
         """A time in UTC, or the database's clock so many seconds ago, as an expression."""

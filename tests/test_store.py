@@ -83,7 +83,8 @@ ALONE = ["BEGIN SELECT SET SELECT SELECT", "COMMIT"]
         (lambda fleet: fleet.record_success("m1"), ALONE),
         (lambda fleet: fleet.disable("m1"), ALONE),
         (lambda fleet: fleet.enable("m1"), ALONE),
-        (lambda fleet: fleet.remove("m1"), ALONE),
+        # It may have to look into the history.
+        (lambda fleet: fleet.remove("m1"), ["BEGIN SELECT SET", "SELECT", "SELECT", "COMMIT"]),
         (lambda fleet: fleet.count(), ["SELECT"]),
         # With the pauses and incidents that last.
         (lambda fleet: fleet.show("m1"), ["SELECT", "SELECT"]),
