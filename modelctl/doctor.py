@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from modelctl import deadline
 from modelctl.config import Config, mask_url
-from modelctl.errors import DatabaseUnavailableError, ModelctlError, clean
+from modelctl.errors import (
+    DatabaseUnavailableError,
+    ModelctlError,
+    RefusedError,
+    UsageError,
+    clean,
+)
 from modelctl.model import numbered
 from modelctl.reports import Audit, Check, Diagnosis
 
@@ -251,6 +257,9 @@ class Doctor:
         except DatabaseUnavailableError:
             # Somebody else holds the row, or the file, for longer than we wait.
             return Check("triggers", True, "all there; not tried, another program is writing")
+        except (RefusedError, UsageError) as exc:
+            # Words for a change of a person do not fit here.
+            wrong = [f"a change of status fails: {exc.message}"]
         if wrong:
             return Check("triggers", False, f"{'; '.join(wrong)}; run: modelctl db upgrade")
         return Check("triggers", True, "all there, and they fire")

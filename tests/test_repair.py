@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from modelctl import Fleet, InvalidConfigError, MissingSchemaError, migrations
+from modelctl import Fleet, InvalidConfigError, MissingSchemaError, ModelctlError, migrations
 from modelctl.migrations.declared import INDEXES, MODELS_COLUMNS, TABLES
 from modelctl.migrations.triggers import FUNCTIONS, SQLITE, TRIGGERS
 from tests import commands, fleets, servers
@@ -122,10 +122,69 @@ DAMAGE = [
     ("postgresql", "ALTER TABLE modelctl_state DROP CONSTRAINT modelctl_state_pkey"),
     ("postgresql", "ALTER TABLE modelctl_holds DROP CONSTRAINT modelctl_holds_pkey"),
     ("postgresql", "ALTER TABLE modelctl_events DROP CONSTRAINT modelctl_events_pkey"),
+    *(
+        ("postgresql", f"ALTER TABLE modelctl.{what}")
+        for what in (
+            "modelctl_outbox ALTER settle SET DEFAULT true",
+            "modelctl_outbox ALTER due SET DEFAULT 'infinity'",
+            "modelctl_outbox ALTER xid SET DEFAULT '3'",
+            "modelctl_outbox ALTER settle DROP DEFAULT, ALTER settle DROP NOT NULL",
+            "modelctl_outbox ALTER due DROP NOT NULL",
+            "modelctl_outbox ALTER due TYPE timestamp",
+            "modelctl_outbox ALTER settle DROP DEFAULT, ALTER settle TYPE integer USING 0",
+            "modelctl_outbox ALTER id TYPE smallint",
+            "modelctl_outbox ALTER id DROP IDENTITY;ALTER TABLE modelctl_outbox ALTER id TYPE text",
+            "modelctl_outbox ADD extra text NOT NULL DEFAULT 'x';"
+            "ALTER TABLE modelctl_outbox ALTER extra DROP DEFAULT",
+            "modelctl_outbox ADD CHECK (settle IS NULL) NOT VALID",
+            "modelctl_outbox RENAME TO elsewhere",
+            "modelctl_outbox SET SCHEMA public",
+            "modelctl_outbox SET UNLOGGED",
+            "modelctl_events ALTER details TYPE text",
+            "modelctl_events ALTER reason TYPE varchar(3) USING ''",
+            "modelctl_events ALTER at SET DEFAULT '2000-01-01'",
+            "modelctl_events ALTER at DROP DEFAULT, ALTER at TYPE date",
+            "modelctl_events ALTER id DROP IDENTITY;ALTER TABLE modelctl_events ALTER id TYPE text",
+            "modelctl_events ALTER model_id DROP NOT NULL",
+            "modelctl_events DROP CONSTRAINT modelctl_events_pkey, ADD PRIMARY KEY (id, at)",
+            "modelctl_events ADD CHECK (event <> 'disabled') NOT VALID",
+            "modelctl_state ALTER value TYPE varchar(90)",
+            "modelctl_holds ALTER until DROP NOT NULL",
+            "modelctl_version ALTER version_num TYPE text",
+            "modelctl_version RENAME version_num TO number",
+        )
+    ),
+    ("postgresql", "CREATE RULE keep AS ON INSERT TO modelctl_outbox DO INSTEAD NOTHING"),
+    ("postgresql", "CREATE RULE keep AS ON DELETE TO modelctl_outbox DO INSTEAD NOTHING"),
+    (
+        "postgresql",
+        "INSERT INTO modelctl_outbox (settle) SELECT false FROM generate_series(1, 9);"
+        "ALTER SEQUENCE modelctl_outbox_id_seq RESTART 1",
+    ),
+    ("postgresql", "ALTER SEQUENCE modelctl_events_id_seq RESTART 1"),
+    ("postgresql", "ALTER SEQUENCE modelctl_events_id_seq MAXVALUE 9"),
+    (
+        "postgresql",
+        "CREATE TRIGGER second AFTER UPDATE ON models EXECUTE FUNCTION modelctl.modelctl_enqueue()",
+    ),
+    ("postgresql", "ALTER TRIGGER modelctl_update ON models RENAME TO second"),
+    ("postgresql", "ALTER FUNCTION modelctl.modelctl_enqueue SET SCHEMA public"),
+    ("postgresql", "ALTER FUNCTION modelctl.modelctl_enqueue RENAME TO other"),
+    ("postgresql", "ALTER FUNCTION modelctl.modelctl_enqueue OWNER TO pg_monitor"),
     ("postgresql", "DROP SCHEMA modelctl CASCADE"),
     ("postgresql", "DELETE FROM modelctl.modelctl_version"),
     ("sqlite", "DELETE FROM modelctl_version"),
 ]
+
+FAIL_CLOSED = (
+    "outbox ALTER COLUMN id DROP IDENTITY",
+    "outbox ALTER COLUMN due DROP DEFAULT",
+    "outbox ALTER id DROP IDENTITY",
+    "outbox ALTER settle DROP DEFAULT, ALTER settle TYPE",
+    "outbox ADD",
+    "outbox_id_seq",
+    "OWNER TO",
+)
 
 
 @pytest.mark.parametrize(("url", "statement"), DAMAGE, indirect=["url"])
@@ -134,15 +193,36 @@ def test_what_is_dropped_one_by_one(url: str, statement: str) -> None:
     sql(url, statement)
     with opened(url) as fleet:
         if not is_sqlite(url) and "active CASCADE" not in statement:
-            # A NOT NULL column of the outbox that nothing fills is no name that is not found.
-            strict = "DROP IDENTITY" in statement or "due DROP DEFAULT" in statement
-            with suppress(psycopg.errors.NotNullViolation) if strict else nullcontext():
+            # What keeps rows out of the outbox is no name that is not found.
+            strict = any(words in statement for words in FAIL_CLOSED)
+            with suppress(psycopg.Error) if strict else nullcontext():
                 sql(url, FLIP)
                 sql(url, FLIP)
         assert differs(fleet)
         mended(fleet)
         rows = fleet.list_models()
         assert [row.id for row in rows] == ["a", "b", "c"]
+
+
+def test_rows_that_stay_in_the_outbox(pg: str, redis_url: str) -> None:
+    """Where another trigger keeps them, a drain ends with an error, and `doctor` says so."""
+    sql(
+        pg,
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    )
+    sql(
+        pg,
+        "CREATE TRIGGER keep BEFORE UPDATE OR DELETE ON modelctl_outbox"
+        " FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    with opened(pg, redis_url=redis_url) as fleet:
+        sql(pg, FLIP)
+        with pytest.raises(ModelctlError, match="stay in modelctl_outbox"):
+            fleet.drain()
+        assert fleet.count().active == 2
+        [triggers] = [check for check in fleet.doctor().checks if check.check == "triggers"]
+        assert not triggers.ok
+        assert "cannot be changed" in triggers.detail
 
 
 @both

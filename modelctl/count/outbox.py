@@ -70,7 +70,7 @@ class Outbox:
         if self._on_sqlite:
             return False
         sql = (
-            f"SELECT EXISTS (SELECT FROM {self._table} WHERE NOT settle) OR {self._broken},"
+            f"SELECT EXISTS (SELECT FROM {self._table} WHERE settle IS NOT TRUE) OR {self._broken},"
             " pg_is_in_recovery()"
         )
         with self._database.reading() as connection:
@@ -110,7 +110,7 @@ class Outbox:
             " FROM unnest(CAST(:settled AS bigint[])) AS seal WHERE name = 'seal' AND seal < 0)"
             f" UPDATE {self._table} SET settle = TRUE,"
             f" due = statement_timestamp() + interval '{SETTLE_SECONDS} seconds'"
-            " WHERE id = ANY(CAST(:new AS bigint[])) AND NOT settle"
+            " WHERE id = ANY(CAST(:new AS bigint[])) AND settle IS NOT TRUE"
         )
         values = {
             "settled": [row for row, settled in due if settled],

@@ -217,8 +217,10 @@ class CachedCount:
         except ModelctlError:
             return False
 
-    def _deliver(self, sweep: float | None, *, even_if_none: bool = False) -> int:
-        """One invalidation for all outbox rows that are due; return how many it served.
+    def _deliver(
+        self, sweep: float | None, *, even_if_none: bool = False
+    ) -> list[tuple[int, bool]]:
+        """One invalidation for all outbox rows that are due; return those.
 
         *sweep*: seconds for clearing the leaderboard (None: to the end).
         """
@@ -229,7 +231,7 @@ class CachedCount:
             points.reach("before-settle")
         if due:
             self._outbox.settle(due, self.cache.identity, self.cache.server)
-        return len(due)
+        return due
 
     def drain(self) -> DrainResult:
         """Deliver every queued invalidation that is due, to the end."""
@@ -239,8 +241,15 @@ class CachedCount:
         if not self.cache.needs_delivery:
             return DrainResult(0, outbox.queue()[0], self.cache.state_when_untouched)
         delivered = 0
-        while served := self._deliver(None):
-            delivered += served
+        before: list[tuple[int, bool]] = []
+        while due := self._deliver(None):
+            if due == before:
+                raise ModelctlError(
+                    "delivered invalidations stay in modelctl_outbox: something keeps its rows",
+                    hint="look for triggers and rules on that table, then run: modelctl db upgrade",
+                )
+            before = due
+            delivered += len(due)
             deadline.renew()
         state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
         return DrainResult(delivered, outbox.queue()[0], state)
@@ -254,7 +263,7 @@ class CachedCount:
         outbox = self._outbox
         served = 0
         if self.cache.needs_delivery:
-            served = self._deliver(None, even_if_none=True)
+            served = len(self._deliver(None, even_if_none=True))
         else:
             self.cache.invalidate()
         return DrainResult(served, outbox.queue()[0], self.cache.state_when_changed)

@@ -87,26 +87,52 @@ def try_triggers(connection: Connection, schema: str = SCHEMA) -> list[str]:
     raw: Any = connection.connection.driver_connection
     with _reading(connection):
         connection.exec_driver_sql("SELECT 1")  # begins, where the engine begins at all
-        if connection.dialect.name == "postgresql":
-            begun, begin = raw.info.transaction_status, "BEGIN"
-            prepare = "SELECT 1"
-            seen = f'SELECT count(*) FROM "{schema}".{OUTBOX} WHERE xid = pg_current_xact_id()'
-            wrong = f"a change of status writes no row into {schema}.{OUTBOX}"
-        else:
-            begun, begin = raw.in_transaction, "BEGIN IMMEDIATE"
-            prepare = f"INSERT INTO {CACHE} (key, expires_at) VALUES ('doctor', 0)"
-            seen = f"SELECT NOT EXISTS (SELECT 1 FROM {CACHE} WHERE key = 'doctor')"
-            wrong = "a change of status does not empty the cache"
+        postgres = connection.dialect.name == "postgresql"
+        begun = raw.info.transaction_status if postgres else raw.in_transaction
         if not begun:
-            connection.exec_driver_sql(begin)
+            connection.exec_driver_sql("BEGIN" if postgres else "BEGIN IMMEDIATE")
         try:
-            connection.exec_driver_sql(prepare)
-            flip = "UPDATE models SET active = NOT coalesce(active, false) WHERE id = (SELECT id"
-            tried = connection.exec_driver_sql(f"{flip} FROM models ORDER BY id LIMIT 1)").rowcount
-            reached = not tried or connection.exec_driver_sql(seen).scalar_one()
+            return _try_postgres(connection, schema) if postgres else _try_sqlite(connection)
         finally:
             connection.exec_driver_sql("ROLLBACK")
-        return [] if reached else [wrong]
+
+
+_FLIP = (
+    "UPDATE models SET active = NOT coalesce(active, false)"
+    " WHERE id = (SELECT id FROM models ORDER BY id LIMIT 1)"
+)
+
+
+def _try_postgres(connection: Connection, schema: str) -> list[str]:
+    events, outbox = f'"{schema}".modelctl_events', f'"{schema}".{OUTBOX}'
+    tried = (
+        (
+            f"INSERT INTO {events} (model_id, event) VALUES ('doctor', 'tried')",
+            "events are not kept",
+        ),
+        (
+            f"UPDATE {outbox} SET settle = settle WHERE xid = pg_current_xact_id()",
+            f"a change of status writes no row into {schema}.{OUTBOX}, or that row cannot be changed",
+        ),
+        (
+            f"DELETE FROM {outbox} WHERE xid = pg_current_xact_id()",
+            f"rows of {schema}.{OUTBOX} cannot be deleted",
+        ),
+    )
+    if not connection.exec_driver_sql(_FLIP).rowcount:
+        return []
+    for statement, wrong in tried:
+        if not connection.exec_driver_sql(statement).rowcount:
+            return [wrong]
+    return []
+
+
+def _try_sqlite(connection: Connection) -> list[str]:
+    connection.exec_driver_sql(f"INSERT INTO {CACHE} (key, expires_at) VALUES ('doctor', 0)")
+    seen = f"SELECT 1 FROM {CACHE} WHERE key = 'doctor'"
+    if connection.exec_driver_sql(_FLIP).rowcount and connection.exec_driver_sql(seen).first():
+        return ["a change of status does not empty the cache"]
+    return []
 
 
 def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:

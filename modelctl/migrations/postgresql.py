@@ -47,7 +47,7 @@ class _Column:
     base: str
     required: bool
     generated: bool
-    default: bool
+    default: str | None
     identity: bool
 
 
@@ -60,6 +60,9 @@ class _Relation:
     kind: str
     partition: bool
     partitioned: bool
+    logged: bool
+    # Of its primary key, as SQL.
+    key: str | None
     owner: str
     owned: bool
     columns: dict[str, _Column] = field(default_factory=dict)
@@ -131,6 +134,7 @@ class _Comparison:
         self._models = found[0] if found else None
         self._installed = installed_on(connection, schema)
         self._touches_models = False
+        self._new_in = ""  # the schema in which models is to be made
 
     def _ask(self, sql: str, *values: Any) -> list[Any]:
         return list(self._connection.exec_driver_sql(sql, values))
@@ -216,7 +220,7 @@ class _Comparison:
         if not where:
             self._plan.obstruct(f"the search path ({path}) has no schema for the table models")
             return MODELS
-        schema = where[0][0]
+        schema = self._new_in = where[0][0]
         table = f"{_quoted(schema)}.{MODELS}"
         body = ", ".join(f"{name} {c.postgresql}" for name, c in MODELS_COLUMNS.items())
         self._plan.add(f"there is no table {schema}.models", f"CREATE TABLE {table} ({body})")
@@ -356,37 +360,83 @@ class _Comparison:
         if relation.kind != "table":
             plan.obstruct(f"{shown} is a {relation.kind}, and modelctl needs a table of that name")
             return
+        steps: list[tuple[str, list[str]]] = []
+        if not relation.logged:
+            words = f"{shown} is unlogged, so that a crash would empty it"
+            steps.append((words, [f"ALTER TABLE {table} SET LOGGED"]))
         for name, column in columns.items():
             found = relation.columns.get(name)
-            definition = column.postgresql
-            key = "PRIMARY KEY" in definition
-            identity = "IDENTITY" in definition
+            key = "PRIMARY KEY" in column.postgresql and name not in relation.unique
+            drop_key = f"ALTER TABLE {table} DROP CONSTRAINT {relation.key}"
+            free = [drop_key] if key and relation.key else []
             if found is None:
-                plan.add(f"{shown} has no column {name}", *_added(table, name, column))
+                words = f"{shown} has no column {name}"
+                steps.append((words, [*free, *_added(table, name, column)]))
                 continue
-            wanted = re.split(" NOT NULL| GENERATED| PRIMARY| DEFAULT", definition)[0]
-            if found.declared != _TYPES.get(wanted, wanted):
-                plan.obstruct(f"the column {name} of {shown} is {found.declared}, not {wanted}")
-                continue
-            alter = f"ALTER TABLE {table} ALTER COLUMN {name}"
-            if identity and not found.identity:
-                plan.add(f"the column {name} of {shown} numbers no rows", *_numbering(table, name))
-            elif " DEFAULT " in definition and not found.default:
-                default = definition.partition(" DEFAULT ")[2]
-                plan.add(
-                    f"the column {name} of {shown} has no default", f"{alter} SET DEFAULT {default}"
-                )
-            if found.required and not (key or "NOT NULL" in definition):
-                plan.add(f"the column {name} of {shown} is NOT NULL", f"{alter} DROP NOT NULL")
-            if key and name not in relation.unique:
-                plan.add(f"{shown} has no primary key {name}", *_keyed(table, name))
+            wrong, statements = _mended(table, name, column, found)
+            if found.identity and not wrong and self._counts_wrong(relation, name):
+                wrong, statements = ["numbers rows wrongly"], _numbering(table, name)
+            if wrong:
+                steps.append((f"the column {name} of {shown} {' and '.join(wrong)}", statements))
+            if key:
+                steps.append((f"{shown} has no primary key {name}", [*free, *_keyed(table, name)]))
         for name, found in relation.columns.items():
             odd = found.required and not (found.default or found.identity or found.generated)
             if name not in columns and odd:
-                plan.obstruct(
-                    f"{shown} has a column {name} of somebody else, which is NOT NULL and has no"
-                    " default: drop it"
+                words = (
+                    f"{shown} has a column {name} of somebody else, NOT NULL and without a default"
                 )
+                drop = f"ALTER TABLE {table} ALTER COLUMN {_quoted(name)} DROP NOT NULL"
+                steps.append((words, [drop]))
+        for words, statement in self._in_the_way(relation):
+            steps.append((f"{shown} has a {words} of somebody else", [statement]))
+        if steps and relation.name == OUTBOX:
+            # All that its rows say is that an invalidation is due, and every repair says so too.
+            steps[0][1].insert(0, f"TRUNCATE {table}")
+        for words, statements in steps:
+            plan.add(words, *statements)
+
+    def _in_the_way(self, relation: _Relation) -> list[tuple[str, str]]:
+        """What keeps rows out of an own table, or keeps them in it; each with its removal."""
+        rules = "SELECT quote_ident(rulename) FROM pg_rewrite WHERE ev_class = %s ORDER BY 1"
+        constraints = (
+            "SELECT quote_ident(conname) FROM pg_constraint"
+            " WHERE conrelid = %s AND contype IN ('c', 'f', 'x') ORDER BY 1"
+        )
+        return [
+            *(
+                (f"rule {name}", f"DROP RULE {name} ON {relation.sql}")
+                for (name,) in self._ask(rules, relation.oid)
+            ),
+            *(
+                (f"constraint {name}", f"ALTER TABLE {relation.sql} DROP CONSTRAINT {name}")
+                for (name,) in self._ask(constraints, relation.oid)
+            ),
+        ]
+
+    def _counts_wrong(self, relation: _Relation, name: str) -> bool:
+        """Whether a number that the column gives next may be there already, or none may be left."""
+        found = self._ask(
+            """
+            SELECT s.seqincrement = 1 AND s.seqmax = 9223372036854775807 AND NOT s.seqcycle,
+                has_sequence_privilege(s.seqrelid, 'SELECT')
+                    AND has_table_privilege(d.refobjid, 'SELECT'),
+                CAST(s.seqrelid AS bigint)
+            FROM pg_depend d JOIN pg_sequence s ON s.seqrelid = d.objid
+            WHERE d.refobjid = %s AND d.refobjsubid = %s AND d.deptype = 'i'
+            """,
+            relation.oid,
+            relation.columns[name].number,
+        )
+        if not found or not found[0][0]:
+            return True
+        if not found[0][1]:  # this role cannot look
+            return False
+        sql = (
+            f"SELECT coalesce(pg_sequence_last_value(CAST({found[0][2]} AS oid)), 0)"
+            f" < (SELECT coalesce(max({name}), 0) FROM {relation.sql})"
+        )
+        return bool(self._ask(sql)[0][0])
 
     # ── Indexes, functions, triggers ──
 
@@ -399,16 +449,17 @@ class _Comparison:
             if relation and _plain(index.postgresql) in relation.indexes:
                 continue
             where = table if on_models else f"{_quoted(self._schema)}.{index.table}"
-            free = self._free_name(relation, name)
+            schema = relation.schema if relation else self._schema
+            if on_models and not relation:
+                schema = self._new_in
+            free = self._free_name(schema, name)
             words = f"{relation.shown if relation else index.table} has no index {name}"
             self._plan.add(words, f"CREATE INDEX {free} ON {where} {index.postgresql}")
 
-    def _free_name(self, relation: _Relation | None, name: str) -> str:
+    def _free_name(self, schema: str, name: str) -> str:
         """Return *name*, with a number where something else has it: a table that was swapped, say."""
-        if relation is None:
-            return name
         taken = "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        found = {row[0] for row in self._ask(f"{taken} WHERE n.nspname = %s", relation.schema)}
+        found = {row[0] for row in self._ask(f"{taken} WHERE n.nspname = %s", schema)}
         names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
         return next(each for each in names if each not in found)
 
@@ -420,11 +471,14 @@ class _Comparison:
                 SELECT p.proname, p.prosrc, l.lanname, p.prosecdef, p.proconfig,
                     p.prorettype = CAST('trigger' AS regtype),
                     EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-                        WHERE a.grantee = 0)
+                        WHERE a.grantee = 0),
+                    quote_ident(pg_get_userbyid(p.proowner)), has_schema_privilege(p.proowner, n.oid, 'USAGE')
+                        AND has_table_privilege(p.proowner, CAST(%s AS oid), 'INSERT') IS NOT FALSE
                 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                 JOIN pg_language l ON l.oid = p.prolang
                 WHERE n.nspname = %s AND p.proname = ANY(%s) AND p.pronargs = 0
                 """,
+                self._own[OUTBOX].oid if OUTBOX in self._own else 0,
                 self._schema,
                 [*FUNCTIONS],
             )
@@ -434,9 +488,17 @@ class _Comparison:
             well = (function.body, "plpgsql", function.definer, [*function.settings], True, False)
             if name in found and not found[name][4]:
                 self._plan.obstruct(f"{shown} is a function of somebody else: drop it")
-            elif tuple(found.get(name, ())) != well:
+                continue
+            if tuple(found.get(name, ())[:6]) != well:
                 what = "is not as it must be" if name in found else "is missing"
                 self._plan.add(f"the function {shown} {what}", *_function(self._schema, name))
+            if function.definer and name in found and not found[name][7]:
+                owner, schema = found[name][6], _quoted(self._schema)
+                self._plan.add(
+                    f"{owner}, the owner of the function {shown}, may not write {OUTBOX}",
+                    f"GRANT USAGE ON SCHEMA {schema} TO {owner}",
+                    f"GRANT INSERT ON {schema}.{OUTBOX} TO {owner}",
+                )
 
     def _triggers(self, table: str) -> None:
         here = self._models.sql if self._models else table
@@ -485,6 +547,11 @@ class _Comparison:
             )
             if names
         ]
+        extra = [each for each, on in self._installed if on == here and each not in TRIGGERS]
+        if extra:
+            what = f"{are(extra)} {'one' if len(extra) == 1 else 'ones'} too many"
+            words.append(f"{numbered('trigger', extra)} of {self._shown(here)} {what}")
+            statements += [f"DROP TRIGGER {each} ON {here}" for each in extra]
         if words:
             self._plan.add("the " + "; the ".join(words), *statements)
             self._touches_models = True
@@ -521,7 +588,10 @@ def _relations(connection: Connection, condition: str, values: Sequence[Any]) ->
     found = connection.exec_driver_sql(
         f"""
         SELECT c.oid, n.nspname, c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname),
-            c.relkind, c.relispartition, c.relkind = 'p', pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE')
+            c.relkind, c.relispartition, c.relkind = 'p', c.relpersistence = 'p', (
+                SELECT quote_ident(k.conname) FROM pg_constraint k
+                WHERE k.conrelid = c.oid AND k.contype = 'p'
+            ), pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE')
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {condition}
         """,
         tuple(values),
@@ -534,8 +604,9 @@ def _relations(connection: Connection, condition: str, values: Sequence[Any]) ->
         """
         SELECT a.attrelid, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
             format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
-            a.attnotnull, a.attgenerated <> '', a.atthasdef, a.attidentity <> ''
+            a.attnotnull, a.attgenerated <> '', pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attnum
         """,
@@ -586,13 +657,57 @@ def _added(table: str, name: str, column: Column) -> list[str]:
     return [fill, f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT"]
 
 
+def _mended(table: str, name: str, column: Column, found: _Column) -> tuple[list[str], list[str]]:
+    """What is wrong with a column of an own table, in words, and the statements against it."""
+    definition = column.postgresql
+    type_ = re.split(" NOT NULL| GENERATED| PRIMARY| DEFAULT", definition)[0]
+    default = definition.partition(" DEFAULT ")[2] or None
+    identity = "IDENTITY" in definition
+    required = "NOT NULL" in definition or "PRIMARY KEY" in definition
+    alter = f"ALTER TABLE {table} ALTER COLUMN {name}"
+    wrong: list[str] = []
+    statements: list[str] = []
+    retyped = found.declared != _TYPES.get(type_, type_)
+    if retyped:
+        wrong.append(f"is {found.declared}, not {type_}")
+        statements += [f"{alter} DROP IDENTITY IF EXISTS", f"{alter} DROP DEFAULT"]
+        # There may be no cast, and the outbox is empty now.
+        value = "NULL" if table.endswith(f".{OUTBOX}") else name
+        statements.append(f"{alter} TYPE {type_} USING CAST({value} AS {type_})")
+    if found.required and not required:
+        wrong.append("is NOT NULL")
+        statements.append(f"{alter} DROP NOT NULL")
+    if identity and (retyped or not found.identity):
+        if not found.identity:
+            wrong.append("numbers no rows")
+        statements += _numbering(table, name)
+    elif not identity and (retyped or found.default != default or found.identity):
+        if found.identity or found.default != default:
+            wrong.append("has another default" if found.default else "has no default")
+            statements.append(f"{alter} DROP IDENTITY IF EXISTS")
+        statements.append(f"{alter} {f'SET DEFAULT {default}' if default else 'DROP DEFAULT'}")
+    if required and not found.required and not identity:
+        wrong.append("is not NOT NULL")
+        if "PRIMARY KEY" not in definition:
+            filler = default or column.filler
+            statements.append(f"UPDATE {table} SET {name} = {filler} WHERE {name} IS NULL")
+            statements.append(f"{alter} SET NOT NULL")
+    return wrong, statements
+
+
 def _numbering(table: str, name: str) -> list[str]:
+    """Let a column number the rows from the greatest number on, whatever numbered them before."""
+    alter = f"ALTER TABLE {table} ALTER COLUMN {name}"
     return [
-        f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT",
-        f"ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL",
-        f"ALTER TABLE {table} ALTER COLUMN {name} ADD GENERATED ALWAYS AS IDENTITY",
+        f"{alter} DROP IDENTITY IF EXISTS",
+        f"{alter} DROP DEFAULT",
+        f"UPDATE {table} t SET {name} = n.number FROM (SELECT ctid AS place, row_number() OVER ()"
+        f" + (SELECT coalesce(max({name}), 0) FROM {table}) AS number FROM {table}"
+        f" WHERE {name} IS NULL) n WHERE t.ctid = n.place",
+        f"{alter} SET NOT NULL",
+        f"{alter} ADD GENERATED ALWAYS AS IDENTITY",
         f"SELECT setval(pg_get_serial_sequence('{table}', '{name}'),"
-        f" (SELECT coalesce(max({name}), 0) + 1 FROM {table}), false)",
+        f" coalesce(max({name}), 1), max({name}) IS NOT NULL) FROM {table}",
     ]
 
 

@@ -49,12 +49,12 @@ FUNCTIONS = {
         changed boolean := true;  -- TRUNCATE does not say what it removed
         outbox regclass;
     BEGIN
-        IF TG_OP = 'INSERT' THEN
-            changed := EXISTS (SELECT FROM new_rows);
-        ELSIF TG_OP = 'DELETE' THEN
-            changed := EXISTS (SELECT FROM old_rows);
-        ELSIF TG_OP = 'UPDATE' THEN
-            BEGIN
+        BEGIN
+            IF TG_OP = 'INSERT' THEN
+                changed := EXISTS (SELECT FROM new_rows);
+            ELSIF TG_OP = 'DELETE' THEN
+                changed := EXISTS (SELECT FROM old_rows);
+            ELSIF TG_OP = 'UPDATE' THEN
                 changed := (SELECT count(*) FROM old_rows WHERE active)
                     <> (SELECT count(*) FROM new_rows WHERE active);
                 IF NOT changed THEN  -- or as many were switched on as off
@@ -63,10 +63,10 @@ FUNCTIONS = {
                         WHERE n.id IS NULL OR n.active IS DISTINCT FROM o.active
                     );
                 END IF;
-            EXCEPTION WHEN undefined_column THEN
-                changed := true;
-            END;
-        END IF;
+            END IF;
+        EXCEPTION WHEN undefined_column OR undefined_table THEN
+            changed := true;
+        END;
         IF changed THEN
             outbox := to_regclass((
                 SELECT pronamespace FROM pg_proc WHERE oid = (
