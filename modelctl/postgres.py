@@ -571,6 +571,11 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
             f"the database role may not do this ({text})",
             hint="the README lists the rights that modelctl needs",
         )
+    if state in ("42809", "55000"):
+        return InvalidConfigError(
+            f"what the database calls models is no table that can be used ({text})",
+            hint="see: modelctl doctor",
+        )
     # P0: a trigger of theirs; 0A000: a rule, with which our statements cannot be rewritten.
     rewriting = state == "0A000" and exc.diag.source_file == "rewriteHandler.c"  # type: ignore[attr-defined]
     if state.startswith(("23", "44", "P0")) or rewriting:

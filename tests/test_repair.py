@@ -439,6 +439,55 @@ def test_another_table_is_found_first(pg: str) -> None:
             fleet.upgrade()
 
 
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW", "TABLE"])
+def test_what_only_has_the_name_is_not_counted(pg: str, redis_url: str, kind: str) -> None:
+    """Its number may be smaller: it is an error, exit 3, and never cached for those who see it all."""
+    sql(pg, "CREATE SCHEMA tenant")
+    sql(pg, f"CREATE {kind} tenant.models AS SELECT * FROM public.models WHERE id <> 'b'")
+    with (
+        opened(pg, redis_url=redis_url) as fleet,
+        opened(f"{pg}?options=-csearch_path%3Dtenant", redis_url=redis_url) as lost,
+    ):
+        for _ in range(2):
+            with pytest.raises(InvalidConfigError, match="models"):
+                lost.count()
+        with pytest.raises(InvalidConfigError, match="models"):
+            lost.count(fresh=True)
+        if kind == "MATERIALIZED VIEW":
+            with pytest.raises(InvalidConfigError, match="no table that can be used"):
+                lost.disable("a")
+        assert fleet.count().active == 3
+
+
+@both
+def test_a_table_without_triggers_is_not_cached(url: str, redis_url: str) -> None:
+    """After a swap nothing would clear the number when the website writes on."""
+    with opened(url, **({} if is_sqlite(url) else {"redis_url": redis_url})) as fleet:
+        if not is_sqlite(url):
+            fleet.drain()
+        assert [fleet.count().source for _ in range(2)] == ["database", "cache"]
+        if is_sqlite(url):
+            sql(url, "CREATE TABLE swapped AS SELECT * FROM models WHERE id <> 'c'")
+        else:
+            sql(url, "CREATE TABLE swapped (LIKE models INCLUDING ALL)")
+            sql(url, "INSERT INTO swapped SELECT * FROM models WHERE id <> 'c'")
+        sql(url, "DROP TABLE models")
+        sql(url, "ALTER TABLE swapped RENAME TO models")
+        if not is_sqlite(url):
+            fleet.drain()
+        for active in (2, 1, 2):
+            for _ in range(2):
+                assert (fleet.count().active, fleet.count().source) == (active, "database")
+            sql(url, FLIP)
+
+
+def test_a_role_that_quotes_everything(pg: str) -> None:
+    """Its settings change nothing in what the catalogue is compared with."""
+    with opened(f"{pg}?options=-c%20quote_all_identifiers%3Don") as fleet:
+        assert differs(fleet) == []
+        assert fleet.upgrade().repaired == ()
+
+
 # What stands in the way
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.errors import InvalidConfigError
+from modelctl.errors import InvalidConfigError, clean
 from modelctl.tables import text
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS = 15
 _DELIVERY = "delivery "
+# The triggers that see every change of who is counted.
+_WATCHING = ("modelctl_insert", "modelctl_update", "modelctl_delete", "modelctl_truncate")
 # Which table and triggers the cached counts were counted with, as a negative number. `db upgrade` and
 # deliveries note it. Where a table was restored from a dump or swapped for another, no trigger fired
 # for its rows: then it differs from what was noted, and an invalidation is due.
@@ -40,30 +42,58 @@ class Outbox:
         self._on_sqlite = config.sqlite_path is not None
         self._table = f"{database.own}modelctl_outbox"
         self._schema = config.database.schema
+        self._enqueue = f"{database.own}modelctl_enqueue"
         self._state = f"{database.own}modelctl_state"
         noted = f"SELECT FROM {self._state} WHERE name = 'seal' AND value"
         self._broken = f"EXISTS ({noted} <> CAST({SEAL} AS text))"
 
-    def count(self) -> tuple[int, bool]:
-        """Return COUNT(*) of the active models and whether a queued invalidation is due.
+    def count(self) -> tuple[int, bool, bool]:
+        """Return COUNT(*) of the active models, whether a queued invalidation is due, and *watched*.
 
-        One statement with its own snapshot, on the primary.
+        Watched: triggers see every change, so that the number may be cached. One statement with its
+        own snapshot, on the primary.
 
         Raises:
-            InvalidConfigError: the server is a standby, whose count may be old.
+            InvalidConfigError: the server is a standby, whose count may be old; or what is called
+                models is not the table, or no table, and may show fewer models than there are.
         """
-        if self._on_sqlite:
-            sql = "SELECT count(*), FALSE, FALSE FROM models WHERE active = TRUE"
+        if self._on_sqlite:  # where the cache itself looks
+            sql = "SELECT count(*), FALSE, TRUE, FALSE, 'r' FROM models WHERE active = TRUE"
         else:
             sql = (
                 "SELECT (SELECT count(*) FROM models WHERE active = TRUE),"
                 f" EXISTS (SELECT FROM {self._table} WHERE due <= statement_timestamp()),"
-                " pg_is_in_recovery()"
+                f" {len(_WATCHING)} = (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid"
+                f" AND tgname IN {_WATCHING} AND tgenabled = 'A' AND tgfoid ="
+                f" to_regproc('{self._enqueue}')), pg_is_in_recovery(), c.relkind"
+                " FROM pg_class c WHERE c.oid = to_regclass('models')"
             )
         with self._database.reading() as connection:
-            active, owed, standby = connection.execute(text(sql)).one()
+            active, owed, watched, standby, kind = connection.execute(text(sql)).one()
         _refuse_standby(standby)
-        return active, owed
+        if kind not in ("r", "p"):
+            raise InvalidConfigError(
+                "models is not a table, so it may show fewer models than there are",
+                hint="see: modelctl doctor",
+            )
+        if not watched and (elsewhere := self._watched()):
+            raise InvalidConfigError(
+                f"the search path finds another table models than {clean(elsewhere)}, which"
+                " modelctl's triggers are on",
+                hint="see: modelctl doctor",
+            )
+        return active, owed, watched
+
+    def _watched(self) -> str | None:
+        """The table that modelctl's triggers are on, if it is another one than ``models``."""
+        sql = (
+            "SELECT CAST(t.tgrelid AS regclass)::text FROM pg_trigger t"
+            f" WHERE t.tgfoid = to_regproc('{self._enqueue}') AND t.tgparentid = 0"
+            " AND t.tgrelid <> to_regclass('models') AND NOT EXISTS (SELECT FROM pg_trigger o"
+            " WHERE o.tgfoid = t.tgfoid AND o.tgrelid = to_regclass('models')) LIMIT 1"
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(text(sql))
 
     def unsettled(self) -> bool:
         """Whether a change is committed whose first invalidation is not delivered yet."""

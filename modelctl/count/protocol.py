@@ -109,8 +109,11 @@ class CachedCount:
     def _count_and_fill(self, token: str | None) -> int:
         """COUNT(*) after the lease, and the fill."""
         points.reach("after-lease")
-        active, owed = self._counted(token)
+        active, owed, watched = self._counted(token)
         if token is None:
+            return active
+        if not watched:  # no change would clear what is stored
+            self._give_back(token)
             return active
         points.reach("after-snapshot")
         try:
@@ -119,22 +122,25 @@ class CachedCount:
                 # stay for those that sweep; a count does not wait for a sweep.
                 self.cache.forget()
                 token = self.cache.lease()
-                active, _ = self._counted(token)
+                active, *_ = self._counted(token)
             if token is not None:
                 self.cache.fill(token, active)
         except (*_CACHE_ERRORS, DatabaseUnavailableError) as exc:
             self._degraded(exc)
         return active
 
-    def _counted(self, token: str | None) -> tuple[int, bool]:
-        """COUNT(*), and whether a due invalidation was not delivered; or the lease goes back."""
+    def _counted(self, token: str | None) -> tuple[int, bool, bool]:
+        """What `Outbox.count` says; where it fails, the lease goes back."""
         try:
             return self._outbox.count()
         except BaseException:
-            if token is not None:
-                with suppress(ModelctlError):
-                    self.cache.release(token)
+            self._give_back(token)
             raise
+
+    def _give_back(self, token: str | None) -> None:
+        if token is not None:
+            with suppress(ModelctlError):
+                self.cache.release(token)
 
     def _degraded(self, exc: ModelctlError) -> None:
         """Say so, once a minute: an application may count on every page."""
@@ -148,7 +154,7 @@ class CachedCount:
         with self.cache.reading():
             for _ in range(3):
                 hit = self._peek()
-                active, _owed = self._outbox.count()
+                active, *_ = self._outbox.count()
                 # A change between the two is no difference: then the cached number is gone.
                 if hit is None or hit.active == active:
                     break

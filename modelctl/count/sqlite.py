@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class SqliteCache:
     """The count in the database's own file; triggers delete it in the transaction of a change.
 
-    So it is always right, and an invalidation needs no delivery. A file that cannot be written
+    So it is always right, and an invalidation needs no delivery. A table that was restored or
+    swapped has no triggers, or not yet: so the number is only stored while they are there, and only
+    believed while the schema is the one that it was counted with. A file that cannot be written
     is read without a fill. Uses the standard library alone: a cached count must start fast.
     """
 
@@ -36,6 +38,14 @@ class SqliteCache:
     polls = 0
     _KEY = "count:active"
     _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+    # A number that every change of the schema increments; it follows the nonce.
+    _SCHEMA = "SELECT schema_version FROM pragma_schema_version"
+    _OURS = "substr(nonce, 1, 32) = ?"
+    _WATCHED = (
+        "3 = (SELECT count(*) FROM sqlite_master WHERE type = 'trigger'"
+        " AND lower(tbl_name) = 'models'"
+        " AND name IN ('modelctl_insert', 'modelctl_update', 'modelctl_delete'))"
+    )
 
     def __init__(self, config: Config) -> None:
         assert config.sqlite_path is not None  # noqa: S101 - for the type checker
@@ -59,7 +69,7 @@ class SqliteCache:
         """Return the cached count while it lives."""
         sql = (
             f"SELECT value, expires_at - {self._NOW} FROM modelctl_cache"
-            " WHERE key = ? AND value IS NOT NULL"
+            f" WHERE key = ? AND value IS NOT NULL AND nonce LIKE '% ' || ({self._SCHEMA})"
         )
         with self._connection() as connection:
             row = connection.execute(sql, (self._KEY,)).fetchone()
@@ -72,7 +82,8 @@ class SqliteCache:
         nonce = os.urandom(16).hex()
         sql = (
             "INSERT INTO modelctl_cache (key, value, nonce, expires_at)"
-            f" VALUES (?, NULL, ?, {self._NOW} + ?) ON CONFLICT (key) DO UPDATE"
+            f" SELECT ?, NULL, ? || ' ' || ({self._SCHEMA}), {self._NOW} + ? WHERE {self._WATCHED}"
+            " ON CONFLICT (key) DO UPDATE"
             " SET value = NULL, nonce = excluded.nonce, expires_at = excluded.expires_at"
             f" WHERE modelctl_cache.expires_at NOT BETWEEN {self._NOW} AND {self._NOW} + ?"
             " OR modelctl_cache.value IS NOT NULL"
@@ -84,14 +95,14 @@ class SqliteCache:
     def fill(self, token: str, active: int) -> None:
         """Store the number in the row that still carries the nonce."""
         sql = (
-            f"UPDATE modelctl_cache SET value = ?, nonce = NULL, expires_at = {self._NOW} + ?"
-            " WHERE key = ? AND nonce = ?"
+            f"UPDATE modelctl_cache SET value = ?, expires_at = {self._NOW} + ?"
+            f" WHERE key = ? AND {self._OURS}"
         )
         self._try(sql, (active, self._ttl, self._KEY, token))
 
     def release(self, token: str) -> None:
         """Delete the row that still carries the nonce."""
-        self._try("DELETE FROM modelctl_cache WHERE key = ? AND nonce = ?", (self._KEY, token))
+        self._try(f"DELETE FROM modelctl_cache WHERE key = ? AND {self._OURS}", (self._KEY, token))
 
     def forget(self) -> None:
         """Delete the count; only for a person who asks: the triggers see to the rest."""

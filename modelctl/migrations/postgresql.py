@@ -121,6 +121,8 @@ class _Comparison:
         self._connection = connection
         self._schema = schema
         self._plan = Plan()
+        # A role may have it on, and then the catalogue's functions write "text".
+        self._ask("SELECT set_config('quote_all_identifiers', 'off', true)")
         relations = _relations(
             connection,
             "n.nspname = %s AND c.relname = ANY(%s)",
