@@ -738,7 +738,7 @@ class FleetRules(Machine):
             if reader.number is not None:
                 cache.fill(reader.token, reader.number)
                 return
-            reader.number, owed = database.count()
+            reader.number, owed, _ = database.count()
             assert reader.number == self.active
             if owed:  # it forgets what is cached, and begins again
                 assert self.queued or self.ripe

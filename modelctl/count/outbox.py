@@ -85,15 +85,17 @@ class Outbox:
         return active, owed, watched
 
     def _watched(self) -> str | None:
-        """The table that modelctl's triggers are on, if it is another one than ``models``."""
+        """The table of that name in another schema that modelctl's triggers are on instead."""
         sql = (
-            "SELECT CAST(t.tgrelid AS regclass)::text FROM pg_trigger t"
+            "SELECT CAST(t.tgrelid AS regclass)::text"
+            " FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid AND c.relname = 'models'"
             f" WHERE t.tgfoid = to_regproc('{self._enqueue}') AND t.tgparentid = 0"
             " AND t.tgrelid <> to_regclass('models') AND NOT EXISTS (SELECT FROM pg_trigger o"
             " WHERE o.tgfoid = t.tgfoid AND o.tgrelid = to_regclass('models')) LIMIT 1"
         )
         with self._database.reading() as connection:
-            return connection.scalar(text(sql))
+            found: str | None = connection.scalar(text(sql))
+        return found
 
     def unsettled(self) -> bool:
         """Whether a change is committed whose first invalidation is not delivered yet."""
