@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl import deadline, health, tables
-from modelctl.changes import TRUSTED, Changes
+from modelctl.changes import FAILED_NOW, SUCCEEDED_NOW, TRUSTED, Changes
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
 from modelctl.results import KeptChange, OutcomeChange, StatusChange
@@ -386,9 +386,10 @@ class Batches(Changes):
             f" {off('disabled_reason', 'why')}, {switched('disabled_until', 'NULL')},"
             f" updated_at = {at}"
         )
+        took = f"(successes = 0 OR {SUCCEEDED_NOW}) AND (failures = 0 OR {FAILED_NOW})"
         return (
             f"UPDATE models SET {self.fitting(values)} FROM {self.sql.rows('folded', _FOLDED)}"
-            " WHERE models.id = folded.id RETURNING models.id"
+            f" WHERE models.id = folded.id RETURNING {self.filled(self.if_it(took))}"
         )
 
     def import_models(

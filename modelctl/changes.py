@@ -28,7 +28,9 @@ class Change:
     *flags*: what it needs to know of the row as it was, by name. *after*, *event* (NULL: there
     is none) and *note* (for people) are over ``before`` and the flags; *details*, of the event,
     over all of these; *assign* over the row and, as ``touched.``, all of these; *standing* over the
-    row afterwards; *failures*: how many in a row it has then, of what records an outcome.
+    row afterwards; *failures*: how many in a row it has then, of what records an outcome; *took*, on
+    PostgreSQL, over the row as it was written: whether what no status tells was written, too (a
+    trigger may put all columns back).
     """
 
     event: str
@@ -41,6 +43,7 @@ class Change:
     failures: str = "CAST(NULL AS integer)"
     write: str = "touched.event IS NOT NULL"  # which rows
     standing: str = STATUS  # of the row after that: equal to `after`, unless something undid it
+    took: str = "TRUE"
 
 
 def _during(kind: str, beyond: str = "{now}") -> str:
@@ -55,6 +58,8 @@ def _holds(kind: str, beyond: str = "{now}") -> str:
     return f"EXISTS (SELECT 1 FROM {_during(kind, beyond)})"
 
 
+# Whether the time of the last outcome is the one just written; a column may round it to seconds.
+FAILED_NOW, SUCCEEDED_NOW = "{failed} >= {epoch} - 2", "{succeeded} >= {epoch} - 2"
 # Seconds since 1970 that are before and after every time.
 LONG_AGO, NEVER = "-1e18", "1e18"
 _PAUSE = "h.failure_type IS NULL"
@@ -220,6 +225,7 @@ SUCCESS = Change(
     " disabled_until = CASE WHEN touched.back THEN NULL ELSE disabled_until END,"
     " updated_at = {now}",
     write="TRUE",
+    took=SUCCEEDED_NOW,
 )
 FAILURE = Change(
     flags=(
@@ -257,6 +263,7 @@ FAILURE = Change(
     " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
     " updated_at = {now}",
     write="TRUE",
+    took=FAILED_NOW,
 )
 
 
@@ -316,6 +323,8 @@ class Changes(Statements):
             .replace("{object}", self.sql.object)
             .replace("{collect}", self.sql.collect)
             .replace("{is_not}", self.sql.is_not)
+            .replace("{failed}", epoch.format(time="models.last_failure_at"))
+            .replace("{succeeded}", epoch.format(time="models.last_success_at"))
             .replace("{back}", epoch.format(time="recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
             .replace("{window}", self.sql.shifted.format(seconds=":window"))
@@ -346,9 +355,15 @@ class Changes(Statements):
         else:
             write = (
                 f"UPDATE models SET {self.fitting(change.assign)} FROM touched"
-                f" WHERE models.id = touched.id AND ({change.write}) RETURNING models.id"
+                f" WHERE models.id = touched.id AND ({change.write})"
+                f" RETURNING {self.if_it(change.took)}"
             )
         return self.filled(found), self.filled(log), self.filled(write)
+
+    def if_it(self, took: str) -> str:
+        """The id of a row that was written, after RETURNING; NULL if not *took*."""
+        # On SQLite no trigger can change the row that is about to be written.
+        return "models.id" if self.on_sqlite else f"CASE WHEN {took} THEN models.id END AS id"
 
     def _decided(self, change: Change) -> str:
         """What becomes of a row: what follows SELECT, over what was found."""
@@ -364,8 +379,9 @@ class Changes(Statements):
             f"WITH found AS ({found} {which}),"
             f" touched AS (SELECT {self._decided(change)} FROM found),"
             f" logged AS ({log}), written AS ({write})"
-            " SELECT id, before, after, event, note, failures,"
-            f" ({change.write}) AND id NOT IN (SELECT id FROM written) FROM touched"
+            " SELECT id, before, after, event, note, failures, ("
+            f"{change.write}) AND NOT EXISTS"
+            " (SELECT 1 FROM written WHERE written.id = touched.id) FROM touched"
         )
 
     def statuses(self, standing: str = STATUS) -> str:

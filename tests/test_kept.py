@@ -217,6 +217,30 @@ def test_an_outcome_that_is_dropped_is_said(url: str) -> None:
             call(fleet)
 
 
+@pytest.mark.parametrize("body", ["RETURN OLD", "NEW := OLD; NEW.updated_at := now(); RETURN NEW"])
+def test_an_outcome_that_is_put_back_is_said(pg_database: str, body: str) -> None:
+    """A trigger that leaves the status, and puts all else of the row back, recorded nothing."""
+    with opened(pg_database) as fleet:
+        fleet.add("a")
+        fleet.add("b")
+        fleet.record_failure("a", BAD)  # a status that stays, and times of long ago
+    for column in ("last_success_at", "last_failure_at"):
+        sql(pg_database, f"UPDATE models SET {column} = {ago(pg_database, 60)}")
+    trigger(pg_database, "BEFORE", "UPDATE", "'a'", body)
+    before = everything(pg_database)
+    calls: list[Callable[[Fleet], Any]] = [
+        lambda fleet: fleet.record_failure("a", "timeout"),
+        lambda fleet: fleet.record_failure("a", BAD),
+        lambda fleet: fleet.record_success("a"),
+        lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ba"]),
+        lambda fleet: fleet.record_batch([{"id": "a", "outcome": "failure", "type": "timeout"}]),
+    ]
+    for call in calls:
+        with opened(pg_database) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
+            call(fleet)
+        assert everything(pg_database) == before
+
+
 def test_a_counter_is_the_applications_matter(url: str) -> None:
     """A trigger that counts in its own way stops no outcome."""
     body = "UPDATE models SET success_count = 0 WHERE id = OLD.id AND success_count <> 0"
