@@ -23,6 +23,7 @@ from modelctl.formats import (
 )
 from modelctl.model import ID_LENGTH, check_id, numbered, storable
 from modelctl.record import record
+from modelctl.redact import redact
 from modelctl.reports import Rejection
 from modelctl.spool import KeyedSpool, Spool
 
@@ -147,14 +148,14 @@ def _read(
         return CatalogFormat.JSONL, lines
     if error := error_in(document):
         raise UsageError(
-            f"this is no catalogue but an error message: {clean(error, longest=300)}",
+            f"this is no catalogue but an error message: {clean(redact(error), longest=300)}",
             hint="look at how the catalogue was fetched: its address, the key",
         )
     found = _recognise(document) if wanted is None else wanted
     entries = FORMATS[found].entries(document)
     if entries is None:
         raise _not_in(found)
-    if (field := more_pages(document)) and not partial:
+    if (field := more_pages(document, len(entries))) and not partial:
         raise UsageError(
             f'this is one page of a longer list ("{field}" says that there is more)',
             hint="fetch all pages into one list, or take this one alone with --partial",

@@ -904,7 +904,7 @@ def record_failure(
     from modelctl.health import failure_type_of_status
 
     if failure_type is not None and http_status is not None:
-        raise UsageError("--type and --http-status say the same thing", hint="give one of them")
+        raise UsageError("give either --type or --http-status, not both")
     kind: str | None = failure_type or "unknown"
     if http_status is not None:
         kind = failure_type_of_status(http_status)
@@ -1145,8 +1145,8 @@ def import_models(
             what = numbered(result.ignored_status, "status").replace("statuss", "statuses")
             were = "was" if result.ignored_status == 1 else "were"
             render.say(
-                f"note: {what} that the catalogue says (off) {were} ignored: import never changes"
-                " one; use disable (to bring a whole fleet back will be the work of restore)"
+                f"note: {what} (off) {were} ignored: import never changes a status; use disable"
+                " (restore, which will bring a whole fleet back, is not there yet)"
             )
         for rejection in result.rejected:
             render.say(f"rejected: {rejection.id}: {rejection.why}")

@@ -445,7 +445,7 @@ class Fleet:
         if duration is None and until is None:
             return None
         if duration is not None and until is not None:
-            raise UsageError("a duration and an end say the same thing", hint="give one of them")
+            raise UsageError("give either a duration or an end, not both")
         if until is not None and not isinstance(until, datetime):
             raise UsageError("the end is not a datetime")
         if until is not None:
@@ -455,7 +455,7 @@ class Fleet:
         now = self._store.recovery.clock()
         end = until.timestamp() if until is not None else now + (duration or 0)
         if end <= now:
-            raise UsageError("the end is over already")
+            raise UsageError("the end is in the past")
         return end
 
     def enable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
@@ -485,8 +485,7 @@ class Fleet:
     ) -> Changes:
         from modelctl.results import Changes
 
-        if not ids:
-            raise UsageError("no model is named")
+        ids = _distinct(ids)
         changes = change(ids, actor=self._actor, reason=self._reason(reason), dry_run=dry_run)
         # Also when nothing changed: whoever changed it may have died before its invalidation.
         changed = any(change.changed for change in changes)
@@ -522,7 +521,7 @@ class Fleet:
         """
         from modelctl import health
 
-        return self._record(health.Outcome(id, None))
+        return self._record(health.Outcome(*_distinct([id]), None))
 
     def record_failure(
         self,
@@ -544,6 +543,7 @@ class Fleet:
         """
         from modelctl import health
 
+        _distinct([id])
         if type is None:
             return self._not_recorded(id)
         return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
@@ -601,6 +601,8 @@ class Fleet:
 
         if unknown not in ("fail", "skip"):
             raise UsageError(f"no policy '{unknown}'", hint="one of: fail, skip")
+        if not hasattr(outcomes, "__iter__"):
+            raise UsageError(f"outcomes are a list or another iterable, not {outcomes!r}")
         self._warn_if_nothing_is_configured()
         length = self.config.health.reason_length
 
@@ -817,10 +819,9 @@ class Fleet:
         """
         from modelctl.reports import ProbeReport
 
-        if not ids:
-            raise UsageError("no model is named")
+        ids = _distinct(ids)
         probes = self._probes()
-        models = self._store.recovery.standing(list(dict.fromkeys(ids)))
+        models = self._store.recovery.standing(ids)
         for model_id, provider, status in models:
             if status is ModelStatus.ACTIVE:
                 raise RefusedError(
@@ -1092,6 +1093,20 @@ def _later(candidate: Candidate, why: str) -> Waiting:
     return Waiting(candidate.id, candidate.due, 0.0, why)
 
 
+def _distinct(ids: Sequence[str]) -> list[str]:
+    """Each id once, in their order."""
+    if not ids:
+        raise UsageError("no model is named")
+    for model_id in ids:
+        if not isinstance(model_id, str):
+            hint = "give each id as an argument: disable(*ids)"
+            several = isinstance(model_id, list | tuple | set | frozenset)
+            raise UsageError(
+                f"a model id is text, not {type(model_id).__name__}", hint=hint if several else None
+            )
+    return list(dict.fromkeys(ids))
+
+
 def _provider(name: str | None) -> str | None:
     return None if name is None else storable(name, 200)
 
@@ -1109,7 +1124,7 @@ def _in_utc(time: datetime, what: str) -> datetime:
 
 def _check_seconds(seconds: float, what: str, *, positive: bool = False) -> None:
     """Refuse what is no time, such as nan: comparing with it would say yes to anything."""
-    number = isinstance(seconds, int | float)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not 0 <= seconds <= LONGEST_COOLDOWN or (positive and not seconds):
         least = "more than 0 s and at most" if positive else "from 0 s to"
         raise UsageError(f"{what} is {least} ten years")

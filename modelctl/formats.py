@@ -185,7 +185,7 @@ def _list_in(*keys: str) -> Callable[[object], list[Entry] | None]:
             found = document.get(key) if key and isinstance(document, dict) else None
             if not key:
                 found = document
-            if isinstance(found, list):
+            if isinstance(found, list) and (found or key == keys[0]):
                 return numbered(found)
         return None
 
@@ -381,8 +381,8 @@ FORMATS: dict[CatalogFormat, Format] = {
         provider=(),
     ),
     CatalogFormat.OPENAI: Format(
-        'one object with a list "data" of entries with "object": "model" or "owned_by"',
-        _list_in("data"),
+        'one object with a list "data" (or "models") of entries with "object": "model" or "owned_by"',
+        _list_in("data", "models"),
         _is_openai,
     ),
     CatalogFormat.OPENROUTER: Format(
@@ -433,6 +433,8 @@ def why_none(document: object) -> str:
         next((e for e in entries if isinstance(e, dict)), {}) if isinstance(entries, list) else {}
     )
     keys = {key.lower() for key in first}
+    if _is_openai(first) and "id" in first:
+        return 'its models stand in a place that no format has; put them into a list "data"'
     if _is_called_something_else(first):
         return f'it lists what it calls "{first["object"]}", not models'
     if keys & {"matchpattern", "match_pattern"}:
@@ -444,25 +446,47 @@ def why_none(document: object) -> str:
     if first:
         some = ", ".join(f'"{key}"' for key in list(first)[:5])
         return f"its entries have {some} and nothing that marks a model"
+    if isinstance(entries, list) and entries and not any(isinstance(e, dict) for e in entries):
+        return "its entries are not JSON objects"
     return "it has no entries"
+
+
+# What names the message of an error, in small letters.
+_ERROR_WORDS = (
+    *("message", "msg", "detail", "error_description", "errormessage", "error_message"),
+    *("title", "reason"),
+)
 
 
 def error_in(document: object) -> str | None:
     """Return the message where a service answered with an error instead of a list."""
+    if isinstance(document, list) and len(document) == 1:  # Gemini, when it streams
+        document = document[0] if isinstance(document[0], dict) and "error" in document[0] else None
     if not isinstance(document, dict):
         return None
-    error = document.get("error") or document.get("errors")
-    if not error and document.get("success") is not False:
-        words = {"message", "detail", "error_description", "title"} & document.keys()
-        rest = document.keys() - words - {"id", "code", "status", "type", "param", "request_id"}
-        if not words or rest or not isinstance(document[min(words)], str):
-            return None
-        error = document[min(words)]
+    said = {key.lower(): value for key, value in document.items()}
+    error = said.get("error") or said.get("errors")
+    if not error and not _is_an_error(said):
+        return None
+    if not error or error is True:
+        error = next((said[word] for word in _ERROR_WORDS if said.get(word)), None)
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error.get("code")
-    return str(error or document.get("message") or "no reason given")
+        error = error.get("message") or error.get("detail") or error.get("msg") or error.get("code")
+    return str(error or said.get("message") or "no reason given")
+
+
+def _is_an_error(said: Mapping[str, object]) -> bool:
+    """Whether a document without an "error" is one: it has a message, and no models."""
+    if said.get("success") is False or said.get("object") == "error":
+        return True
+    if isinstance(said.get("detail"), list):  # FastAPI, of fields that are wrong
+        return True
+    lists = any(isinstance(value, list | dict) and value for value in said.values())
+    if lists or not any(isinstance(said.get(word), str) for word in _ERROR_WORDS):
+        return False
+    return _OF_A_MODEL.isdisjoint(said) and _NAMED.isdisjoint(said)
 
 
 # How lists say that there is more of them: the name, and where it says so.
@@ -485,24 +509,41 @@ _MORE = (
     "@odata.nextLink",
     "nextLink",
 )
-_ABOUT_PAGES = ("pagination", "paging", "page_info", "pageInfo", "meta", "links", "_links")
+_ABOUT_PAGES = (
+    *("pagination", "paging", "page_info", "pageInfo", "meta", "metadata", "links", "_links"),
+    "result_info",
+)
 
 
-def more_pages(document: object) -> str | None:
-    """Return the field by which a document says that it is one page of a longer list."""
+_TOTALS = ("total", "total_count", "totalCount", "totalSize", "total_size", "totalItems", "count")
+_PAGES = ("total_pages", "totalPages", "last_page", "lastPage", "pages", "page_count", "pageCount")
+_PAGE_SIZE = ("per_page", "perPage", "page_size", "pageSize", "limit")
+_THIS_PAGE = ("page", "current_page", "currentPage", "page_number", "pageNumber")
+
+
+def more_pages(document: object, entries: int) -> str | None:
+    """Return the field by which a document says that it is one page of a longer list.
+
+    *entries*: how many are on this page.
+    """
     if not isinstance(document, dict):
         return None
-    for place in (document, *(document.get(name) for name in _ABOUT_PAGES)):
-        if isinstance(place, dict):
-            for name in _MORE:
-                if place.get(name) not in (None, False, "", 0, [], {}):
-                    return name
-    info = document.get("result_info")
-    if isinstance(info, dict):
-        page, pages = info.get("page"), info.get("total_pages")
-        count, total = info.get("per_page"), info.get("total_count")
-        if isinstance(page, int) and isinstance(pages, int):
-            return "total_pages" if page < pages else None
-        if isinstance(page, int) and isinstance(count, int) and isinstance(total, int):
-            return "total_count" if page * count < total else None
+    places = (document, *(document.get(name) for name in _ABOUT_PAGES))
+    for place in (place for place in places if isinstance(place, dict)):
+        for name in _MORE:
+            if place.get(name) not in (None, False, "", 0, [], {}):
+                return name
+        page = max(_numbers(place, _THIS_PAGE).values(), default=0)
+        for name, pages in _numbers(place, _PAGES).items():
+            if pages > max(page, 1):
+                return name
+        size = max(_numbers(place, _PAGE_SIZE).values(), default=0)
+        until_here = page * size or max(_numbers(place, ("offset",)).values(), default=0) + entries
+        for name, total in _numbers(place, _TOTALS).items():
+            if total > until_here:
+                return name
     return None
+
+
+def _numbers(place: Mapping[str, object], names: tuple[str, ...]) -> dict[str, int]:
+    return {name: value for name in names if type(value := place.get(name)) is int}

@@ -119,6 +119,12 @@ MODEL = {"id": "m", "object": "model", "owned_by": "p"}
         {"meta": {"next": "/2"}},
         {"result_info": {"page": 1, "per_page": 1, "total_count": 3}},
         {"result_info": {"page": 1, "total_pages": 2}},
+        {"total": 100, "limit": 1, "offset": 0},
+        {"totalSize": 2},
+        {"page": 1, "total_pages": 4},
+        {"last_page": 2},
+        {"meta": {"total": 100, "page": 1, "per_page": 1}},
+        {"meta": {"current_page": 1, "last_page": 2}},
     ],
 )
 def test_other_ways_to_say_that_there_is_more(more: dict[str, Any]) -> None:
@@ -135,6 +141,8 @@ def test_other_ways_to_say_that_there_is_more(more: dict[str, Any]) -> None:
         {"next": None},
         {"nextPageToken": ""},
         {"result_info": {"page": 3, "per_page": 1, "total_count": 3}},
+        {"total": 1, "page": 1, "pages": 1},
+        {"total": 3, "offset": 2, "limit": 2},
         {"meta": {}},
     ],
 )
@@ -171,6 +179,38 @@ def test_what_is_no_list_of_models(document: object, words: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse(source)
     assert words in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 1, "msg": "no token"},
+        {"statusCode": 403, "message": "no token", "timestamp": "2026-11-29"},
+        {"__type": "AccessDeniedException", "Message": "no token"},
+        {"object": "error", "message": "no token", "type": "x", "param": None, "code": 404},
+        {"status": "error", "reason": "no token"},
+        {"detail": [{"loc": ["query", "key"], "msg": "no token", "type": "missing"}]},
+        [{"error": {"code": 400, "message": "no token", "status": "INVALID_ARGUMENT"}}],
+        {"data": [], "error": {"message": "no token"}},
+        {"success": False, "errors": [{"code": 1, "message": "no token"}], "result": None},
+    ],
+)
+def test_however_a_service_says_that_it_failed(document: object) -> None:
+    """An error in the words of any service is called one, and shown."""
+    with pytest.raises(UsageError, match="an error message: no token"):
+        parse(text(document))
+
+
+def test_no_key_in_the_words_of_an_error() -> None:
+    """A service that repeats the key in its error does not bring it into a log."""
+    with pytest.raises(UsageError, match=r"Incorrect API key provided: \*\*\*") as caught:
+        parse(text({"error": {"message": "Incorrect API key provided: sk-abc123def456ghi789"}}))
+    assert "sk-abc" not in caught.value.message
+
+
+def test_the_models_of_a_list_called_models() -> None:
+    """xAI has what OpenAI has, under another name."""
+    assert rows(parse(text({"models": [MODEL | {"owned_by": "xai"}]}))) == [("m", "", "xai")]
 
 
 def test_a_broken_alias_is_rejected_by_name() -> None:

@@ -20,9 +20,19 @@ def _act(fleet: Fleet, actor: Any) -> object:
         return other.enable("a")
 
 
-NO_TIMES: list[Any] = [float("nan"), float("inf"), float("-inf"), 1e18, -1.0, 10**400, "1h", b"1"]
+NO_TIMES: list[Any] = [
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    1e18,
+    -1.0,
+    10**400,
+    "1h",
+    b"1",
+    True,
+]
 NO_LIMITS: list[Any] = [float("nan"), float("inf"), 1e18, 1.5, -1, 2**63, "1"]
-ODD_TEXTS: list[Any] = ["\ud800", "\udcff", "a\0b", "x" * 1_000_000, 5, b"x"]
+ODD_TEXTS: list[Any] = ["\ud800", "\udcff", "a\0b", "x" * 1_000_000, 5, b"x", ["a"], {}]
 
 TIMES: dict[str, Callable[[Fleet, Any], object]] = {
     "events since": lambda fleet, value: fleet.events(since=value),
@@ -92,6 +102,15 @@ def test_no_limit_is_wrong_usage(fleet: Fleet, what: str) -> None:
     for value in NO_LIMITS:
         with pytest.raises(UsageError):
             LIMITS[what](fleet, value)
+
+
+def test_a_list_of_ids_says_how_they_are_given(fleet: Fleet) -> None:
+    """The usual slip is named, and what to write instead."""
+    with pytest.raises(UsageError, match="a model id is text, not list") as caught:
+        fleet.disable(["a", "b"])  # type: ignore[arg-type]  # what somebody without mypy writes
+    assert "*ids" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="outcomes are a list or another iterable"):
+        fleet.record_batch(5)  # type: ignore[arg-type]  # the same
 
 
 @pytest.mark.parametrize("what", TEXTS)
