@@ -1027,7 +1027,7 @@ def probe(
     actor: Actor = None,
     output: AnOutput = None,
 ) -> ExitCode:
-    """Ask models that are off whether they work; exit 1 if one does not.
+    """Ask models that are off whether they work; exit 1 if one does not, or could not be asked.
 
     One small request each, which costs money. Nothing comes back by that; a model that fails
     starts its cooldown again.

@@ -10,13 +10,16 @@ from typing import ClassVar
 # line and paragraph separators, lone surrogates. No new id has one.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 # What shows nothing, or only a blank, so that two different ids look the same: Unicode's
-# Default_Ignorable_Code_Point, the format characters (Cf), blanks other than the space, and the
-# empty pattern of Braille. A test compares it with the Unicode data of Python.
+# Default_Ignorable_Code_Point, the format characters (Cf), blanks other than the space, the empty
+# pattern of Braille, the musical null notehead, and what is no character for ever. A test compares it
+# with the Unicode data of Python.
 _HIDDEN = (
     "\xa0\xad\u034f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5"
     "\u180b-\u180f\u2000-\u200f\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
     "\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ufdd0-\ufdef\ufffe\uffff"
+) + "".join(
+    f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(1 << 16, 17 << 16, 1 << 16)
 )
 CONTROLS = re.compile(f"[{_CONTROLS}]")
 UNSAFE = re.compile(f"[{_CONTROLS}{_HIDDEN}]")

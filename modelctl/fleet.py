@@ -485,8 +485,9 @@ class Fleet:
     ) -> Changes:
         from modelctl.results import Changes
 
-        ids = _distinct(ids)
-        changes = change(ids, actor=self._actor, reason=self._reason(reason), dry_run=dry_run)
+        changes = change(
+            _distinct(ids), actor=self._actor, reason=self._reason(reason), dry_run=dry_run
+        )
         # Also when nothing changed: whoever changed it may have died before its invalidation.
         changed = any(change.changed for change in changes)
         return Changes(changes, self._invalidate(owed=not dry_run, changed=changed), dry_run)
@@ -521,7 +522,8 @@ class Fleet:
         """
         from modelctl import health
 
-        return self._record(health.Outcome(*_distinct([id]), None))
+        _distinct([id])
+        return self._record(health.Outcome(id, None))
 
     def record_failure(
         self,
@@ -819,9 +821,9 @@ class Fleet:
         """
         from modelctl.reports import ProbeReport
 
-        ids = _distinct(ids)
+        wanted = _distinct(ids)
         probes = self._probes()
-        models = self._store.recovery.standing(ids)
+        models = self._store.recovery.standing(wanted)
         for model_id, provider, status in models:
             if status is ModelStatus.ACTIVE:
                 raise RefusedError(
@@ -1060,7 +1062,9 @@ class _Run:
             if candidate.waiting.why == "unreadable":
                 self.refused.setdefault(candidate.id, "its id cannot be read")
             return candidate.waiting
-        why = "probe" if candidate.id in self.asked else "limit"
+        why = "limit"
+        if answer := self.asked.get(candidate.id):
+            why = "probe" if answer.failure_type else "unasked"
         if candidate.id in self.refused:
             why = "refused"
         return _later(candidate, why)

@@ -443,6 +443,9 @@ def _judge(status: int, body: bytes, *, stream: bool) -> _Failure | None:
     if status == 200 and isinstance(choices := said.get("choices"), list) and choices:
         return None
     message, words = _error(said)
+    if status == 200 and (status_inside := _status_of(said)):
+        # What stands between passes on what it was answered (OpenRouter, for one).
+        return _judge(status_inside, json.dumps(said).encode(), stream=stream)
     if len(body) > _LIMIT:
         message = message or "larger than 64 KiB"
     if status == 400 and re.search("max_(completion_|output_)?tokens.*reached", message):
@@ -465,6 +468,13 @@ def _json(text: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _status_of(said: dict[str, Any]) -> int | None:
+    """The HTTP status that stands in an error, where that came with 200."""
+    error = said.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if type(code) is int and 400 <= code <= 599 else None
 
 
 def _error(said: dict[str, Any]) -> tuple[str, str]:
@@ -500,6 +510,8 @@ def _judge_stream(body: bytes, *, stream: bool) -> _Failure | None:
         return None, "HTTP 200: an event stream where JSON was asked for; set stream = true"
     for chunk in _chunks(body + b"\n"):
         said = chunk if isinstance(chunk, dict) else {}
+        if status_inside := _status_of(said):
+            return _judge(status_inside, json.dumps(said).encode(), stream=stream)
         if "error" in said:
             message, _ = _error(said)
             return FailureType.SERVER_ERROR, f"HTTP 200: {message or 'an error in the stream'}"

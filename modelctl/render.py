@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LastRecover,
         Pause,
         ProbeReport,
+        ProbeResult,
         Recovery,
         SchemaStatus,
         Setting,
@@ -225,6 +226,7 @@ _WHY = {
     "timed": "switched off for a time that ends {left}",
     "limit": "due, and left to the next run",
     "probe": "due, but it was asked and is not healthy",
+    "unasked": "due, but it could not be asked",
     "refused": "due, but the database kept it as it was",
     "unreadable": "its id cannot be read",
     "paused": "automatic switching is paused",
@@ -247,7 +249,10 @@ def _(result: Recovery) -> View:
     if result.paused:
         notes.append(clean(describe(result.paused)))
     if result.requests and not result.dry_run:
-        notes.append(f"{numbered(result.requests)} asked, {len(result.unhealthy)} not healthy")
+        unasked = sum(answer.failure_type is None for answer in result.unhealthy)
+        failed = len(result.unhealthy) - unasked
+        told = f"{numbered(result.requests - unasked)} asked, {failed} not healthy"
+        notes.append(f"{told}, {unasked} could not be asked" if unasked else told)
     if result.dry_run:
         notes.append("dry run: nothing was changed")
     return View(
@@ -259,12 +264,15 @@ def _(result: Recovery) -> View:
     )
 
 
+def _answered(answer: ProbeResult) -> str:
+    if answer.healthy:
+        return "healthy"
+    return "unhealthy" if answer.failure_type else "could not be asked"
+
+
 @_shows
 def _(result: ProbeReport) -> View:
-    rows = [
-        (a.id, "healthy" if a.healthy else "unhealthy", a.failure_type, a.seconds, a.reason)
-        for a in result.answers
-    ]
+    rows = [(a.id, _answered(a), a.failure_type, a.seconds, a.reason) for a in result.answers]
     return View(("id", "result", "failure_type", "seconds", "reason"), rows)
 
 

@@ -44,7 +44,10 @@ class Pause:
 
 @record
 class ProbeResult:
-    """What came of asking a model; *seconds*: how long it took."""
+    """What came of asking a model; *seconds*: how long it took.
+
+    Neither *healthy* nor with a *failure_type* it could not be asked.
+    """
 
     id: str
     healthy: bool
@@ -77,9 +80,9 @@ class Waiting:
     """A model that is off and does not come back now, and why.
 
     *why*: ``cooldown``, ``timed`` (a person said until when), ``limit`` (beyond what this run brings
-    back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy), ``refused``
-    (the database kept it as it was), ``unreadable`` (its id is not text). Where it waits for a person *retry_at* and *seconds_left* are
-    None.
+    back), ``paused``, ``person`` (ejected too often), ``probe`` (asked, and not healthy), ``unasked``
+    (it could not be asked), ``refused`` (the database kept it as it was), ``unreadable`` (its id is not
+    text). Where it waits for a person *retry_at* and *seconds_left* are None.
     """
 
     id: str

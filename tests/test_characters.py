@@ -39,12 +39,17 @@ INVISIBLE = {
     "musical format": "\U0001d173",
     "no-break space": "\xa0",
     "empty Braille": "\u2800",
+    "null notehead": "\U0001d159",
+    "no character": "\uffff",
 }
 
 
 def test_everything_invisible_is_unsafe() -> None:
     """What Unicode calls ignorable, a format, a control or a blank other than the space is escaped."""
-    every = {i for r in IGNORABLE for i in r} | {0x2800}
+    every = {i for r in IGNORABLE for i in r} | {0x2800, 0x1D159}
+    every |= {*range(0xFDD0, 0xFDF0)} | {
+        p for p in range(sys.maxunicode + 1) if p & 0xFFFE == 0xFFFE
+    }
     for point in range(sys.maxunicode + 1):
         category = unicodedata.category(chr(point))
         if category in ("Cc", "Cf", "Cs", "Zl", "Zp") or (category == "Zs" and point != 0x20):

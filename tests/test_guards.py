@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from modelctl import Fleet, InvalidConfigError, ModelStatus, points
+from modelctl import Fleet, InvalidConfigError, ModelStatus, points, render
 from modelctl.config import RecoveryConfig
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType
 from modelctl.probe_config import ProbeConfig
 from modelctl.tables import GUARD_LOCK
+from tests.commands import Cli
 from tests.fleets import ACTOR, ago, configured, opened, seed, sql
 
 BAD = FailureType.PARSE_ERROR
@@ -163,6 +165,30 @@ def test_the_rest_comes_back_beside_unhealthy_ones(fleet_url: str) -> None:
         assert sorted(done.recovered) == ["a", "c"]
         assert [(w.id, w.why) for w in done.waiting] == [("b", "probe")]
         assert fleet.show("b").failure_reason == "exit 1"
+
+
+def test_what_could_not_be_asked_is_not_called_unhealthy(
+    fleet_url: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that cannot be run says so of each model, in recover and in probe."""
+    with probed(fleet_url, "/no/such/command") as fleet:
+        seed(fleet, "ab")
+        providers(fleet_url, a="p", b="p")
+        off(fleet_url, *"ab")
+        done = fleet.recover(probe=True, cooldown=0)
+        assert [w.why for w in done.waiting] == ["unasked", "unasked"]
+    file = tmp_path / "config.toml"
+    file.write_text('[probe.p]\ncommand = ["/no/such/command"]\n')
+    file.chmod(0o600)
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
+    asked = cli("--config", str(file), "probe", "a")
+    assert asked.code == 1
+    assert asked.out.startswith("a\tcould not be asked\t")
+    run = cli("--config", str(file), "recover", "--probe", "--cooldown", "0s", "-o", "table")
+    assert run.code == 0
+    assert "due, but it could not be asked" in run.out
+    note = render.view(done).note or ""
+    assert "0 models asked, 0 not healthy, 2 could not be asked" in note
 
 
 def test_asking_can_begin_again_after_an_error(fleet_url: str) -> None:

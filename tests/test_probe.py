@@ -562,6 +562,26 @@ def test_a_path_that_leads_nowhere(server: Server, body: bytes) -> None:
     failed(one(server.config("say/404/x")), None, "HTTP 404")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (429, None),
+        (401, None),
+        (402, None),
+        (503, FailureType.SERVER_ERROR),
+        (404, FailureType.CLIENT_ERROR),
+    ],
+)
+def test_an_error_that_came_with_200(
+    server: Server, code: int, kind: FailureType | None, stream: bool
+) -> None:
+    """What a router passes on inside of a 200 is judged as the status that it names."""
+    document = json.dumps({"error": {"code": code, "message": "upstream says no"}}).encode()
+    server.bodies["x"] = b"data: " + document + b"\n\n" if stream else document
+    failed(one(server.config("body/x", stream=stream)), kind, f"HTTP {code}: upstream says no")
+
+
 STREAM = b'data: {"choices": []}\n\ndata: {"choices": [{"delta": {"content": "p"}}]}\n\n'
 
 

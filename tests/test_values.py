@@ -32,7 +32,7 @@ NO_TIMES: list[Any] = [
     True,
 ]
 NO_LIMITS: list[Any] = [float("nan"), float("inf"), 1e18, 1.5, -1, 2**63, "1"]
-ODD_TEXTS: list[Any] = ["\ud800", "\udcff", "a\0b", "x" * 1_000_000, 5, b"x", ["a"], {}]
+ODD_TEXTS: list[Any] = ["\ud800", "\udcff", "a\0b", "x" * 1_000_000, 5, b"x", ["a"], {"a": 1}]
 
 TIMES: dict[str, Callable[[Fleet, Any], object]] = {
     "events since": lambda fleet, value: fleet.events(since=value),
