@@ -710,9 +710,12 @@ def _check_trust(file: Path, opened: os.stat_result) -> None:
     except OSError as exc:
         wrong = f"its folders cannot be looked at: {exc.strerror}"
     if wrong:
+        hint = "let it and all folders above it belong to you or root: chown, chmod go-w"
+        if wrong.endswith("is not a regular file"):
+            hint = "write it into a file that only you or root can change"
         raise InvalidConfigError(
             f"the file {file} may run commands, and {wrong}",
-            hint="let it and all folders above it belong to you or root: chown, chmod go-w",
+            hint=hint,
         )
 
 
