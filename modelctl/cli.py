@@ -78,9 +78,13 @@ class _Commands(Mapping[str, typer.core.TyperCommand | typer.core.TyperGroup]):
             from typer.models import CommandInfo
 
             info = CommandInfo(name, callback=self.functions[name], context_settings=_HELP)
-            self._built[name] = get_command_from_info(
+            built = get_command_from_info(
                 info, pretty_exceptions_short=False, rich_markup_mode=None
             )
+            places = [place for place, of in enumerate(built.params) if of.name == "output"]
+            for place in places:
+                built.params.insert(place + 1, _raw_option())
+            self._built[name] = built
         return self._built[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -94,6 +98,22 @@ class _Commands(Mapping[str, typer.core.TyperCommand | typer.core.TyperGroup]):
         helps = {name: function.__doc__ or "" for name, function in self.functions.items()}
         helps |= {name: group.help or "" for name, group in self.groups.items()}
         return [(name, text.strip().partition("\n")[0]) for name, text in helps.items()]
+
+
+def _raw_option() -> typer.core.TyperOption:
+    """--raw, which every command has that has -o: how it prints, no matter of the command itself."""
+
+    def set_it(_: Any, __: Any, value: bool) -> None:
+        render.raw = value
+
+    return typer.core.TyperOption(
+        param_decls=["--raw"],
+        is_flag=True,
+        default=False,
+        expose_value=False,
+        callback=set_it,
+        help="In CSV: leave cells that a spreadsheet would run (= + - @) without an apostrophe.",
+    )
 
 
 class _Group(typer.core.TyperGroup):
@@ -480,8 +500,8 @@ def _for_people(output: Output | None) -> bool:
     return (output or render.default_output()) is Output.TABLE
 
 
-def _write(result: object, shown: render.View, output: Output | None, **how: Any) -> None:
-    render.write(result, shown, output or render.default_output(), **how)
+def _write(result: object, shown: render.View, output: Output | None) -> None:
+    render.write(result, shown, output or render.default_output())
 
 
 def _exit_code(cache: CacheState) -> ExitCode:
@@ -489,7 +509,9 @@ def _exit_code(cache: CacheState) -> ExitCode:
 
 
 def _changed(result: Changes, output: Output | None, same: str = "already") -> ExitCode:
-    _write(result, render.changes_view(result, same=same), output, items=result.changes)
+    shown = render.changes_view(result, same=same)
+    whole = {"changes": shown.items, "cache": result.cache, "dry_run": result.dry_run}
+    _write(whole, shown, output)
     return _exit_code(result.cache)
 
 
@@ -573,7 +595,7 @@ def list_models(
     with _fleet(ctx) as fleet:
         notes = [*map(describe, fleet.holds())] if _for_people(output) else []
         models = fleet.iter_models(status=status, provider=provider, sort=sort, limit=limit)
-        _write(models, render.models_view(models, notes), output, items=models)
+        _write(models, render.models_view(models, notes), output)
 
 
 @command("show")
@@ -584,11 +606,7 @@ def show(ctx: typer.Context, model_id: Id, output: AnOutput = None) -> None:
     """
     with _fleet(ctx) as fleet:
         model = fleet.show(model_id)
-    shown = render.model_view(model)
-    if output is Output.NAME:
-        render.write_line(model.id)
-    else:
-        _write(model, shown, output)
+    _write(model, render.model_view(model), output)
 
 
 @command("stats")
@@ -622,7 +640,7 @@ def leaderboard(
         more = most and most + 1
         found = fleet.leaderboard(top=more, provider=provider, untested=untested)
     entries = found[:most]
-    _write(entries, render.leaderboard_view(entries), output, items=entries)
+    _write(entries, render.leaderboard_view(entries), output)
     if top is None and len(found) > len(entries):
         render.say(f"note: the best {len(entries)} models, and there are more: --top 0 shows all")
 
@@ -651,7 +669,7 @@ def events(
     with _fleet(ctx) as fleet:
         ago = start.at if start else _duration(since)
         found = _Cut(fleet.iter_events(model_id, since=ago, limit=limit and limit + 1), limit)
-        _write(found, render.events_view(found), output, items=found)
+        _write(found, render.events_view(found), output)
     if start:
         start.say("since")
     if found.more:
@@ -1038,7 +1056,7 @@ def probe(
         render.progress("asked") as progress,
     ):
         result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
-    _write(result, render.view(result), output, items=result.answers)
+    _write(result, render.view(result), output)
     if dry_run and output is not Output.JSON:
         render.say(f"{numbered(result.requests, 'request')} would be made")
     well = all(answer.healthy for answer in result.answers)
@@ -1162,7 +1180,7 @@ def cache_show(ctx: typer.Context, output: AnOutput = None) -> None:
     """Print the cache's keys and what is queued for delivery."""
     with _fleet(ctx) as fleet:
         result = fleet.cache_report()
-    _write(result, render.view(result), output, items=result.keys)
+    _write(result, render.view(result), output)
 
 
 @cache_command("clear")
@@ -1253,8 +1271,7 @@ def db_detach(
         if not yes:
             _confirm_detaching()
         removed = fleet.detach()
-    rows = [(name,) for name in removed]
-    _write({"removed": removed}, render.View(("removed",), rows), output)
+    _write({"removed": removed}, render.removed_view(removed), output)
 
 
 def _confirm_detaching() -> None:
@@ -1276,7 +1293,7 @@ def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
     config = ctx.obj.load()
     rows = settings(config)
     result = {"file": str(config.file) if config.file else None, "settings": rows}
-    _write(result, render.settings_view(rows, config.file), output, items=rows)
+    _write(result, render.settings_view(rows, config.file), output)
 
 
 @command("doctor")
@@ -1294,5 +1311,6 @@ def doctor(
     """
     with _fleet(ctx) as fleet:
         result = fleet.doctor(audit=audit)
-    _write(result, render.view(result), output, items=result.checks)
+    shown = render.view(result)
+    _write({"ok": result.ok, "checks": shown.items, "audit": result.audit}, shown, output)
     return ExitCode.OK if result.ok else ExitCode.UNEXPECTED

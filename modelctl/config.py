@@ -872,7 +872,6 @@ def _is_near(name: str, choices: Iterable[str]) -> bool:
 
 def settings(config: Config) -> list[Setting]:
     """Return every setting as the file would write it, with passwords hidden."""
-    import json
     from urllib.parse import quote
 
     from modelctl.reports import Setting
@@ -888,9 +887,7 @@ def settings(config: Config) -> list[Setting]:
             value = int(value) if value.is_integer() else value
         elif isinstance(value, float):
             value = format_duration(value)
-        # Whole numbers, strings and lists of strings look the same in JSON and TOML.
-        shown = json.dumps(value, ensure_ascii=False)
-        rows.append(Setting(str(key), shown, config.origins.get(str(key), "default"), key.variable))
+        rows.append(Setting(str(key), value, config.origins.get(str(key), "default"), key.variable))
     for probe in config.probes.values():
         rows += _probe_settings(config, probe)
     return rows
@@ -912,8 +909,7 @@ def _probe_settings(config: Config, probe: ProbeConfig) -> Iterator[Setting]:
             value = [*value[:1], "..."]
         elif isinstance(value, float):
             value = format_duration(value)
-        written = json.dumps(value, ensure_ascii=False)
-        yield Setting(f"probe.{shown}.{of.name}", written, origin or "default", "")
+        yield Setting(f"probe.{shown}.{of.name}", value, origin or "default", "")
 
 
 def default_actor(environ: Mapping[str, str] | None = None) -> str:

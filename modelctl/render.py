@@ -81,20 +81,30 @@ _CACHE_NOTES = {
 
 
 class View(NamedTuple):
-    """A result as rows.
+    """A result as rows: for people, and for machines.
 
-    *names*: the column that ``-o name`` prints. *spare*: what a narrow terminal leaves out, the
-    least important first. *note* and what became of the *cache*: lines for people only. *most*: how
-    many rows a table has.
+    *columns* and *rows*: the table for people. *names*: the column that names a row there. *spare*:
+    what a narrow terminal leaves out, the least important first. *note* and what became of the
+    *cache*: lines below the table. *most*: how many rows it has.
+    *items*: what JSON Lines, CSV and TSV write, a line each, with the names and values of JSON.
+    *fields*: the columns of these in CSV and TSV. *name*: the field that ``-o name`` prints.
     """
 
     columns: tuple[str, ...]
     rows: Iterable[Sequence[Any]]
+    items: Iterable[Any]
+    fields: tuple[str, ...]
+    name: str = "id"
     names: int = 0
     spare: tuple[str, ...] = ()
     note: str | None = None
     cache: CacheState | None = None
     most: int | None = None
+
+
+def _fields(kind: type, *first: str) -> tuple[str, ...]:
+    """Return the names of a result's fields, *first* in front: scripts know columns by their place."""
+    return (*first, *(of.name for of in fields(kind) if of.name not in first))
 
 
 # ── What each result looks like ─────────────────────────────────────────────────────────────────
@@ -122,6 +132,9 @@ def _(result: Count) -> View:
     return View(
         ("active", "source", "age_seconds", "expires_in_seconds"),
         [row],
+        [result],
+        _fields(type(result)),
+        "active",
         note=f"{numbered(result.active)} active, {origin}",
     )
 
@@ -134,11 +147,21 @@ def _(result: VerifiedCount) -> View:
         note += "and nothing is cached"
     else:
         note += "and the cache agrees" if result.match else f"but the cache says {result.cached}"
-    return View(("database", "cached", "match"), [row], note=note)
+    columns = ("database", "cached", "match")
+    return View(columns, [row], [result], _fields(type(result), *columns), "database", note=note)
+
+
+# What the columns of a model in CSV begin with.
+_OF_A_MODEL = (
+    *("id", "display_name", "provider", "status", "would_disable"),
+    *("consecutive_failures", "success_count", "failure_count", "retry_at"),
+)
 
 
 def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
     """Return the rows of a listing; they may stream."""
+    from modelctl.results import Model
+
     columns = (
         *("id", "name", "provider", "status", "would_disable"),
         *("failures_in_a_row", "successes", "failures", "retry_at"),
@@ -157,8 +180,9 @@ def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
         )
         for m in models
     )
-    spare = ("name", "provider", "successes", "failures", "retry_at")
-    return View(columns, rows, spare=spare, note="\n".join(map(clean, notes)) or None)
+    spare = ("name", "provider", "successes", "failures", "retry_at", "failures_in_a_row")
+    note = "\n".join(map(clean, notes)) or None
+    return View(columns, rows, models, _fields(Model, *_OF_A_MODEL), spare=spare, note=note)
 
 
 def model_view(model: ExplainedModel) -> View:
@@ -179,7 +203,8 @@ def model_view(model: ExplainedModel) -> View:
         ("created", model.created_at),
         ("updated", model.updated_at),
     ]
-    return View(("field", "value"), [row for row in rows if row[1] not in (None, "")], names=1)
+    rows = [row for row in rows if row[1] not in (None, "")]
+    return View(("field", "value"), rows, [model], _fields(type(model), *_OF_A_MODEL))
 
 
 def changes_view(result: Changes, *, same: str) -> View:
@@ -197,9 +222,12 @@ def changes_view(result: Changes, *, same: str) -> View:
             return f"{same} {now}, {kept}" if kept else f"{same} {now}"
         return would + ("added" if c.before is None else c.after or "removed")
 
-    rows = [(c.id, c.before, c.after, result_of(c)) for c in result.changes]
+    first = ("id", "before", "after", "result")
+    items = [_plain(c) | {"result": result_of(c)} for c in result.changes]
+    rows = [tuple(item[name] for name in first) for item in items]
     note = "dry run: nothing was changed" if result.dry_run else None
-    return View(("id", "before", "after", "result"), rows, note=note, cache=result.cache)
+    names = dict.fromkeys((*first, *(name for item in items for name in item)))
+    return View(first, rows, items, tuple(names), spare=("before",), note=note, cache=result.cache)
 
 
 def _counted(change: Any, failure_type: str) -> str:
@@ -215,10 +243,13 @@ def _counted(change: Any, failure_type: str) -> str:
 
 @_shows
 def _(result: BatchResult) -> View:
+    from modelctl.results import StatusChange
+
     rows = [(c.id, c.before, c.after) for c in result.changes]
     switched = "no status changed" if not rows else f"{numbered(len(rows))} changed status"
     note = f"{numbered(result.recorded, 'outcome')} recorded, {switched}"
-    return View(("id", "before", "after"), rows, note=note, cache=result.cache)
+    columns, names = ("id", "before", "after"), _fields(StatusChange)
+    return View(columns, rows, result.changes, names, note=note, cache=result.cache)
 
 
 _WHY = {
@@ -245,6 +276,16 @@ def _(result: Recovery) -> View:
             why = _WHY[w.why].format(left=left(w.seconds_left or 0))
             yield w.id, "waiting", w.retry_at, why
 
+    # Of the two lists of JSON one, and which of them each is from.
+    names = ("id", "result", "retry_at", "why", "seconds_left")
+
+    def items() -> Iterator[dict[str, Any]]:
+        for model_id in result.recovered:
+            yield dict.fromkeys(names) | {"id": model_id, "result": "recovered"}
+        for w in result.waiting:
+            values = (w.id, "waiting", w.retry_at, w.why, w.seconds_left)
+            yield dict(zip(names, values, strict=True))
+
     notes = [f"{len(result.recovered)} {word}, {len(result.waiting)} waiting"]
     if result.paused:
         notes.append(clean(describe(result.paused)))
@@ -258,6 +299,9 @@ def _(result: Recovery) -> View:
     return View(
         ("id", "result", "retry_at", "why"),
         rows(),
+        items(),
+        names,
+        spare=("why", "retry_at"),
         note="; ".join(notes),
         cache=result.cache,
         most=_MOST_ROWS,
@@ -272,14 +316,19 @@ def _answered(answer: ProbeResult) -> str:
 
 @_shows
 def _(result: ProbeReport) -> View:
+    from modelctl.reports import ProbeResult
+
     rows = [(a.id, _answered(a), a.failure_type, a.seconds, a.reason) for a in result.answers]
-    return View(("id", "result", "failure_type", "seconds", "reason"), rows)
+    columns = ("id", "result", "failure_type", "seconds", "reason")
+    spare = ("seconds", "failure_type", "reason")
+    return View(columns, rows, result.answers, _fields(ProbeResult), spare=spare)
 
 
 @_shows
 def _(result: LastRecover) -> View:
     row = (result.at, result.seconds_ago, result.expect_every, "yes" if result.overdue else "no")
-    return View(("last_finished", "seconds_ago", "expect_every", "overdue"), [row])
+    columns = ("last_finished", "seconds_ago", "expect_every", "overdue")
+    return View(columns, [row], [result], _fields(type(result)), "at", spare=("expect_every",))
 
 
 @_shows
@@ -287,7 +336,8 @@ def _(result: Pause) -> View:
     whose = "the fleet" if result.provider is None else result.provider or "no provider"
     state = "paused" if result.paused else "resumed" if result.changed else "was not paused"
     row = (whose, state, result.until, result.reason)
-    return View(("what", "result", "until", "reason"), [row])
+    columns = ("what", "result", "until", "reason")
+    return View(columns, [row], [result], _fields(type(result)), "provider", spare=("reason",))
 
 
 @_shows
@@ -298,11 +348,14 @@ def _(result: ImportResult) -> View:
         len(result.rejected),
     )
     note = "dry run: nothing was changed" if result.dry_run else None
-    return View(columns, [row], note=note, cache=result.cache)
+    names = _fields(type(result))
+    return View(columns, [row], [result], names, "added", note=note, cache=result.cache)
 
 
 @_shows
 def _(result: Stats) -> View:
+    from modelctl.results import ProviderStats
+
     rows = [(p.provider, p.models, p.active) for p in result.providers]
     note = (
         f"{numbered(result.models)}: {result.active} active, {result.disabled} disabled,"
@@ -310,11 +363,14 @@ def _(result: Stats) -> View:
         f" {result.success_count} successes, {result.failure_count} failures"
     )
     note = "\n".join([note, *(clean(describe(hold)) for hold in result.holds)])
-    return View(("provider", "models", "active"), rows, note=note)
+    columns, names = ("provider", "models", "active"), _fields(ProviderStats)
+    return View(columns, rows, result.providers, names, "provider", note=note)
 
 
 def leaderboard_view(entries: Iterable[LeaderboardEntry]) -> View:
     """Return the rows of the leaderboard."""
+    from modelctl.results import LeaderboardEntry
+
     columns = ("rank", "id", "name", "provider", "success_rate", "successes", "failures")
     rows = (
         (
@@ -328,35 +384,31 @@ def leaderboard_view(entries: Iterable[LeaderboardEntry]) -> View:
         )
         for e in entries
     )
-    return View(columns, rows, names=1, spare=("name", "provider"))
+    spare = ("name", "provider", "failures", "successes")
+    return View(columns, rows, entries, _fields(LeaderboardEntry), names=1, spare=spare)
 
 
 def events_view(events: Iterable[Event]) -> View:
     """Return the rows of the history."""
-    columns = (
-        *("at", "model_id", "event", "before", "after", "actor", "failure_type", "reason"),
-        "details",
-    )
+    from modelctl.results import Event
+
+    first = ("at", "model_id", "event", "before", "after", "actor", "failure_type", "reason")
+    columns = (*first[:2], "provider", *first[2:], "details")
     rows = (
         (
-            e.at,
-            e.model_id or ("fleet" if e.provider is None else e.provider or "no provider"),
-            e.event,
-            e.before,
-            e.after,
-            e.actor,
-            e.failure_type,
-            e.reason,
-            e.details and to_json(e.details),
+            *(e.at, e.model_id, e.provider, e.event, e.before, e.after, e.actor, e.failure_type),
+            *(e.reason, e.details and to_json(e.details)),
         )
         for e in events
     )
-    spare = ("details", "before", "after", "failure_type", "actor")
-    return View(columns, rows, names=1, spare=spare)
+    spare = ("details", "before", "failure_type", "provider", "actor", "after", "reason")
+    return View(columns, rows, events, _fields(Event, *first), "model_id", names=1, spare=spare)
 
 
 @_shows
 def _(result: CacheReport) -> View:
+    from modelctl.reports import CacheKey
+
     rows = [(k.key, k.value, k.expires_in_seconds) for k in result.keys]
     oldest = (
         ""
@@ -364,13 +416,15 @@ def _(result: CacheReport) -> View:
         else f", {result.oldest_queued_seconds:.0f} s old"
     )
     note = f"cache: {result.backend}; {result.queued} queued{oldest}, {result.settling} settling"
-    return View(("key", "value", "expires_in_seconds"), rows, note=note)
+    names = _fields(CacheKey)
+    return View(names, rows, result.keys, names, "key", spare=("expires_in_seconds",), note=note)
 
 
 @_shows
 def _(result: DrainResult) -> View:
     row = (result.delivered, result.queued, result.cache)
-    return View(("delivered", "queued", "cache"), [row])
+    names = _fields(type(result))
+    return View(("delivered", "queued", "cache"), [row], [result], names, "delivered")
 
 
 @_shows
@@ -382,23 +436,37 @@ def _(result: SchemaStatus) -> View:
         "yes" if result.up_to_date else "no",
         result.table or "none",
     )
-    return View(("database", "current", "head", "up_to_date", "table"), [row])
+    columns = ("database", "current", "head", "up_to_date", "table")
+    spare = ("head", "current")
+    return View(columns, [row], [result], _fields(type(result)), "database", spare=spare)
 
 
-def settings_view(settings: Iterable[Setting], file: object) -> View:
+def removed_view(names: Sequence[str]) -> View:
+    """Return the names of what was taken off."""
+    rows = [(name,) for name in names]
+    items = [{"removed": name} for name in names]
+    return View(("removed",), rows, items, ("removed",), "removed")
+
+
+def settings_view(settings: Sequence[Setting], file: object) -> View:
     """Return the rows of the configuration."""
-    rows = [(s.key, s.value, s.origin, s.variable) for s in settings]
-    columns = ("key", "value", "from", "variable")
-    return View(columns, rows, spare=("variable",), note=f"file: {file or 'none'}")
+    from modelctl.reports import Setting
+
+    rows = [(s.key, to_json(s.value), s.origin, s.variable) for s in settings]
+    columns, names = ("key", "value", "from", "variable"), _fields(Setting)
+    note = f"file: {file or 'none'}"
+    return View(columns, rows, settings, names, "key", spare=("variable", "from"), note=note)
 
 
 @_shows
 def _(result: Diagnosis) -> View:
-    rows = [
-        (c.check, ("warning" if c.warning else "ok") if c.ok else "wrong", c.detail)
+    columns = ("check", "result", "detail")
+    items = [
+        _plain(c) | {"result": ("warning" if c.warning else "ok") if c.ok else "wrong"}
         for c in result.checks
     ]
-    return View(("check", "result", "detail"), rows)
+    rows = [tuple(item[name] for name in columns) for item in items]
+    return View(columns, rows, items, (*columns, "ok", "warning"), "check")
 
 
 # ── Writing ─────────────────────────────────────────────────────────────────────────────────────
@@ -412,18 +480,18 @@ def default_output() -> Output:
     return Output.TABLE if sys.stdout.isatty() else Output.TSV
 
 
-def write(
-    result: object, shown: View, output: Output, *, items: Iterable[Any] | None = None
-) -> None:
-    """Write *result* to stdout; *items*: what JSON Lines writes, a line each."""
+def write(result: object, shown: View, output: Output) -> None:
+    """Write *result* to stdout: JSON has all of it, the others what is *shown*."""
     if output is Output.JSON:
         _write(_complete(_json_pieces(result)))
     elif output is Output.JSONL:
-        _write(f"{to_json(item)}\n" for item in (items if items is not None else [result]))
+        _write(f"{to_json(item)}\n" for item in shown.items)
     elif output is Output.NAME:
-        _write(f"{_cell(row[shown.names])}\n" for row in shown.rows)
+        only = shown._replace(fields=(shown.name,))
+        _write(f"{_tsv_cell(value)}\n" for (value,) in _values(only))
     elif output is Output.TSV:
-        _write("\t".join(map(_cell, row)) + "\n" for row in shown.rows)
+        rows = _values(shown)
+        _write("\t".join(map(_tsv_cell, row)) + "\n" for row in rows)
     elif output is Output.CSV:
         _write(_csv(shown))
     else:
@@ -495,18 +563,59 @@ def _give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _values(shown: View) -> Iterator[Sequence[Any]]:
+    """Give the values of each item, in the order of the columns."""
+    for item in shown.items:
+        if isinstance(item, dict):
+            yield [item.get(name) for name in shown.fields]
+        else:
+            yield [_exact(name, getattr(item, name)) for name in shown.fields]
+
+
+def _value(value: Any) -> str:
+    """What CSV and TSV write for a value: text as it is, null as nothing, the rest as JSON has it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    written = _plain(value)
+    return written if isinstance(written, str) else to_json(written)
+
+
+def _tsv_cell(value: Any) -> str:
+    """Write one cell of TSV: on one line, whatever it holds."""
+    return clean(_value(value))
+
+
+# A spreadsheet takes a cell that begins so for a formula.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+# Whether such cells are written all the same (--raw).
+raw = False
+
+
 def _csv(shown: View) -> Iterator[str]:
     import csv
 
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
-    writer.writerow(shown.columns)
-    for row in shown.rows:
-        writer.writerow(map(_cell, row))
+    writer.writerow(shown.fields)
+    for row in _values(shown):
+        writer.writerow([_csv_cell(value) for value in row])
         yield line.getvalue()
         line.seek(0)
         line.truncate()
     yield line.getvalue()
+
+
+def _csv_cell(value: Any) -> str:
+    """Write one cell of CSV: newlines and tabs stay, other controls become visible escapes."""
+    if isinstance(value, bool | int | float):
+        return _value(value)
+    text = _value(value)
+    guard = "'" if not raw and text.startswith(_FORMULA) else ""
+    if not (text.isascii() and text.isprintable()):
+        text = re.sub(r"[^\n\t]+", lambda match: clean(match[0]), text)
+    return guard + text
 
 
 def _cell(value: Any) -> str:
@@ -598,19 +707,26 @@ def _widths(
     def needed(fold: int) -> int:
         return sum(min(width, fold) for width in widths.values()) + 2 * len(widths) - 2
 
-    left_out: list[str] = []
+    dropped: dict[int, int] = {}
     if room is None or needed(room) <= room:
-        return widths, left_out
+        return widths, []
     for i in widths:  # titles fold at their blanks
         longest = max(cell_len(row[i]) for row in rows)
         widths[i] = max(longest, *map(len, titles[i].split()))
     for name in shown.spare:
         i = shown.columns.index(name)
-        if needed(_FOLD_WIDE) > room and widths.pop(i, 0):
-            left_out.append(titles[i])
+        if needed(_FOLD_WIDE) > room and i in widths:
+            dropped[i] = widths.pop(i)
+    for i in reversed([*dropped]):  # what a wider one has left room for
+        widths[i] = dropped[i]
+        if needed(_FOLD_WIDE) > room:
+            del widths[i]
+        else:
+            del dropped[i]
+    left_out = [titles[i] for i in dropped]
     if needed(_FOLD_NARROW) > room:
         return {}, []
-    widths = {i: min(width, room) for i, width in widths.items()}
+    widths = {i: min(width, room) for i, width in sorted(widths.items())}
     while needed(room) > room:
         widths[max(widths, key=widths.__getitem__)] -= 1
     return widths, left_out

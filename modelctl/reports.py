@@ -228,9 +228,9 @@ class SchemaStatus:
 
 @record
 class Setting:
-    """One line of ``config show``."""
+    """One line of ``config show``; *value* as the file would write it: a duration is text."""
 
     key: str
-    value: str
+    value: str | float | tuple[str, ...] | list[str]
     origin: str
     variable: str

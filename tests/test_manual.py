@@ -151,17 +151,21 @@ def test_the_command_line_says_that_it_is_kept(tool: Cli, fleet_url: str) -> Non
     with opened(fleet_url) as fleet:
         seed(fleet, "abc")
         fleet.disable("a", "b")
-    kept = "disabled\tdisabled\talready disabled, without an end; kept"
+    kept = "disabled\tdisabled\talready disabled, without an end; kept\tfalse\twithout an end; kept"
     for more in ([], ["--dry-run"], ["--reason", "new"]):
         for end in (["--for", "2h"], ["--until", "2100-06-01T08:00Z"]):
             done = tool("disable", "a", *end, *more)
             assert (done.code, done.out) == (0, f"a\t{kept}\n")
     done = tool("disable", "a", "b", "c", "--for", "2h", "--dry-run")
-    assert done.lines == [f"a\t{kept}", f"b\t{kept}", "c\tactive\tdisabled\twould be disabled"]
+    assert done.lines == [
+        f"a\t{kept}",
+        f"b\t{kept}",
+        "c\tactive\tdisabled\twould be disabled\ttrue\t",
+    ]
     (change,) = tool("disable", "a", "--for", "2h", "-o", "json").json["changes"]
     assert (change["before"], change["after"], change["changed"]) == ("disabled", "disabled", False)
     assert change["note"] == "without an end; kept"
-    assert tool("disable", "a", "--for", "2h", "--force").lines[0].endswith("\tdisabled")
+    assert tool("disable", "a", "--for", "2h", "--force").lines[0].endswith("\tdisabled\ttrue")
 
 
 def test_force_is_for_the_floor_too(fleet_url: str) -> None:
@@ -242,9 +246,9 @@ def test_the_same_end_is_already(tool: Cli, fleet: Fleet, fleet_url: str) -> Non
     fleet.disable("a", until=END)
     before = everything(fleet_url)
     for words in ("2100-06-01T08:00Z", "2100-06-01T10:00:00+02:00"):
-        assert tool("disable", "a", "--until", words).out.endswith("\talready disabled\n")
+        assert tool("disable", "a", "--until", words).out.endswith("\talready disabled\tfalse\n")
     assert everything(fleet_url) == before
-    assert tool("disable", "a", "--for", "2h").out.endswith("\tdisabled\n")
+    assert tool("disable", "a", "--for", "2h").out.endswith("\tdisabled\ttrue\n")
 
 
 @pytest.mark.parametrize("timed", [False, True])

@@ -108,10 +108,10 @@ def test_nothing_is_cut_in_a_pipe(fleet: None, cli: Cli, monkeypatch: pytest.Mon
 
 
 def test_csv_is_quoted(fleet: None, cli: Cli) -> None:
-    """Commas and quotes inside of values survive a CSV reader."""
+    """Commas, quotes and newlines inside of values survive a CSV reader."""
     sql("UPDATE models SET display_name = ? WHERE id = 'acme/one'", 'a, "b"\nc')
     rows = list(csv.DictReader(io.StringIO(cli("list", "-o", "csv").out)))
-    assert [row["name"] for row in rows if row["id"] == "acme/one"] == ['a, "b"\\nc']
+    assert [row["display_name"] for row in rows if row["id"] == "acme/one"] == ['a, "b"\nc']
 
 
 def test_empty_results(fleet: None, cli: Cli) -> None:
@@ -366,3 +366,24 @@ def test_provider_that_is_not_text(fleet: None, cli: Cli) -> None:
 def test_file_name_of_the_configuration(tmp_path: Path, cli: Cli) -> None:
     """A hostile file name is cleaned in the message too."""
     cli("--config", str(tmp_path / "\x1b[31m"), "count").failed(3, r"\x1b[31m")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("list", "show acme/one", "stats", "leaderboard", "events", "recover --dry-run", "doctor"),
+        *("disable acme/one --dry-run", "remove acme/one --dry-run", "config show", "cache show"),
+        *("record-failure acme/one --type timeout", "pause --for 1h --reason because", "db status"),
+    ],
+)
+def test_every_view_on_narrow_terminals(fleet: None, line: str, columns: int) -> None:
+    """No line of a table is wider than the terminal, and what has no room is named below."""
+    sql("UPDATE models SET display_name = 'A model with quite a long name', provider = 'provider'")
+    code, shown = seen(*line.split(), columns=columns, environ=NO_COLOR)
+    assert code == 0
+    text = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]|\r", "", shown)
+    assert max(map(len, text.splitlines())) <= columns
+    title = text.splitlines()[0]
+    if line == "list":
+        assert ("name" in title.split()) != ("no room for name" in text)
