@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -1686,7 +1687,11 @@ def test_hostile_words_never_reach_the_terminal(fleet_url: str, tool: Cli) -> No
         ["resume", "--provider", HOSTILE + "other"],
     ]
     for words in reads:
-        outputs += [tool(*words, "-o", form, **rule) for form in ("table", "json", "csv", "tsv")]
+        outputs += [tool(*words, "-o", form, **rule) for form in ("table", "json", "tsv")]
+        # CSV quotes newlines, and nothing else of it.
+        quoted = tool(*words, "-o", "csv", **rule).out
+        rows = [*csv.reader(io.StringIO(quoted, newline=""))]
+        assert not any(row[0].startswith("- FORGED") for row in rows)
     for result in outputs:  # that there are no controls is checked of every run
         for line in (result.out + result.err).splitlines():
             assert not line.strip().startswith("- FORGED"), line
