@@ -1056,7 +1056,9 @@ def probe(
         render.progress("asked") as progress,
     ):
         result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
-    _write(result, render.view(result), output)
+    shown = render.view(result)
+    whole = {"answers": shown.items, "requests": result.requests, "dry_run": result.dry_run}
+    _write(whole, shown, output)
     if dry_run and output is not Output.JSON:
         render.say(f"{numbered(result.requests, 'request')} would be made")
     well = all(answer.healthy for answer in result.answers)

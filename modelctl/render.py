@@ -316,12 +316,11 @@ def _answered(answer: ProbeResult) -> str:
 
 @_shows
 def _(result: ProbeReport) -> View:
-    from modelctl.reports import ProbeResult
-
-    rows = [(a.id, _answered(a), a.failure_type, a.seconds, a.reason) for a in result.answers]
     columns = ("id", "result", "failure_type", "seconds", "reason")
+    items = [_plain(a) | {"result": _answered(a)} for a in result.answers]
+    rows = [tuple(item[name] for name in columns) for item in items]
     spare = ("seconds", "failure_type", "reason")
-    return View(columns, rows, result.answers, _fields(ProbeResult), spare=spare)
+    return View(columns, rows, items, (*columns, "healthy"), spare=spare)
 
 
 @_shows
