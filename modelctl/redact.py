@@ -25,6 +25,9 @@ _KEYS = (
     r"AIza[\w-]{10,}|ya29\.[\w-]{10,}|GOCSPX-[\w-]{10,}",
     # AWS: ids of keys, Bedrock's keys.
     r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}|(?:ABSK|bedrock-api-key-)[A-Za-z0-9+/_-]{8,}=*",
+    # AWS: secrets, which have no beginning of their own: 40 characters of base64 with all three kinds.
+    r"(?=[A-Za-z0-9/+]{0,39}[A-Z])(?=[A-Za-z0-9/+]{0,39}[a-z])(?=[A-Za-z0-9/+]{0,39}\d)"
+    r"(?<![\w/+-])[A-Za-z0-9/+]{40}(?![\w/+-])",
     # GitHub, GitLab, Hugging Face, Replicate, Fireworks, Together, npm, DigitalOcean.
     r"(?:gh[opsur]|github_pat|glpat|hf|api_org|r8|fw|tgp_v1|npm|dop_v1)[_-][\w-]{16,}",
     # xAI, Perplexity, NVIDIA, Slack, Voyage, Jina, Tavily, Firecrawl, Databricks.
@@ -32,20 +35,20 @@ _KEYS = (
 )
 # What is known by the word before it, which stays.
 _BEFORE = (
-    r"bearer +(?=[\w.+/~=-]{4})",
+    r"bearer:? +(?=[\w.+/~=-]{4})",
     r"basic +(?=[\w+/-]{8})(?=[\w+/-]*(?-i:[A-Z0-9]))",
-    r"token +(?=[\w.-]*\d)(?=[\w.-]{20})",
+    r"(?:token|key) +(?=[\w.-]*\d)(?=[\w.-]{20})",
 )
 # Names of what is secret, as they stand in headers, JSON, query strings and environments.
 _NAMES = (
-    r"(?:api[ _-]?key|access[ _-]?key|private[ _-]?key|subscription[ _-]?key|secret"
+    r"(?:api[ _-]?key|access[ _-]?key|account[ _-]?key|private[ _-]?key|subscription[ _-]?key|secret"
     r"|passw(?:or)?d|credential|signature"
     r"|(?:access|api|auth|bearer|id|refresh|security|session)[_-]?token)[\w-]{0,40}"
-    r"|\bpwd|\bjwt|(?<=[?&])(?:key|sig|token|auth|code)(?==)"
+    r"|\bpwd|\bjwt|\b(?:token|sig)(?==)|(?<=[?&])(?:key|sig|token|auth|code)(?==)"
 )
 _PEM = r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 # user:password@ of a URL, or a user that is a token by itself.
-_LOGIN = r"://(?:[^\s/@:\"'<>]*:[^\s/@\"'<>]*|[\w.~%+-]{20,})(?=@)"
+_LOGIN = r"://(?:[^\s/@:\"'<>]*:[^\s/\"'<>]*|[\w.~%+-]{20,})(?=@)"
 
 
 @functools.cache

@@ -81,6 +81,12 @@ def test_a_key_that_is_known_by_its_beginning_goes(key: str, text: str) -> None:
         ("PGPASSWORD: 'it''s'", "PGPASSWORD: '***''s'"),
         ("cannot reach postgres://u:p%40ss@h:5432/db", "cannot reach postgres://***@h:5432/db"),
         ("redis://:secret@h", "redis://***@h"),
+        ("https://user:pa@ss@h/x, ask a@b.test", "https://***@h/x, ask a@b.test"),
+        ("Bearer: abcdef123456", "Bearer: ***"),
+        ("token=abc123", "token=***"),
+        ("AccountKey=abcd1234==;EndpointSuffix=x", "AccountKey=***;EndpointSuffix=x"),
+        (f"Mistral key {TAIL} is wrong", "Mistral key *** is wrong"),
+        ("id / wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "id / ***"),
         (f"https://{TAIL}@h/x", "https://***@h/x"),
         ("set-cookie: sid=1; path=/", "set-cookie: ***"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nx\n-----END RSA PRIVATE KEY----- end", "*** end"),
@@ -107,6 +113,8 @@ def test_what_its_name_calls_secret_goes(text: str, left: str) -> None:
         "hf:org/model and key-value stores",
         "basic tier, bearer of news",
         "12:30:45 request_id=req_123",
+        "commit 0123456789abcdef0123456789abcdef01234567",
+        "https://h:8080 failed, ask admin@x.test",
     ],
 )
 def test_ordinary_words_stay(text: str) -> None:
