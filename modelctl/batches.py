@@ -243,7 +243,7 @@ class Batches(Changes):
         # Those that are spared fail on without an event.
         sql = (
             "SELECT coalesce(provider, ''), failure_type, id FROM models"
-            f" WHERE {ON} AND would_disable IS NOT NULL AND last_failure_at > {since} AND {these}"
+            f" WHERE {ON} AND would_disable <> '' AND last_failure_at > {since} AND {these}"
         )
         for provider, kind, model_id in connection.execute(text(sql), parameters):
             guards.spared.setdefault((provider, kind), set()).add(model_id)

@@ -76,8 +76,9 @@ TRUSTED = (
 _ENDLESS = "active IS NOT TRUE AND auto_disabled IS NOT TRUE AND ({until_comes}) IS NOT TRUE"
 _TIMED = "CAST(:until AS double precision) IS NOT NULL"
 _OLD_DISABLED = (
-    ("old_by", "CAST(disabled_by AS text)"),
-    ("old_reason", "CAST(disabled_reason AS text)"),
+    # '' where the column of an application is NOT NULL.
+    ("old_by", "nullif(CAST(disabled_by AS text), '')"),
+    ("old_reason", "nullif(CAST(disabled_reason AS text), '')"),
     ("old_until", "{old_until}"),
 )
 _OLD_COUNTS = (
@@ -118,7 +119,7 @@ ENABLE = Change(
         (
             "failing",
             "coalesce(consecutive_failures, 0) <> 0 OR coalesce(ejections, 0) <> 0"
-            " OR would_disable IS NOT NULL",
+            " OR coalesce(would_disable, '') <> ''",
         ),
         *_OLD_DISABLED,
         *_OLD_COUNTS,
@@ -230,7 +231,7 @@ SUCCESS = Change(
 FAILURE = Change(
     flags=(
         ("reached", REACHED),
-        ("noted", "would_disable IS NOT NULL"),
+        ("noted", "coalesce(would_disable, '') <> ''"),
         (
             "held",
             f"CASE WHEN NOT ({REACHED}) THEN NULL WHEN {PAUSED} THEN 'paused'"

@@ -129,7 +129,7 @@ class Recovery(Changes):
     def spared(self) -> list[tuple[str, str]]:
         """Return some models (at most 4) that the rule would have switched off, and why not."""
         sql = (
-            f"SELECT id, would_disable FROM models WHERE {ON} AND would_disable IS NOT NULL"
+            f"SELECT id, would_disable FROM models WHERE {ON} AND would_disable <> ''"
             f" ORDER BY {self.sql.by_id} LIMIT 4"
         )
         with self.database.reading() as connection:

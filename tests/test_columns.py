@@ -194,3 +194,76 @@ def test_a_failure_reason_that_is_never_null(empty_pg: str) -> None:
             assert fleet.recover(cooldown=0).recovered == ("a",)
         fleet.record_success("a")
         assert not fleet.show("a").failure_reason
+
+
+NEVER_NULL = """CREATE TABLE models (id text PRIMARY KEY, active boolean NOT NULL,
+    failure_type varchar(40) NOT NULL, failure_reason text NOT NULL, disabled_by text NOT NULL,
+    disabled_reason varchar(9) NOT NULL, would_disable text NOT NULL)"""
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_texts_that_are_never_null(empty: str, known: bool) -> None:
+    """NOT NULL texts that modelctl empties are adopted and are '' then, in its triggers, too."""
+    url = empty
+    adopt(url, NEVER_NULL)
+    with opened(url) as fleet:
+        fleet.add("a")
+        fleet.add("b")
+
+    def act(call: Any) -> Any:
+        """Call it in a process that knows the columns already, or not."""
+        with opened(url) as other:
+            if known:
+                other._store._changes.look_at_columns()
+            return call(other)
+
+    def flip(active: bool) -> None:
+        sql(url, f"UPDATE models SET active = {active} WHERE id = 'a'")
+
+    for _ in range(2):
+        act(lambda fleet: trip(fleet, "a"))
+        assert act(lambda fleet: fleet.recover(cooldown=0).recovered) == ("a",)
+        act(lambda fleet: trip(fleet, "a"))
+        flip(True)
+        assert act(lambda fleet: fleet.show("a")).disabled_by is None
+        flip(False)
+        assert act(lambda fleet: fleet.show("a")).status is DISABLED
+        act(lambda fleet: fleet.enable("a", "b"))
+        act(lambda fleet: fleet.disable("a", reason=LONG))
+        assert act(lambda fleet: fleet.show("a")).disabled_reason == cut(url, LONG, 9)
+        flip(True)
+        assert sql(url, "SELECT disabled_by, disabled_reason FROM models WHERE id = 'a'") == [
+            ("", "")
+        ]
+        act(lambda fleet: fleet.disable("a"))
+        assert act(lambda fleet: fleet.show("a")).disabled_reason is None
+        act(lambda fleet: fleet.enable("a"))
+        last = act(lambda fleet: fleet.events("a", limit=1))[0]
+        assert last.details["old"].keys() == {"disabled_by"}
+        for fail in (single, batch):
+            act(fail)
+            assert act(lambda fleet: fleet.show("a")).status is AUTO
+            act(lambda fleet: fleet.record_success("a"))
+            assert act(lambda fleet: fleet.show("a")).failure_reason is None
+        act(lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ab"]))
+        act(lambda fleet: fleet.record_failure("b", "timeout"))
+    with opened(url) as fleet:
+        assert fleet.schema_status().up_to_date
+        triggers = [check for check in fleet.doctor().checks if check.check == "triggers"]
+        assert triggers[0].ok
+        assert "none" in [c.detail for c in fleet.doctor().checks if c.check == "spared"]
+
+
+def test_texts_that_become_never_null(empty_pg: str) -> None:
+    """Where a column is NOT NULL since then, db upgrade makes the triggers anew."""
+    adopt(empty_pg, LOOSE)
+    sql(empty_pg, "ALTER TABLE models ALTER disabled_by SET DEFAULT ''")
+    with opened(empty_pg) as fleet:
+        fleet.add("a")
+        sql(empty_pg, "UPDATE models SET disabled_by = ''")
+        sql(empty_pg, "ALTER TABLE models ALTER disabled_by SET NOT NULL")
+        assert any("modelctl_trust" in found for found in fleet.schema_status().findings)
+        fleet.upgrade()
+        fleet.disable("a")
+        sql(empty_pg, "UPDATE models SET active = TRUE")
+        assert fleet.schema_status().up_to_date

@@ -572,7 +572,6 @@ REFUSED = [
         f"CREATE TABLE models ({TEXT_ID}, last_failure_at integer)",
         "last_failure_at is integer, not timestamp",
     ),
-    (BOTH, f"CREATE TABLE models ({TEXT_ID}, failure_reason text NOT NULL)", "is NOT NULL"),
     (BOTH, "CREATE TABLE models (id integer, active text)", "(?s)id .*id is .*active is text"),
     (
         BOTH,
@@ -582,8 +581,8 @@ REFUSED = [
     ),
     (
         BOTH,
-        f"CREATE TABLE models ({TEXT_ID}, disabled_until integer, would_disable text NOT NULL)",
-        "disabled_until is integer, not timestamp; would_disable is NOT NULL",
+        f"CREATE TABLE models ({TEXT_ID}, disabled_until integer, would_disable integer)",
+        "disabled_until is integer, not timestamp; would_disable is integer, not text",
     ),
     (BOTH, f"CREATE TABLE models ({TEXT_ID}, would_disable integer)", "would_disable is integer"),
     (BOTH, f"CREATE TABLE models ({TEXT_ID}, disabled_until text NOT NULL)", "until is NOT NULL"),

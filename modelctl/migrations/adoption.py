@@ -68,6 +68,6 @@ def problems(
             )
         if column.generated:
             found.append(f"{name} is a generated column, so modelctl could not write it")
-        if column.required and wanted.emptied:
+        if column.required and wanted.emptied and kind != "text":  # a text can be ''
             found.append(f"{name} is NOT NULL, so modelctl could not empty it")
     return found

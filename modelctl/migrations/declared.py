@@ -21,7 +21,8 @@ KNOWN = (HEAD,)
 class Column:
     """A column of an own table, or one of ``models``: its definitions.
 
-    *kind*: what it must be where an application has made it. *emptied*: modelctl sets it to NULL.
+    *kind*: what it must be where an application has made it. *emptied*: modelctl sets it to NULL, or
+    to '' where that is not allowed.
     *filler*: what rows that are there get where the column has to be added, and its definition
     neither has a default nor allows NULL.
     """
@@ -102,6 +103,9 @@ MODELS_COLUMNS = {
     "created_at": _stamp(),
     "updated_at": _stamp(),
 }
+
+# Of an application's table these may be NOT NULL: '' is as good as NULL there.
+EMPTIED_TEXTS = tuple(n for n, c in MODELS_COLUMNS.items() if c.kind == "text" and c.emptied)
 
 # On PostgreSQL these are in a schema of their own, not that of the application's table: tools that
 # bring a schema into the shape that an application declares drop tables that they do not know.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.migrations import adoption
 from modelctl.migrations.declared import (
+    EMPTIED_TEXTS,
     HEAD,
     INDEXES,
     MODELS,
@@ -17,7 +18,7 @@ from modelctl.migrations.declared import (
     VERSION,
 )
 from modelctl.migrations.plan import Plan, are, numbered
-from modelctl.migrations.triggers import FUNCTIONS, TRIGGERS
+from modelctl.migrations.triggers import FUNCTIONS, TRIGGERS, emptying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -487,13 +488,14 @@ class _Comparison:
         }
         for name, function in FUNCTIONS.items():
             shown = f"{self._schema}.{name}()"
-            well = (function.body, "plpgsql", function.definer, [*function.settings], True, False)
+            body = emptying(function.body, self._never_null())
+            well = (body, "plpgsql", function.definer, [*function.settings], True, False)
             if name in found and not found[name][4]:
                 self._plan.obstruct(f"{shown} is a function of somebody else: drop it")
                 continue
             if tuple(found.get(name, ())[:6]) != well:
                 what = "is not as it must be" if name in found else "is missing"
-                self._plan.add(f"the function {shown} {what}", *_function(self._schema, name))
+                self._plan.add(f"the function {shown} {what}", *_function(self._schema, name, body))
             if function.definer and name in found and not found[name][7]:
                 owner, schema = found[name][6], _quoted(self._schema)
                 self._plan.add(
@@ -501,6 +503,10 @@ class _Comparison:
                     f"GRANT USAGE ON SCHEMA {schema} TO {owner}",
                     f"GRANT INSERT ON {schema}.{OUTBOX} TO {owner}",
                 )
+
+    def _never_null(self) -> list[str]:
+        columns = self._models.columns if self._models else {}
+        return [name for name in EMPTIED_TEXTS if name in columns and columns[name].required]
 
     def _triggers(self, table: str) -> None:
         here = self._models.sql if self._models else table
@@ -606,7 +612,8 @@ def _relations(connection: Connection, condition: str, values: Sequence[Any]) ->
         """
         SELECT a.attrelid, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
             format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
-            a.attnotnull, a.attgenerated <> '', pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
+            a.attnotnull OR t.typnotnull, a.attgenerated <> '', pg_get_expr(d.adbin, d.adrelid),
+            a.attidentity <> ''
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
             LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
@@ -721,14 +728,14 @@ def _keyed(table: str, name: str) -> list[str]:
     ]
 
 
-def _function(schema: str, name: str) -> list[str]:
+def _function(schema: str, name: str, body: str) -> list[str]:
     function = FUNCTIONS[name]
     definer = " SECURITY DEFINER" if function.definer else ""
     settings = " ".join(f"SET {setting.replace('=', ' = ')}" for setting in function.settings)
     shown = f"{_quoted(schema)}.{name}()"
     return [
         f"CREATE OR REPLACE FUNCTION {shown} RETURNS trigger LANGUAGE plpgsql{definer}"
-        f" {settings} AS $modelctl${function.body}$modelctl$",
+        f" {settings} AS $modelctl${body}$modelctl$",
         f"REVOKE ALL ON FUNCTION {shown} FROM PUBLIC",
     ]
 

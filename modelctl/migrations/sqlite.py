@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelctl.migrations import adoption
 from modelctl.migrations.declared import (
     CACHE,
+    EMPTIED_TEXTS,
     HEAD,
     INDEXES,
     MODELS,
@@ -16,7 +17,7 @@ from modelctl.migrations.declared import (
     VERSION,
 )
 from modelctl.migrations.plan import Plan, are, numbered
-from modelctl.migrations.triggers import SQLITE
+from modelctl.migrations.triggers import SQLITE, emptying
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -211,8 +212,10 @@ class _Comparison:
         missing: list[str] = []
         changed: list[str] = []
         statements: list[str] = []
+        columns = self._columns(MODELS)
+        never_null = [name for name in EMPTIED_TEXTS if name in columns and columns[name][3]]
         for name, definition in SQLITE.items():
-            create = f"CREATE TRIGGER {name} {definition}"
+            create = f"CREATE TRIGGER {name} {emptying(definition, never_null)}"
             table, found = self._triggers_there.get(name, ("", ""))
             if found and table == MODELS and _plain(found) == _plain(create):
                 self._plan.triggers[name] = True

@@ -6,6 +6,10 @@ Part of the declaration of what must exist; `postgresql` and `sqlite` compare an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,14 @@ FUNCTIONS = {
     END
     """),
 }
+
+
+def emptying(definition: str, required: Iterable[str]) -> str:
+    """A definition in which these columns, which are NOT NULL, get '' in the place of NULL."""
+    for name in required:
+        definition = definition.replace(f"{name} := NULL", f"{name} := ''")
+        definition = definition.replace(f"{name} = NULL", f"{name} = ''")
+    return definition
 
 
 @dataclass(frozen=True, slots=True)
