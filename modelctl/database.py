@@ -265,8 +265,7 @@ def _sqlite_engine(config: Config) -> sa.Engine:
 
     @sa.event.listens_for(engine, "before_cursor_execute", retval=True)
     def _count_one_alone(_: Any, __: Any, sql: str, values: Any, *___: Any) -> tuple[str, Any]:
-        # SQLite has no booleans: 2 IS TRUE, but active = TRUE, which is counted, it is not.
-        return sql.replace(" IS TRUE", " IS 1").replace(" IS NOT TRUE", " IS NOT 1"), values
+        return sqlite.of_one(sql), values
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
