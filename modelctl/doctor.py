@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 AUDIT_COMPARISONS = 2
 AUDIT_PAUSE_SECONDS = 5.0
-# How long one check waits for the database, and when no further one is begun.
+# How long one check waits for the database; all of them together: database.timeout.
 CHECK_SECONDS = 10.0
-DATABASE_SECONDS = 20.0
 LOCK_MILLISECONDS = 500
 # Where one of these is wrong, trying the triggers would only say so again.
 _NEEDED_TO_FIRE = ("schema", "table", "writing", "rights", "row security")
@@ -57,7 +56,7 @@ class Doctor:
         self._checks: list[Check] = []
         self._locked: set[str] = set()  # tables, by their names without schema
         self._lockers = ""
-        self._until = 0.0
+        self._left = 0.0  # seconds that may be waited for the database
         self._reached = False  # the database, and its schema is there
         self._server = ""  # the run id of Redis
 
@@ -68,7 +67,7 @@ class Doctor:
     def look(self, *, audit: bool = False) -> Diagnosis:
         """Run all checks; *audit*: also compare the cached count with the database."""
         self._checks = []
-        self._until = time.monotonic() + DATABASE_SECONDS
+        self._left = self._config.database.timeout
         found: Audit | None = None
         self._run("configuration", self._configuration)
         if self._is_new:
@@ -89,11 +88,12 @@ class Doctor:
         if locked:
             which = ", ".join(sorted(locked))
             check: Check | None = Check(name, False, f"not looked at: {which} is locked")
-        elif self._reached and name != "cache" and time.monotonic() > self._until:
+        elif self._reached and name != "cache" and self._left <= 0:
             check = Check(name, False, "not looked at: the database is too slow")
         else:
+            began = time.monotonic()
             try:
-                with deadline.patience(CHECK_SECONDS):
+                with deadline.patience(min(CHECK_SECONDS, self._left)):
                     check = look()
             except ModelctlError as exc:
                 check = Check(name, False, _told(exc))
@@ -101,6 +101,8 @@ class Doctor:
                 # A fault in one check, or odd data, must not hide what the others find.
                 said = self._config.hide(f"{type(exc).__name__}: {exc}")
                 check = Check(name, False, f"could not be looked at ({clean(said, longest=300)})")
+            if name not in ("cache", "audit"):  # which wait for Redis, or just so
+                self._left -= time.monotonic() - began
         if check:
             self._checks.append(check)
         return check is None or check.ok

@@ -22,6 +22,7 @@ from modelctl.cli import main
 from tests import commands, fleets
 from tests.fleets import everything, opened
 from tests.servers import Postgres, Redis
+from tests.test_deadline import Line
 
 Tool = Callable[[], tuple[int, dict[str, dict[str, Any]]]]
 K = "db:models:count:active"
@@ -569,14 +570,28 @@ def test_a_server_that_freezes_is_not_waited_for(
     both: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Every check ends: a frozen database is said within the deadline, and Redis is looked at."""
-    monkeypatch.setattr(doctor, "CHECK_SECONDS", 1.0)
-    monkeypatch.setattr(doctor, "DATABASE_SECONDS", 2.0)
+    monkeypatch.setenv("MODELCTL_DATABASE_TIMEOUT", "2s")
     postgres.pause()
     try:
         began = time.monotonic()
         code, checks = looked(capsys)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 10
     finally:
         postgres.recover()
     assert (code, list(bad(checks))) == (1, ["database"])
     assert checks["cache"]["ok"]
+
+
+@pytest.mark.parametrize("at", [2500, 9000, 15_000])
+def test_all_checks_share_one_deadline(postgres: Postgres, pg_database: str, at: int) -> None:
+    """A line that goes silent in the middle costs database.timeout once, not once for each check."""
+    line = Line(postgres.port)
+    line.side, line.at, line.how = "down", at, "stop"
+    behind = pg_database.replace(f":{postgres.port}/", f":{line.port}/") + "?sslmode=disable"
+    try:
+        with fleets.opened(behind, database_timeout="2s") as fleet:
+            began = time.monotonic()
+            assert not fleet.doctor().ok
+            assert time.monotonic() - began < 8
+    finally:
+        line.close()
