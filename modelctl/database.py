@@ -69,6 +69,8 @@ class Database:
         self.columns: dict[str, Any] = {}
         # Told of rows that cannot be read.
         self.warn: Callable[[str], None] = lambda _: None
+        self._closed = False
+        sa.event.listen(self.engine, "checkin", self._given_back)
         self._reading = self.engine.execution_options(begin=None)
         self._writing = self.engine.execution_options(begin=_WRITE)
 
@@ -83,8 +85,13 @@ class Database:
         return text.encode(codec, "replace").decode(codec) if codec else text
 
     def close(self) -> None:
-        """Close the pooled connections."""
+        """Close the pooled connections, those in use when they are given back."""
+        self._closed = True
         self.engine.dispose()
+
+    def _given_back(self, connection: Any, _: object) -> None:
+        if self._closed and connection is not None:
+            connection.close()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

@@ -11,7 +11,7 @@ from itertools import islice
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from modelctl import deadline, points
+from modelctl import deadline, forks, points
 from modelctl.config import Config, default_actor
 from modelctl.count.protocol import CachedCount
 from modelctl.errors import (
@@ -130,8 +130,8 @@ class Fleet:
     """The models of one database, their count and its cache.
 
     Open it with `Fleet.open`, use it as a context manager or `close` it. It may be shared by
-    threads and live as long as the application: it connects on first use (so a fork before that
-    is safe) and keeps its connections.
+    threads and live as long as the application: it connects on first use and keeps its connections.
+    A process may fork at any time: the child makes connections of its own.
 
     Text that a database cannot hold whole is kept as far as it can: longer text is cut, NUL and lone
     surrogates become U+FFFD. No id is changed like that: there is no such model.
@@ -149,8 +149,8 @@ class Fleet:
         self.config = config
         self._actor = storable(actor, 200) if actor else default_actor()
         self._pool_size = pool_size or config.database.pool_size
-        self._made: ModelStore | None = None
-        self._lock = threading.Lock()
+        self._begin()
+        forks.watch(self, Fleet._begin)
         # Told what went wrong without failing the call.
         self.on_warning: Callable[[str], None] = _log
         self._cached_count = CachedCount(
@@ -166,6 +166,11 @@ class Fleet:
             near = self._store.nearest(first)
             if near:
                 error.hint = clean(f"the nearest: {', '.join(near)}; {error.hint}")
+
+    def _begin(self) -> None:
+        """Begin with no connection; in the child of a fork again."""
+        self._made: ModelStore | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, config: Config | str | Path | None = None, *, actor: str | None = None) -> Self:

@@ -96,6 +96,12 @@ class Connection(psycopg.Connection[Any]):
                 self.close()
                 raise NoAnswerError(f"no answer within {format_duration(self.seconds)}") from None
 
+    def __del__(self, *_: Any) -> None:
+        """Let libpq close it, without psycopg's warning: that of a pool which was closed, or forked.
+
+        It leaves a connection of the parent alone.
+        """
+
     def commit(self) -> None:
         """Commit, and leave time to ask what became of it if there is no answer."""
         self._kept = min(_FOR_THE_REST, self.seconds / 4)

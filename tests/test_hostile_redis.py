@@ -137,8 +137,17 @@ nonsense = st.one_of(
 )
 scripts = st.lists(values | nonsense, min_size=1, max_size=8)
 
+
+def _look_again(cache: RedisCache) -> object:
+    with suppress(StaleCacheError, InvalidConfigError):
+        cache.peek()
+    cache._silent = False
+    return cache.peek()
+
+
 OPERATIONS: dict[str, Callable[[RedisCache], object]] = {
     "peek": lambda cache: cache.peek(),
+    "peek again": _look_again,
     "lease": lambda cache: cache.lease(),
     "fill": lambda cache: cache.fill("token ", 1),
     "release": lambda cache: cache.release("token x"),
@@ -434,6 +443,19 @@ def test_a_silent_name_server_is_not_waited_for(
     assert len(asked) == 1
     answer.set()
     fleet.close()
+
+
+@pytest.mark.parametrize("last", [10**15, 2**63 - 1, -1, 16384])
+def test_a_map_of_a_cluster_that_makes_no_sense(fake: FakeRedis, last: int) -> None:
+    """Slots that there are not are refused before anybody goes through them."""
+    node = b"*2\r\n$0\r\n\r\n:%d\r\n" % fake.port
+    fake.answers = [_array([_array([b":0\r\n", b":%d\r\n" % last, node])])]
+    started = time.monotonic()
+    cache = _cache(f"redis+cluster://127.0.0.1:{fake.port}", 2.0)
+    with pytest.raises(StaleCacheError, match="no slots of a cluster"):
+        cache.peek()
+    assert time.monotonic() - started < 2.0 + SLACK
+    cache.close()
 
 
 def test_a_scan_that_never_ends_is_left(fake: FakeRedis) -> None:

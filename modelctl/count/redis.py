@@ -11,25 +11,29 @@ import random
 import re
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from modelctl import points
+from modelctl import forks, points
 from modelctl.config import mask_url
 from modelctl.count.cache import LEASE_SECONDS, Hit
+from modelctl.count.first_look import ReplyError, first_look
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
 from modelctl.model import CacheState
-from modelctl.redis_client import wire
-from modelctl.redis_client.topology import identity_of, open_topology, timeout_of
-from modelctl.redis_client.wire import Command, ReplyError
+from modelctl.redis_client import answers, waiting
+from modelctl.redis_client.answers import Command
+from modelctl.redis_client.url import identity_of, timeout_of
+from modelctl.redis_client.waiting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from redis import ConnectionPool
+
     from modelctl.config import Config
-    from modelctl.redis_client.connections import Connection, Server
-    from modelctl.redis_client.topology import Topology
+    from modelctl.redis_client.servers import Server, Talk
     from modelctl.reports import CacheKey
 
 # A sweep to the end takes at most so long: a broken server could go on for ever.
@@ -67,16 +71,28 @@ class RedisCache:
         self._lease = f"{{{self._key}}}:lease"
         self._vouch = f"{{{self._key}}}:vouch"
         self._look = (
-            Command(("MGET", self._key, self._vouch), wire.is_pair),
-            Command(("PTTL", self._vouch), wire.is_number),
+            Command(("MGET", self._key, self._vouch), answers.is_pair),
+            Command(("PTTL", self._vouch), answers.is_number),
         )
         self._timeout = timeout_of(config.redis)
-        self._topology: Topology | None = None
         self._outer = _Outer()
+        self._first = True  # nothing was asked yet
         self._silent = False  # Redis did not answer the last time
         self._try_at = 0.0  # until then reads do without it
+        self._begin()
+        forks.watch(self, RedisCache._begin)
+
+    def _begin(self) -> None:
+        """Begin with no connection, and with locks that nobody holds; in the child of a fork again."""
+        self._made: Server | None = None
+        # As many as may be in use. A signal's handler may ask Redis in the middle: this queue and
+        # the locks allow it.
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(self._config.redis.pool_size):
+            self._places.put(None)
+        self._opening = threading.RLock()
         self._trying = threading.RLock()
-        self._sweeping = threading.RLock()  # a signal's handler may change models, too
+        self._sweeping = threading.RLock()
         self._sweep_seconds = 0.0  # what the last one took
         self._sweeps_begun = 0
         self._swept = 0  # the number of the last one that came to its end
@@ -107,22 +123,61 @@ class RedisCache:
         return Wait(self._timeout, self._outer.wait)
 
     @contextmanager
-    def _found(self) -> Iterator[Topology]:
-        """Give what knows the servers; say what the errors in this block mean."""
-        topology = self._topology
+    def _client(self) -> Iterator[Server]:
+        """Give what knows the servers; whatever goes wrong in this block is an error of Redis."""
+        from modelctl.redis_client.servers import open_servers, trouble
+
+        self._first = False
+        client = self._made
         try:
-            if topology is None:
-                with self._trying:
-                    topology = self._topology or open_topology(self._config.redis)
-                    self._topology = topology
-            yield topology
-        except (OSError, ValueError, ReplyError) as exc:
-            if topology is not None:
-                topology.failed()
-            if isinstance(exc, TimeoutError):
-                self._silent = True
-                self._try_at = time.monotonic() + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
-            raise self._translate(exc) from exc
+            if client is None:
+                with self._wait(), waiting.acquired(self._opening):
+                    client = self._made = self._made or open_servers(self._config.redis)
+            yield client
+        except ModelctlError:
+            raise
+        except Exception as exc:
+            if client is not None and client.failed() and self._made is client:
+                self.close()
+            raise self._error(*trouble(exc)) from exc
+
+    @contextmanager
+    def _talk(self, pool: ConnectionPool | None = None, *, once: bool = False) -> Iterator[Talk]:
+        """Give a conversation, with the server of our keys unless told otherwise.
+
+        *once*: its connection is not used again.
+        """
+        with self._client() as client:
+            from modelctl.redis_client.servers import Talk
+
+            if pool is None:
+                with self._wait():
+                    pool = client.pool_of(self._key)
+            wait, places, connection = self._wait(), self._places, None
+            try:
+                with wait:
+                    places.get(timeout=waiting.left())
+            except Empty:
+                text = "all connections to Redis are in use; see redis.pool_size"
+                raise ConnectionError(text) from None
+            try:
+                with wait:
+                    connection = pool.get_connection()
+                yield Talk(connection, wait)
+            except BaseException as exc:
+                once = True  # there may be an answer that was not read
+                if connection is not None:
+                    exc.add_note(str(connection))
+                raise
+            finally:
+                if connection is not None:
+                    if once:
+                        connection.disconnect()  # type: ignore[no-untyped-call]
+                    pool.release(connection)
+                if self._made is not client:  # closed meanwhile
+                    client.close()
+                places.put(None)
+            self._silent = False
 
     def _skip(self) -> None:
         """After a silence reads do without Redis for a second or two; then one of them tries."""
@@ -135,51 +190,53 @@ class RedisCache:
                 raise StaleCacheError("Redis did not answer just now", hint=hint)
             self._try_at = now + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
 
-    @contextmanager
-    def _talk(self, server: Server | None = None) -> Iterator[Talk]:
-        """Give a conversation, with the server of our keys unless told otherwise."""
-        with self._found() as topology, ExitStack() as stack:
-            if server is None:
-                with self._wait().now() as end:
-                    server = topology.of(self._key, end)
-            wait = self._wait()
-            with wait.now() as end:
-                connection = stack.enter_context(server.connection(end))
-            yield Talk(connection, wait)
-            self._silent = False
-
-    def _translate(self, exc: Exception) -> ModelctlError:
-        if isinstance(exc, TimeoutError):
+    def _error(self, where: str, text: str, silence: bool, refusal: bool) -> ModelctlError:
+        if silence:
+            self._silent = True
+            self._try_at = time.monotonic() + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
             text = f"no answer within {self._timeout:g} s"
-        else:
-            text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-        where = "".join(f"{note}: " for note in getattr(exc, "__notes__", ())[:1])
-        text = " ".join(self._config.hide(f"{where}{text}").split())
-        if isinstance(exc, ReplyError) and _REFUSALS.match(str(exc)):
+        text = " ".join(self._config.hide(where + text).split())
+        if refusal:
             return InvalidConfigError(
                 f"Redis refuses this user ({text})", hint="check redis.url and the user's ACL"
             )
         return StaleCacheError(f"Redis cannot be used ({text})", hint="check redis.url")
 
     def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        topology, self._topology = self._topology, None
-        if topology is not None:
-            topology.close()
+        """Close the connections, those in use when they are given back; the next call opens new ones."""
+        client, self._made = self._made, None
+        if client is not None:
+            client.close()
 
     # ── The protocol ──
 
     def peek(self) -> Hit | None:
         """Return the count if it will expire in time and this very server vouches for it."""
         self._skip()
-        with self._talk() as talk:
-            (value, vouch), left = talk.ask(*self._look)
-            home = talk.home
+        found = self._first_look()
+        if found is None:
+            with self._talk() as talk:
+                found = talk.ask(*self._look), talk.home
+        ((value, vouch), left), home = found
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
         if vouch != _vouch(value.decode(), home).encode():
             return None
         return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
+
+    def _first_look(self) -> tuple[list[Any], str] | None:
+        """Ask for the count as most commands do, which ask nothing else; None: ask as usual."""
+        first, self._first = self._first, False
+        if not first:
+            return None
+        try:
+            with self._wait():
+                return first_look(self._config.redis.url, self._look)
+        except (OSError, ReplyError, ValueError) as exc:
+            where = "".join(f"{note}: " for note in getattr(exc, "__notes__", ()))
+            text = getattr(exc, "strerror", None) or str(exc)
+            refusal = isinstance(exc, ReplyError) and bool(_REFUSALS.match(str(exc)))
+            raise self._error(where, text, isinstance(exc, TimeoutError), refusal) from exc
 
     def lease(self) -> str | None:
         """Take the lease with a random nonce; a counter would start again after a wipe.
@@ -189,9 +246,9 @@ class RedisCache:
         px = str(round(LEASE_SECONDS * 1000))
         self._skip()
         with self._talk() as talk:
-            token = f"{os.urandom(16).hex()} {talk.home}"
+            token = f"{os.urandom(16).hex()} {talk.home_now()}"
             [got] = talk.ask(
-                Command(("SET", self._lease, token, "NX", "PX", px), wire.is_ok_or_none)
+                Command(("SET", self._lease, token, "NX", "PX", px), answers.is_ok_or_none)
             )
         return token if got else None
 
@@ -203,8 +260,8 @@ class RedisCache:
             self._with_lease(
                 talk,
                 token,
-                Command(("SET", self._vouch, vouch, "PX", ttl), wire.is_queued),
-                Command(("SET", self._key, str(active), "PX", ttl), wire.is_queued),
+                Command(("SET", self._vouch, vouch, "PX", ttl), answers.is_queued),
+                Command(("SET", self._key, str(active), "PX", ttl), answers.is_queued),
             )
 
     def release(self, token: str) -> None:
@@ -217,26 +274,26 @@ class RedisCache:
         if token.partition(" ")[2] != talk.home:
             return
         _, lease = talk.ask(
-            Command(("WATCH", self._lease), wire.is_ok),
-            Command(("GET", self._lease), wire.is_text_or_none),
+            Command(("WATCH", self._lease), answers.is_ok),
+            Command(("GET", self._lease), answers.is_text_or_none),
         )
         if lease != token.encode():
-            talk.ask(Command(("UNWATCH",), wire.is_ok))
+            talk.ask(Command(("UNWATCH",), answers.is_ok))
             return
         points.reach("in-fill")
         talk.ask(
-            Command(("MULTI",), wire.is_ok),
+            Command(("MULTI",), answers.is_ok),
             *also,
-            Command(("DEL", self._lease), wire.is_queued),
+            Command(("DEL", self._lease), answers.is_queued),
             # None: somebody took the lease meanwhile.
-            Command(("EXEC",), wire.is_transaction),
+            Command(("EXEC",), answers.is_transaction),
         )
 
     def forget(self) -> None:
         """Delete the count, what vouches for it and the lease: nothing stored before is believed."""
         with self._talk() as talk:
             # In one command, which passes even when Redis is out of memory.
-            talk.ask(Command(("DEL", self._key, self._vouch, self._lease), wire.is_number))
+            talk.ask(Command(("DEL", self._key, self._vouch, self._lease), answers.is_number))
             self.server = talk.home
         points.reach("after-del")
 
@@ -283,38 +340,41 @@ class RedisCache:
     def _clear(self, pattern: str, deadline: float | None) -> None:
         """Delete a key, or on every primary all that match a pattern."""
         if not _PATTERN.search(pattern):
-            with self._talk(self._server_of(pattern)) as talk:
-                talk.ask(Command(("DEL", pattern), wire.is_number))
+            with self._talk(self._pool_of(pattern)) as talk:
+                talk.ask(Command(("DEL", pattern), answers.is_number))
             return
         until = time.monotonic() + SWEEP_SECONDS if deadline is None else deadline
-        with self._found() as topology, self._wait().now() as end:
-            servers = topology.primaries(end)
-        for server in servers:
+        for pool in self._pools():
             cursor = b"0"
             while True:
-                cursor = self._clear_page(server, pattern, cursor)
+                cursor = self._clear_page(pool, pattern, cursor)
                 points.reach("in-sweep")
                 if cursor == b"0":
                     break
                 if time.monotonic() > until:
                     raise StaleCacheError(f"the sweep of {pattern} takes too long", hint=_FINISH)
 
-    def _clear_page(self, server: Server, pattern: str, cursor: bytes) -> bytes:
+    def _clear_page(self, pool: ConnectionPool, pattern: str, cursor: bytes) -> bytes:
         """Delete the keys of one page of a SCAN; return where the next page begins."""
         scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT))
-        with self._talk(server) as talk:
-            [(after, keys)] = talk.ask(Command(scan, wire.is_page))
+        with self._talk(pool) as talk:
+            [(after, keys)] = talk.ask(Command(scan, answers.is_page))
             if after == cursor != b"0":
-                raise wire.NonsenseError("a SCAN that does not move on")
+                raise answers.NonsenseError("a SCAN that does not move on")
             # In a cluster the keys of one page lie in several slots.
             each = [[key] for key in keys] if self._is_cluster else [keys] if keys else []
             if each:
-                talk.ask(*(Command(("UNLINK", *some), wire.is_number) for some in each))
+                talk.ask(*(Command(("UNLINK", *some), answers.is_number) for some in each))
         return bytes(after)
 
-    def _server_of(self, key: str) -> Server:
-        with self._found() as topology, self._wait().now() as end:
-            return topology.of(key, end)
+    def _pool_of(self, key: str) -> ConnectionPool:
+        with self._client() as client, self._wait():
+            return client.pool_of(key)
+
+    def _pools(self) -> list[ConnectionPool]:
+        """Each server that has keys."""
+        with self._client() as client, self._wait():
+            return client.pools()
 
     def home(self) -> str:
         """Who the server is; empty: it does not tell, and a lossy failover goes unnoticed."""
@@ -330,13 +390,14 @@ class RedisCache:
         names += [name for name in patterns if not _PATTERN.search(name)]
         found = []
         for name in names:
-            with self._talk(self._server_of(name)) as talk:
+            with self._talk(self._pool_of(name)) as talk:
                 kind, left = talk.ask(
-                    Command(("TYPE", name), wire.is_text), Command(("PTTL", name), wire.is_number)
+                    Command(("TYPE", name), answers.is_text),
+                    Command(("PTTL", name), answers.is_number),
                 )
                 text = None
                 if kind == b"string":
-                    [value] = talk.ask(Command(("GET", name), wire.is_text_or_none))
+                    [value] = talk.ask(Command(("GET", name), answers.is_text_or_none))
                     text = value.decode("utf-8", "replace") if value is not None else None
                 elif kind != b"none":
                     text = f"({kind.decode('utf-8', 'replace')})"
@@ -344,52 +405,10 @@ class RedisCache:
         return tuple(found)
 
 
-class Wait:
-    """Seconds that may be spent waiting for Redis, at most those of an outer one; ours are free."""
-
-    def __init__(self, seconds: float, outer: Wait | None = None) -> None:
-        self.left: float = seconds if outer is None else min(seconds, outer.left)
-        self._outer = outer
-
-    @contextmanager
-    def now(self) -> Iterator[float]:
-        """Give the time at which the waiting in this block has to end."""
-        began = time.monotonic()
-        try:
-            yield began + self.left
-        finally:
-            self.spend(time.monotonic() - began)
-
-    def spend(self, seconds: float) -> None:
-        """Take it off."""
-        self.left -= seconds
-        if self._outer is not None:
-            self._outer.spend(seconds)
-
-
 class _Outer(threading.local):
     """What this thread may wait in all; None: nothing was said."""
 
     wait: Wait | None = None
-
-
-class Talk:
-    """A conversation with one server on one connection."""
-
-    def __init__(self, connection: Connection, wait: Wait) -> None:
-        self._connection = connection
-        self._wait = wait
-
-    @property
-    def home(self) -> str:
-        """Who the server is, see `wire.home`; empty where it does not tell."""
-        with self._wait.now() as end:
-            return self._connection.home(end)
-
-    def ask(self, *commands: Command) -> list[Any]:
-        """Send all in one piece, and return the answer to each; see `Connection.ask`."""
-        with self._wait.now() as end:
-            return self._connection.ask(commands, end)
 
 
 def _vouch(number: str, home: str) -> str:

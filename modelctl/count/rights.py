@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote
 
-from modelctl.count.redis import RedisCache, Talk
+from modelctl.count.redis import RedisCache
 from modelctl.record import record
-from modelctl.redis_client.wire import Command, ReplyError
+from modelctl.redis_client.answers import Command
+from modelctl.redis_client.url import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from modelctl.redis_client.connections import Connection, Server
+    from redis import ConnectionPool, ResponseError
+
+    from modelctl.redis_client.servers import Talk
 
 # For all servers together.
 SECONDS = 5.0
@@ -41,10 +42,6 @@ class Refusals:
     trouble: str | None
 
 
-class _ThrownAwayError(Exception):
-    """So that a connection is not used again."""
-
-
 class RedisRights(RedisCache):
     """Tries what the cache does, with the same keys and on the same servers.
 
@@ -56,9 +53,7 @@ class RedisRights(RedisCache):
     @property
     def user(self) -> str:
         """Who is logged in."""
-        start, _, query = self._config.redis.url.partition("?")
-        name, _, _ = start.partition("://")[2].rpartition("@")[0].partition(":")
-        return parse_qs(query).get("username", [unquote(name) or "default"])[0]
+        return target_of(self._config.redis.url).username or "default"
 
     def refusals(self) -> Refusals:
         """Try everything on every primary.
@@ -67,30 +62,34 @@ class RedisRights(RedisCache):
             StaleCacheError: Redis cannot be reached.
             InvalidConfigError: it refuses the connection.
         """
+        from redis import exceptions as said
+
         rights: dict[str, None] = {}  # in the order in which they are found
         trouble = None
         with self.patience(SECONDS):
-            with self._found() as topology, self._wait().now() as end:
-                servers = topology.primaries(end)
-            refused = [found for server in servers for found in self._refused(server)]
-        for (words, pattern), said in refused:
-            match said.partition(" ")[0]:
-                case "NOPERM":
-                    right = pattern if pattern and _KEY.search(said) else f"+{words[0].lower()}"
+            refused = [found for pool in self._pools() for found in self._refused(pool)]
+        for (words, pattern), error in refused:
+            match error:
+                case said.NoPermissionError():
+                    right = (
+                        pattern if pattern and _KEY.search(str(error)) else f"+{words[0].lower()}"
+                    )
                     rights[right] = None
-                case "OOM":
+                case said.OutOfMemoryError():
                     trouble = trouble or _FULL
-                case "READONLY":
+                case said.ReadOnlyError():
                     trouble = trouble or _REPLICA
-                case "MOVED" | "ASK":  # the key of another node; its rights were looked at before
-                    pass
+                case said.MovedError() | said.AskError():
+                    pass  # the key of another node; its rights were looked at before
                 case _:
-                    trouble = trouble or self._config.hide(f"Redis refuses {words[0]} ({said})")
+                    trouble = trouble or self._config.hide(f"Redis refuses {words[0]} ({error})")
         return Refusals(tuple(rights), trouble)
 
-    def _refused(self, server: Server) -> list[tuple[_Try, str]]:
+    def _refused(self, pool: ConnectionPool) -> list[tuple[_Try, ResponseError]]:
         """Return each command that failed, and what the server said."""
-        refused: list[tuple[_Try, str]] = []
+        from redis import ResponseError
+
+        refused: list[tuple[_Try, ResponseError]] = []
 
         def alone(ask: Callable[..., Any]) -> None:
             commands: list[_Try] = [
@@ -99,8 +98,8 @@ class RedisRights(RedisCache):
             ]
             for this in (*commands, (("UNWATCH",), ""), (("MULTI",), ""), (("EXEC",), "")):
                 answer = ask(*this[0])
-                if isinstance(answer, ReplyError):
-                    refused.append((this, str(answer)))
+                if isinstance(answer, ResponseError):
+                    refused.append((this, answer))
                     if this[0] == ("MULTI",):
                         return
 
@@ -110,34 +109,23 @@ class RedisRights(RedisCache):
                 return
             for this in self._commands():
                 answer = ask(*this[0])
-                if isinstance(answer, ReplyError):
-                    refused.append((this, str(answer)))
+                if isinstance(answer, ResponseError):
+                    refused.append((this, answer))
                 elif answer != b"QUEUED":  # the first are harmless reads
-                    refused.append((this, "it is no transaction"))
+                    refused.append((this, ResponseError("it is no transaction")))
                     return
 
         for work in (alone, in_transaction):
-            self._on_its_own(server, work)
+            with self._talk(pool, once=True) as talk:
+
+                def ask(*words: str, talk: Talk = talk) -> Any:
+                    try:
+                        return talk.ask(Command(words, lambda _: True))[0]
+                    except ResponseError as exc:
+                        return exc
+
+                work(ask)
         return refused
-
-    def _on_its_own(self, server: Server, work: Callable[[Callable[..., Any]], None]) -> None:
-        """Let *work* ask, on a connection that is closed then."""
-        with self._found(), suppress(_ThrownAwayError), self._connection(server) as connection:
-            _ = Talk(connection, self._wait()).home  # logs in
-
-            def ask(*words: str) -> Any:
-                try:
-                    return Talk(connection, self._wait()).ask(Command(words, lambda _: True))[0]
-                except ReplyError as exc:
-                    return exc
-
-            work(ask)
-            raise _ThrownAwayError
-
-    @contextmanager
-    def _connection(self, server: Server) -> Iterator[Connection]:
-        with self._wait().now() as end, server.connection(end) as connection:
-            yield connection
 
     @property
     def _beside(self) -> str:

@@ -1,294 +1,180 @@
-"""Connections to one server of Redis, each conversation on them under a deadline of ours.
+"""redis-py's connections, with what they lack: every wait ends in time, and an answer has a limit.
 
-A deadline is kept here and not left to a client library, because every wait has to end whatever
-is at the other end: a name server that is silent, a port that takes connections and says nothing, a
-server that sends a byte a second.
+redis-py knows how to speak with a server, a Sentinel and a cluster, how to keep connections and how
+to reconnect. But its time limits are for each read of a socket, so that a server that sends a byte
+a second holds it for minutes; it looks names up without a limit; and it reads whatever is sent, for
+as long as it is sent. So its connections are made here (`waiting`), their sockets are watched, and
+what makes no sense is refused.
 """
+
+# mypy: disable-error-code="no-untyped-call, misc"
+# (redis-py's connections have few types)
 
 from __future__ import annotations
 
 import math
-import os
-import re
-import select
-import socket
-import threading
-from contextlib import contextmanager
-from queue import Empty, SimpleQueue
-from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from io import SEEK_CUR
+from typing import TYPE_CHECKING, Any
 
-from modelctl.redis_client.wire import (
-    INFO,
-    Command,
-    NonsenseError,
-    Reader,
-    checked,
-    home,
-    is_ok,
-    request,
-)
+from redis._parsers import _RESP2Parser
+from redis._parsers.socket import SocketBuffer
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.sentinel import SentinelManagedConnection
+
+from modelctl.redis_client import waiting
+from modelctl.redis_client.answers import HEADER, LONGEST, NonsenseError
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Iterator, Sequence
+    import socket
 
-_NUMERIC = re.compile(r"[0-9.]+|.*:.*")  # an IP address needs no name server
-
-
-class Address(NamedTuple):
-    """Where a server listens; a *path* is a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        return self.path or f"{self.host}:{self.port}"
+_SLOTS = 16384
+_MOST_NODES = 1000
 
 
-class Access(NamedTuple):
-    """How to be let in, and whether to ask the server who it is."""
+class _Socket:
+    """A socket each of whose waits ends with the conversation, and that reads no endless answer."""
 
-    username: str = ""
-    password: str = ""
-    database: int = 0
-    tls: Callable[[], ssl.SSLContext] | None = None
-    asks_home: bool = True
-    home_seconds: float = math.inf  # then it is asked again
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._waits = True
+        self._taken = 0
 
-    def greeting(self) -> list[Command]:
-        """What comes first on a connection."""
-        commands = []
-        if self.username or self.password:
-            user = [self.username] if self.username else []
-            commands.append(Command(("AUTH", *user, self.password), is_ok))
-        if self.database:
-            commands.append(Command(("SELECT", str(self.database)), is_ok))
-        return commands
+    def settimeout(self, seconds: float | None) -> None:
+        """Wait, or (0) do not; how long is not for redis-py to say."""
+        self._waits = seconds != 0
 
-
-def left(end: float) -> float:
-    """Return the seconds until *end*; TimeoutError where it is over."""
-    seconds = end - monotonic()
-    if seconds <= 0:
-        raise TimeoutError("no answer in time")
-    return seconds
-
-
-class Connection:
-    """A socket on which commands are asked and answered."""
-
-    def __init__(self, address: Address, access: Access, end: float) -> None:
-        """Connect before *end*.
-
-        Raises:
-            OSError: there is nobody; a TimeoutError: nobody answered before *end*.
-        """
-        self._home = ""
-        self._end = end
-        self._greeting: list[Command] | None = access.greeting()
-        self._asks_home = access.asks_home
-        self._home_seconds = access.home_seconds
-        self._ask_home_at = 0.0
-        self._socket = _connect(address, end)
-        try:
-            if access.tls:
-                self._socket.settimeout(left(end))  # for the whole handshake
-                self._socket = access.tls().wrap_socket(self._socket, server_hostname=address.host)
-        except BaseException:
-            self._socket.close()
-            raise
-        self._reader = Reader(self._receive)
-
-    def ask(self, commands: Sequence[Command], end: float) -> list[Any]:
-        """Send all commands in one piece, and return the answer to each, before *end*.
-
-        The first time, the login goes ahead of them, and now and then the question who it is.
-
-        Raises:
-            ReplyError: the server said no.
-            NonsenseError: what came is no answer to that.
-            OSError: the connection is lost; a TimeoutError: there was no answer in time.
-        """
-        self._end = end
-        greeting, self._greeting = self._greeting, None
-        first = greeting or []
-        asks_home = self._must_ask_home()
-        asked = [*first, *([INFO] if asks_home else []), *commands]
-        self._send(b"".join(request(command.words) for command in asked))
-        answers = [self._reader.reply() for _ in asked]
-        if self._reader.has_more():
-            raise NonsenseError("more answers than questions")
-        info = answers.pop(len(first)) if asks_home else None
-        found = checked([*first, *commands], answers)
-        if asks_home:
-            self._home = home(info)
-            self._ask_home_at = monotonic() + self._home_seconds
-        return found[len(first) :]
-
-    def home(self, end: float) -> str:
-        """Return who the server is, see `wire.home`; empty: it does not tell."""
-        if self._must_ask_home():
-            self.ask((), end)
-        return self._home
-
-    def _must_ask_home(self) -> bool:
-        return self._asks_home and monotonic() >= self._ask_home_at
-
-    def _send(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            self._socket.settimeout(left(self._end))
-            rest = rest[self._socket.send(rest) :]
-
-    def _receive(self) -> bytes:
-        self._socket.settimeout(left(self._end))
-        part = self._socket.recv(65536)
-        if not part:
-            raise ConnectionError("the server closed the connection")
+    def recv(self, size: int) -> bytes:
+        self._socket.settimeout(waiting.left() if self._waits else 0)
+        part = self._socket.recv(size)
+        self._taken += len(part)
+        if self._taken > LONGEST:
+            raise NonsenseError("an answer without an end")
         return part
 
-    def is_quiet(self) -> bool:
-        """Whether nothing came since the last answer: neither its end nor anything unasked."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+    def sendall(self, data: bytes) -> None:
+        self._taken = 0
+        rest = memoryview(data)
+        while rest:
+            self._socket.settimeout(waiting.left())
+            rest = rest[self._socket.send(rest) :]
+
+    def shutdown(self, how: int) -> None:
+        self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket."""
         self._socket.close()
 
 
-class Server:
-    """One server and at most *size* connections to it, kept for the next conversation."""
+class _Buffer(SocketBuffer):
+    """redis-py's, which takes no other number than one of RESP2, and looks for the end of a string."""
 
-    def __init__(self, address: Address, access: Access, size: int) -> None:
-        self.address = address
-        self._access = access
-        self._size = size
-        self._closed = False
-        self._begin()
+    def readline(self, *args: Any, **kwargs: Any) -> bytes:
+        line: bytes = super().readline(*args, **kwargs)
+        if not HEADER.fullmatch(line):
+            raise NonsenseError(f"no answer of Redis: {line[:60]!r}")
+        return line
 
-    def _begin(self) -> None:
-        self._process = os.getpid()
-        self._free: list[Connection] = []
-        # A signal's handler may come in between and ask Redis, too: this queue allows it.
-        self._places: SimpleQueue[None] = SimpleQueue()
-        for _ in range(self._size):
-            self._places.put(None)
+    def read(self, *args: Any, **kwargs: Any) -> bytes:
+        found: bytes = super().read(*args, **kwargs)
+        self._buffer.seek(-2, SEEK_CUR)
+        if self._buffer.read(2) != b"\r\n":
+            raise NonsenseError("a string without its end")
+        return found
 
-    @contextmanager
-    def connection(self, end: float) -> Iterator[Connection]:
-        """Give a connection, before *end*; one on which anything failed is not used again."""
-        if os.getpid() != self._process:  # a fork: the sockets are the parent's
-            self._begin()
-        places = self._places
+
+class _Parser(_RESP2Parser):
+    _buffer: _Buffer | None
+
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)
+        self._buffer = _Buffer(connection._sock, self.socket_read_size, connection.socket_timeout)
+
+    def has_more(self) -> bool:
+        """Whether something came that was not read."""
+        return self._buffer is not None and self._buffer.unread_bytes() > 0
+
+
+class _Watched:
+    """What is added to each of redis-py's kinds of connection."""
+
+    home = ""  # who the server is, see `answers.home`
+    home_asked_at = ask_home_at = 0.0
+    _asked: Any = ""
+
+    def __init__(self, *, home_seconds: float = math.inf, **kwargs: Any) -> None:
+        self.home_seconds = home_seconds  # then it is asked again
+        super().__init__(parser_class=_Parser, **kwargs)  # type: ignore[call-arg]
+
+    def __str__(self) -> str:
+        return str(self._host_error())  # type: ignore[attr-defined]
+
+    def has_more(self) -> bool:
+        """Whether something came that was not read."""
+        return self._parser.has_more()  # type: ignore[attr-defined, no-any-return]
+
+    def _connect(self) -> _Socket:
+        self.ask_home_at = 0.0
+        connected = None
         try:
-            places.get(timeout=left(end))
-        except Empty:
-            raise ConnectionError(
-                "all connections to Redis are in use; see redis.pool_size"
-            ) from None
-        connection = None
-        try:
-            connection = self._kept() or Connection(self.address, self._access, end)
-            yield connection
-            self._free.append(connection)
-            if self._closed:
-                self.close()
+            connected = waiting.connect(self._place())
+            if isinstance(self, SSLConnection):
+                connected.settimeout(waiting.left())  # for the whole handshake
+                connected = self._wrap_socket_with_ssl(connected)
         except BaseException as exc:
-            if connection is not None:
-                connection.close()  # there may be an answer that was not read
-            exc.add_note(str(self.address))
+            exc.add_note(str(self))
+            if connected is not None:
+                connected.close()
             raise
-        finally:
-            places.put(None)
+        return _Socket(connected)
 
-    def _kept(self) -> Connection | None:
-        while self._free:
-            try:
-                connection = self._free.pop()
-            except IndexError:  # another thread was faster
-                return None
-            if connection.is_quiet():
-                return connection
-            connection.close()
-        return None
+    def _place(self) -> tuple[str, int] | str:
+        if isinstance(self, UnixDomainSocketConnection):
+            return str(self.path)
+        return self.host, self.port  # type: ignore[attr-defined]
 
-    def close(self) -> None:
-        """Close the connections, those that are in use when they are given back."""
-        self._closed = True
-        while self._free:
-            self._free.pop().close()
+    def send_command(self, *words: Any, **kwargs: Any) -> None:
+        self._asked = words[0]  # "CLUSTER SLOTS" is one word
+        super().send_command(*words, **kwargs)
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        answer = super().read_response(*args, **kwargs)
+        asked, self._asked = self._asked, ""
+        if asked == "CLUSTER SLOTS":
+            _check_slots(answer)
+        return answer
 
 
-def _connect(address: Address, end: float) -> socket.socket:
-    """Connect to the first place of an address that answers, all of them before *end*."""
-    if address.path:
-        places: list[Any] = [(socket.AF_UNIX, 0, 0, "", address.path)]
-    else:
-        places = _resolve(address.host, address.port, end)
-    for number, (family, _, _, _, place) in enumerate(places):
-        connection = socket.socket(family)
-        try:
-            # Those that are silent leave time for the others.
-            connection.settimeout(left(end) / (len(places) - number))
-            connection.connect(place)
-            if not address.path:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except BaseException as exc:
-            connection.close()
-            if number + 1 == len(places) or not isinstance(exc, OSError):
-                raise
-        else:
-            return connection
-    raise OSError(f"{address} has no address")
+class Plain(_Watched, Connection):
+    """Over TCP."""
 
 
-def _resolve(host: str, port: int, end: float) -> list[Any]:
-    """Look the name up before *end*; a silent name server would hold us for 20 s."""
-    if _NUMERIC.fullmatch(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return _Lookup.of(host, port).result(end)
+class Tls(_Watched, SSLConnection):
+    """Over TLS."""
 
 
-class _Lookup(threading.Thread):
-    """One question to the name server, in a thread; all who wait for it share it."""
+class Unix(_Watched, UnixDomainSocketConnection):
+    """Over a unix socket."""
 
-    _asked: dict[tuple[int, str, int], _Lookup] = {}  # noqa: RUF012 - shared on purpose
-    _lock = threading.RLock()
 
-    def __init__(self, key: tuple[int, str, int]) -> None:
-        super().__init__(name="modelctl-resolve", daemon=True)
-        self._key = key
-        self._found: list[Any] | OSError | UnicodeError | None = None
+class PlainMaster(_Watched, SentinelManagedConnection):
+    """To the master that a Sentinel names, over TCP."""
 
-    @classmethod
-    def of(cls, host: str, port: int) -> _Lookup:
-        """Ask, unless the same question waits for its answer."""
-        key = os.getpid(), host, port
-        with cls._lock:
-            if key not in cls._asked:
-                cls._asked[key] = cls(key)
-                cls._asked[key].start()
-            return cls._asked[key]
 
-    def run(self) -> None:
-        """Ask."""
-        _, host, port = self._key
-        try:
-            self._found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as exc:
-            self._found = exc
-        with self._lock:
-            self._asked.pop(self._key, None)
+class TlsMaster(_Watched, SentinelManagedConnection, SSLConnection):
+    """To the master that a Sentinel names, over TLS."""
 
-    def result(self, end: float) -> list[Any]:
-        """Return the places, or raise what the name server said."""
-        self.join(left(end))
-        if self._found is None:
-            raise TimeoutError(f"the name {self._key[1]} was not resolved in time")
-        if isinstance(self._found, list):
-            return self._found
-        raise self._found
+
+def _check_slots(answer: Any) -> None:
+    """Refuse what is no map of a cluster: redis-py goes through every slot that it names."""
+    slots, nodes = 0, set()
+    for first, last, *servers in answer:
+        if not 0 <= first <= last < _SLOTS:
+            raise NonsenseError(f"no slots of a cluster: {first!r:.20} to {last!r:.20}")
+        slots += last - first + 1
+        for server in servers:
+            server[0] = (
+                server[0] or b""
+            )  # unknown: the one that answers, which redis-py knows as ""
+            nodes.add((bytes(server[0]), int(server[1])))
+    if slots > _SLOTS or len(nodes) > _MOST_NODES:
+        raise NonsenseError("too many slots or nodes of a cluster")

@@ -1,0 +1,293 @@
+"""Which server of Redis to ask, a conversation with it, and what its errors mean; by redis-py."""
+
+# mypy: disable-error-code="no-untyped-call, misc"
+# (redis-py's cluster and Sentinel have few types)
+
+from __future__ import annotations
+
+import re
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, NodesManager
+from redis.connection import ConnectionPool
+from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from modelctl.redis_client import connections, waiting
+from modelctl.redis_client.answers import INFO, Command, NonsenseError, checked, home
+from modelctl.redis_client.url import target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from modelctl.config import RedisConfig
+    from modelctl.redis_client.url import Target
+
+_T = TypeVar("_T")
+_Place = TypeVar("_Place")
+# Of several errors, one in the other, those that say what happened.
+_REFUSALS = (AuthenticationError, NoPermissionError)
+_TELLING = (OSError, ResponseError, *_REFUSALS)
+_REFUSED_DATABASE = re.compile("DB index is out of range|invalid DB index")
+_SENTINEL_SECONDS = 1.0
+# A node may become the primary once more while our connection to it stays open. (A Sentinel
+# closes the connections of a server whose role it changes.)
+_HOME_SECONDS = 1.0
+_SETTINGS: dict[str, Any] = {
+    # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
+    "protocol": 2,
+    "legacy_responses": False,
+    "driver_info": None,
+    # No retries inside: whoever calls has a budget.
+    "retry": Retry(NoBackoff(), 0),
+    # `RedisCache` counts how many connections are in use, over all servers.
+    "max_connections": 2**31,
+}
+
+
+# ── A conversation, and its errors ──
+
+
+class Talk:
+    """A conversation with one server on one connection."""
+
+    def __init__(self, connection: Any, wait: waiting.Wait) -> None:
+        self._connection = connection
+        self._wait = wait
+
+    @property
+    def home(self) -> str:
+        """Who the server is, see `answers.home`; empty where it does not tell."""
+        if monotonic() >= self._connection.ask_home_at:
+            self.ask()
+        return str(self._connection.home)
+
+    def home_now(self) -> str:
+        """The same, asked anew after a second: a server may be promoted under an open connection."""
+        if monotonic() >= self._connection.home_asked_at + _HOME_SECONDS:
+            self._connection.ask_home_at = 0.0
+        return self.home
+
+    def ask(self, *commands: Command) -> list[Any]:
+        """Send all commands in one piece, and return the answer to each.
+
+        The first time on a connection, and now and then, the question who it is goes ahead of them.
+
+        Raises:
+            RedisError: the server said no, or is not there.
+            NonsenseError: what came is no answer to that.
+        """
+        connection = self._connection
+        words = [command.words for command in commands]
+        asks_home = monotonic() >= connection.ask_home_at
+        if asks_home:
+            words.insert(0, INFO.words)
+        with self._wait:
+            connection.send_packed_command(connection.pack_commands(words))
+            answers = [_answer(connection) for _ in words]
+        if connection.has_more():
+            raise NonsenseError("more answers than questions")
+        if asks_home:
+            connection.home = home(answers.pop(0))
+            connection.home_asked_at = monotonic()
+            connection.ask_home_at = connection.home_asked_at + connection.home_seconds
+        return checked(commands, answers)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as exc:
+        return exc
+
+
+class Trouble(NamedTuple):
+    """What an error means."""
+
+    where: str  # with ": " behind it, or empty
+    text: str
+    silence: bool  # nothing came in time
+    refusal: bool  # the user may not do this
+
+
+def trouble(error: BaseException) -> Trouble:
+    """Say what an error in a conversation means; redis-py hides some in others."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    said = next((exc for exc in chain if isinstance(exc, _TELLING)), error)
+    note = next((note for exc in chain for note in getattr(exc, "__notes__", ())), "")
+    text = getattr(said, "strerror", None) or str(said) or type(said).__name__
+    return Trouble(
+        f"{note}: " if note else "",
+        text,
+        any(isinstance(exc, TimeoutError | RedisTimeoutError) for exc in chain),
+        isinstance(said, _REFUSALS) or bool(_REFUSED_DATABASE.search(text)),
+    )
+
+
+def _first(ask: Callable[[_Place], _T], places: Sequence[_Place]) -> _T:
+    """Return what the first of them gives that gives anything, or raise the error that tells most.
+
+    One that is silent leaves time for those after it.
+    """
+    wrong: list[Exception] = []
+    for number, place in enumerate(places):
+        try:
+            with waiting.share(len(places) - number):
+                return ask(place)
+        except Exception as exc:  # whatever it is, another one may know
+            wrong.append(exc)
+
+    def weight(exc: Exception) -> int:
+        found = trouble(exc)
+        return 2 * found.refusal + found.silence
+
+    raise max(wrong, key=weight)
+
+
+# ── Which server ──
+
+
+class Server:
+    """A single server."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def pool_of(self, key: str) -> ConnectionPool:
+        """Return the connections to the server that has *key*."""
+        return self._pool
+
+    def pools(self) -> list[ConnectionPool]:
+        """Return the connections to each server that has keys."""
+        return [self.pool_of("")]
+
+    def failed(self) -> bool:
+        """Something went wrong; return whether to begin anew, with what the URL names."""
+        return False
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._pool.disconnect(inuse_connections=False)
+
+
+class _Sentinels(Server):
+    """The master that Sentinels name.
+
+    They are asked once a second: an old master goes on answering for a while after a failover.
+    """
+
+    _pool: SentinelConnectionPool
+
+    def __init__(self, pool: SentinelConnectionPool) -> None:
+        super().__init__(pool)
+        self._ask_at = 0.0
+        self._asking = threading.RLock()
+
+    def pool_of(self, key: str) -> ConnectionPool:
+        if monotonic() >= self._ask_at:
+            with waiting.acquired(self._asking):
+                if monotonic() >= self._ask_at:
+                    self._pool.get_master_address()  # closes the connections to another
+                    self._ask_at = monotonic() + _SENTINEL_SECONDS
+        return self._pool
+
+    def failed(self) -> bool:
+        self._ask_at = 0.0
+        return False
+
+    def close(self) -> None:
+        super().close()
+        for client in self._pool.sentinel_manager.sentinels:
+            client.connection_pool.disconnect(inuse_connections=False)
+
+
+class _Sentinel(Sentinel):
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Ask one after the other, as redis-py does; a silent one leaves time for those after it."""
+
+        def ask(client: Redis) -> tuple[str, int]:
+            state: Any = client.sentinel_master(service_name)
+            if not self.check_master_state(state, service_name):
+                raise ConnectionError(f"the master '{service_name}' is down")
+            host, port = state["ip"], state["port"]
+            if not isinstance(host, str) or type(port) is not int or not 0 < port < 65536:
+                raise NonsenseError(f"no address of a server: {host!r:.60} {port!r:.10}")
+            self.sentinels = sorted(self.sentinels, key=lambda other: other is not client)
+            return host, port
+
+        return _first(ask, self.sentinels)
+
+
+class _Cluster(Server):
+    """The nodes of a cluster. Nobody is redirected: after an error the map is read again."""
+
+    def __init__(self, target: Target, settings: dict[str, Any]) -> None:
+        def read(address: tuple[str, int]) -> NodesManager:
+            nodes = [ClusterNode(*address)]
+            # From a URL: that is how it takes our class of connections.
+            return NodesManager(nodes, from_url=True, dynamic_startup_nodes=False, **settings)
+
+        self._nodes = _first(read, target.addresses)
+
+    def pool_of(self, key: str) -> ConnectionPool:
+        node = self._nodes.get_node_from_slot(key_slot(key.encode()))
+        return node.redis_connection.connection_pool  # type: ignore[no-any-return]
+
+    def pools(self) -> list[ConnectionPool]:
+        # Nobody redirects a SCAN: a node that joined since would be left out.
+        self._nodes.initialize(disconnect_startup_nodes_pools=False)
+        nodes = self._nodes.get_nodes_by_server_type("primary")
+        return [node.redis_connection.connection_pool for node in nodes]
+
+    def failed(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        for node in (*self._nodes.nodes_cache.values(), *self._nodes.startup_nodes.values()):
+            if node.redis_connection:
+                node.redis_connection.connection_pool.disconnect(inuse_connections=False)
+
+
+def open_servers(config: RedisConfig) -> Server:
+    """Return what *config.url* names; a cluster is asked at once which nodes it has.
+
+    Raises:
+        UsageError: the URL has a parameter that makes no sense.
+    """
+    target = target_of(config.url)
+    tls = target.tls_settings()
+    settings = _SETTINGS | tls
+    login = {"username": target.username or None, "password": target.password or None}
+    if target.kind == "cluster":
+        how = settings | login | {"home_seconds": _HOME_SECONDS}
+        how["connection_class"] = connections.Tls if target.tls else connections.Plain
+        return _Cluster(target, how)
+    settings_of_server = settings | login | {"db": target.database}
+    if target.kind == "unix":
+        return Server(ConnectionPool(connections.Unix, path=target.path, **settings_of_server))
+    usual = connections.Tls if target.tls else connections.Plain
+    if target.kind != "sentinel":
+        [(host, port)] = target.addresses
+        return Server(ConnectionPool(usual, host=host, port=port, **settings_of_server))
+    sentinel = _Sentinel([])
+    given = target.parameters
+    own: dict[str, Any] = {n: given.get(f"sentinel_{n}") for n in ("username", "password")}
+    sentinel.sentinels = [
+        Redis(connection_pool=ConnectionPool(usual, host=host, port=port, **settings, **own))
+        for host, port in target.addresses
+    ]
+    master = connections.TlsMaster if target.tls else connections.PlainMaster
+    return _Sentinels(
+        SentinelConnectionPool(
+            target.master, sentinel, connection_class=master, **settings_of_server
+        )
+    )
