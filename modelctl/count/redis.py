@@ -217,6 +217,10 @@ class RedisCache:
         if found is None:
             with self._talk() as talk:
                 found = talk.ask(*self._look), talk.home
+                (_, vouch), _ = found[0]
+                if vouch and not vouch.endswith(found[1].encode()):
+                    # Vouched for on a server of another name: is it this one, promoted since?
+                    found = found[0], talk.home_now()
         ((value, vouch), left), home = found
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
@@ -256,7 +260,7 @@ class RedisCache:
         """Store the number if the lease is still ours, on its server; a lost race is no fault."""
         ttl = str(self._ttl_ms)
         with self._talk() as talk:
-            vouch = _vouch(str(active), talk.home)
+            vouch = _vouch(str(active), talk.home_now())
             self._with_lease(
                 talk,
                 token,

@@ -70,8 +70,11 @@ class Talk:
         return str(self._connection.home)
 
     def home_now(self) -> str:
-        """The same, asked anew after a second: a server may be promoted under an open connection."""
-        if monotonic() >= self._connection.home_asked_at + _HOME_SECONDS:
+        """The same, asked since this count or change began.
+
+        A server may be promoted under an open connection.
+        """
+        if self._connection.home_asked_at < self._wait.since:
             self._connection.ask_home_at = 0.0
         return self.home
 

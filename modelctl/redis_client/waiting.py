@@ -71,6 +71,8 @@ class Wait:
     def __init__(self, seconds: float, outer: Wait | None = None) -> None:
         self.left: float = seconds if outer is None else min(seconds, outer.left)
         self._outer = outer
+        # Since when the outermost one runs: a count, a change.
+        self.since: float = monotonic() if outer is None else outer.since
 
     def __enter__(self) -> None:
         self._began = monotonic()
