@@ -83,8 +83,11 @@ _redact_again = functools.lru_cache(maxsize=256)(redact)
 
 
 def storable_reason(reason: str | None, length: int) -> str | None:
-    """Return *reason* as it may be stored: without keys, then cut to *length* characters."""
-    if reason is None:
+    """Return *reason* as it may be stored: without keys, then cut to *length* characters.
+
+    An empty one is none.
+    """
+    if not reason:
         return None
     reason = storable(reason)
     return storable((_redact_again if len(reason) <= 2000 else redact)(reason), length)

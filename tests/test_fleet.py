@@ -270,6 +270,7 @@ class Ledger:
 
     def outcome(self, outcome: Outcome) -> None:
         """As the pure rule says, which forgets a type only when there is another."""
+        outcome = outcome._replace(reason=outcome.reason or None)  # an empty reason is none
         i, before = outcome.id, self.models[outcome.id]
         before = replace(before, trusted=before.active and self.over(self.back[i], i))
         guards = health.Guards(self.rule, self.pauses, self.incidents)
@@ -326,6 +327,7 @@ class Ledger:
 
     def disable(self, i: str, reason: str | None, until: str | None, force: bool) -> None:
         """Switch it off by hand: of one that is off, facts stay, and no end is given to for good."""
+        reason = reason or None
         before, off = self.models[i], self.off(i)
         manual = before.status is DISABLED
         if manual and until and not self.until[i] and not force:

@@ -253,14 +253,17 @@ def test_the_same_end_is_already(tool: Cli, fleet: Fleet, fleet_url: str) -> Non
 
 @pytest.mark.parametrize("timed", [False, True])
 def test_a_new_reason_is_stored(fleet: Fleet, timed: bool) -> None:
-    """Of a disabled model, with its old one in the history as `updated`; the rest stays."""
+    """Of a disabled model, with its old one in the history as `updated`; the rest stays.
+
+    An empty reason is none, so the one that is there stays.
+    """
     how: dict[str, Any] = {"until": END} if timed else {}
     end = END_WORDS if timed else None
     seed(fleet, "a")
     fleet.disable("a", **how)
     at, by, _, until = facts(fleet, "a")
     old = None
-    for reason in ("first", "second", ""):
+    for reason in ("first", "second"):
         (change,) = fleet.disable("a", reason=reason, **how).changes
         assert (change.before, change.after, change.changed) == (DISABLED, DISABLED, True)
         assert facts(fleet, "a") == (at, by, reason, until)
@@ -271,6 +274,8 @@ def test_a_new_reason_is_stored(fleet: Fleet, timed: bool) -> None:
         }
         assert last(fleet, "a") == ("updated", DISABLED, DISABLED, reason, details)
         old = reason
+    assert not fleet.disable("a", reason="", **how).changes[0].changed
+    assert facts(fleet, "a") == (at, by, "second", until)
 
 
 def test_a_new_reason_of_what_raw_sql_switched_off(fleet: Fleet, fleet_url: str) -> None:

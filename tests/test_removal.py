@@ -55,7 +55,7 @@ def test_the_command(cli: Cli, fleet_url: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
     with opened(fleet_url) as fleet:
         seed(fleet, "ab")
-        assert cli("remove", "a", "--dry-run").out == "a\tactive\t\twould be removed\n"
+        assert cli("remove", "a", "--dry-run").out == "a\tactive\t\twould be removed\ttrue\n"
         assert len(fleet.list_models()) == 2
         assert cli("remove", "a", "--yes", "--reason", "too old").code == 0
         assert [(e.event, e.reason) for e in fleet.events("a", limit=1)] == [("removed", "too old")]

@@ -140,6 +140,7 @@ class Row:
 
     def disable(self, reason: str | None, *, timed: bool, force: bool) -> str | None:
         """Switch it off by hand; return the event, if any."""
+        reason = reason or None  # an empty reason is none
         was, why = self.status, self.disabled_reason
         if was == "disabled" and timed and not self.timed and not force:
             return None
@@ -160,6 +161,7 @@ class Row:
 
         *against*: why it is not to be switched now.
         """
+        reason = reason or None
         if failure is None:
             self.successes += 1
             self.in_a_row, self.failure_reason, self.would_disable = 0, None, None
