@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from modelctl.errors import (
@@ -18,6 +18,7 @@ from modelctl.errors import (
     RefusedError,
     clean,
 )
+from modelctl.forks import gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +104,35 @@ def exists(path: Path) -> bool:
     return True
 
 
+class _Connection(sqlite3.Connection):
+    """A connection; while it is open in one thread, no other thread forks."""
+
+    _thread: int | None = None
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        self._thread = gate.enter()
+        try:
+            super().__init__(*args, **how)
+        except BaseException:
+            self._leave()
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        try:
+            super().close()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            gate.leave(thread)
+
+    def __del__(self) -> None:
+        self._leave()
+
+
 def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(os.fsencode(path.absolute()))}?{mode}",
@@ -110,6 +140,7 @@ def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
         timeout=busy,
         isolation_level=None,
         check_same_thread=False,
+        factory=_Connection,
     )
     connection.create_function("sqrt", 1, _root, deterministic=True)  # not in every build
     # Bytes of another program that are no UTF-8 can still be shown, escaped.

@@ -87,10 +87,7 @@ def child(work: Callable[[], object]) -> int:
 
 
 def test_children_of_a_process_that_used_its_fleet(fleet: Fleet) -> None:
-    """Children of a threaded process count, list and record rightly, and the parent goes on.
-
-    On SQLite no other thread is in a statement meanwhile: a lock of that library would stay held.
-    """
+    """Children of a threaded process count, list and record rightly, and the parent goes on."""
 
     def use() -> None:
         assert fleet.count().active == len(IDS)
@@ -106,7 +103,7 @@ def test_children_of_a_process_that_used_its_fleet(fleet: Fleet) -> None:
     use()
     fleet.disable("m1")
     fleet.enable("m1")
-    with busy(use, threads=0 if fleet.config.sqlite_path else 4) as raised:
+    with busy(use) as raised:
         pids = [child(work) for _ in range(CHILDREN)]
         ended = [os.waitpid(pid, 0)[1] for pid in pids]
         for _ in range(5):
