@@ -116,6 +116,12 @@ class Database:
             raise self._translate(exc) from None
         except sa_exc.TimeoutError:
             raise self._crowded() from None
+        except sa_exc.ResourceClosedError:
+            # The server ended it between two statements of a transaction, before its COMMIT.
+            raise DatabaseUnavailableError(
+                "the connection to the database was lost; nothing was changed",
+                hint="try again later",
+            ) from None
         except sa_exc.SQLAlchemyError as exc:
             raise ModelctlError(self._config.hide(str(exc))) from None
 
@@ -191,8 +197,9 @@ class Database:
             known = connection.info.get("transaction")
             try:
                 transaction.commit()
-            except sa_exc.DBAPIError as exc:
-                if not exc.connection_invalidated or not known:
+            except (sa_exc.DBAPIError, sa_exc.ResourceClosedError) as exc:
+                lost = not isinstance(exc, sa_exc.DBAPIError) or exc.connection_invalidated
+                if not lost or not known:
                     raise
                 self._resolve(known, exc)
             return result
