@@ -186,20 +186,20 @@ def _list_in(*keys: str) -> Callable[[object], list[Entry] | None]:
             if not key:
                 found = document
             if isinstance(found, list) and (found or key == keys[0]):
-                return numbered(found)
+                return _numbered(found)
         return None
 
     return entries
 
 
-def numbered(entries: list[object]) -> list[Entry]:
+def _numbered(entries: list[object]) -> list[Entry]:
     """Name the entries of a list by their places, from 1."""
     return [(f"entry {n}", entry) for n, entry in enumerate(entries, 1)]
 
 
 def _own(document: object) -> list[Entry] | None:
     if isinstance(document, list):
-        return numbered(document)
+        return _numbered(document)
     return [("entry 1", document)] if isinstance(document, dict) and "id" in document else None
 
 

@@ -36,15 +36,13 @@ FAST = 0.06
 # ── A server that answers as it likes ───────────────────────────────────────────────────────────
 
 
-class FakeRedis:
-    """A server that reads commands and gives each the next of *answers*, the last one for ever."""
+class Listener:
+    """A server on this machine that serves each connection in a thread of its own."""
 
     def __init__(self) -> None:
-        self.answers: list[bytes] = [b"+OK\r\n"]
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Let nobody in any more."""
@@ -57,6 +55,17 @@ class FakeRedis:
             while True:
                 client, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class FakeRedis(Listener):
+    """A server that reads commands and gives each the next of *answers*, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = [b"+OK\r\n"]
+        super().__init__()
 
     def _serve(self, client: socket.socket) -> None:
         number = 0
@@ -261,28 +270,14 @@ def test_the_command_line_never_ends_in_a_traceback(
 # ── A server that is slow ───────────────────────────────────────────────────────────────────────
 
 
-class Proxy:
+class Proxy(Listener):
     """Stands between us and Redis: passes *whole* bytes of the answers, then *then* happens."""
 
     def __init__(self, server: int) -> None:
         self.whole = 1 << 60
         self.then = "cut"
         self._server = server
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """Let nobody in any more."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=[client], daemon=True).start()
+        super().__init__()
 
     def _serve(self, client: socket.socket) -> None:
         with (
