@@ -116,11 +116,11 @@ class Database:
             raise self._translate(exc) from None
         except sa_exc.TimeoutError:
             raise self._crowded() from None
-        except sa_exc.ResourceClosedError:
-            # The server ended it between two statements of a transaction, before its COMMIT.
+        except (sa_exc.ResourceClosedError, sa_exc.PendingRollbackError):
+            # The server ended it between two statements of a transaction. What an earlier
+            # transaction of this call has done stays, so nothing is claimed.
             raise DatabaseUnavailableError(
-                "the connection to the database was lost; nothing was changed",
-                hint="try again later",
+                "the connection to the database was lost", hint="try again later"
             ) from None
         except sa_exc.SQLAlchemyError as exc:
             raise ModelctlError(self._config.hide(str(exc))) from None
@@ -199,7 +199,7 @@ class Database:
                 transaction.commit()
             except (sa_exc.DBAPIError, sa_exc.ResourceClosedError) as exc:
                 lost = not isinstance(exc, sa_exc.DBAPIError) or exc.connection_invalidated
-                if not lost or not known:
+                if not lost:
                     raise
                 self._resolve(known, exc)
             return result
@@ -239,12 +239,15 @@ class Database:
             pooled.close()  # rolls back what is not committed
         return result
 
-    def _resolve(self, known: Sequence[Any], lost: Exception) -> None:
-        """Return if the transaction was committed whose answer to COMMIT was lost, else raise."""
-        xid, server = known
+    def _resolve(self, known: Sequence[Any] | None, lost: Exception) -> None:
+        """Return if the transaction was committed whose answer to COMMIT was lost, else raise.
+
+        *known*: its id and when its server started; None: there is nothing to ask for.
+        """
+        xid, server = known or (None, None)
         why = self._translate(lost).message
         with deadline.patience(max(_RESOLVE_SECONDS, deadline.left(0))):
-            for attempt in range(_TRIES):
+            for attempt in range(_TRIES if known else 0):
                 if attempt:
                     with deadline.spending():
                         time.sleep(0.5)

@@ -594,9 +594,7 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
     if state.startswith("22"):
         return UsageError(f"the database does not take this value ({text})")
     if state in ("55P03", "57014", "40001", "40P01"):
-        return DatabaseUnavailableError(
-            f"the database is busy ({text})", hint="nothing was changed; try again"
-        )
+        return DatabaseUnavailableError(f"the database is busy ({text})", hint="try again")
     if not state or state[:2] in ("08", "53", "57", "58", "25"):
         return DatabaseUnavailableError(
             f"the database is not available ({text})", hint="try again later"

@@ -706,8 +706,8 @@ def test_a_failure_whose_commit_is_not_answered(world: World, how: str) -> None:
     assert len(world.fleet.events("m3")) == arrived
 
 
-@pytest.mark.parametrize("kind", ["failure", "batch"])
-@pytest.mark.parametrize("how", ["drop", "lose"])
+@pytest.mark.parametrize("kind", [*SINGLE, *MULTIPLE])
+@pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
 def test_nobody_can_say_what_became_of_it(world: World, how: str, kind: str) -> None:
     """A COMMIT without an answer and no server to ask: the error says that it is not known."""
     call = (SINGLE | MULTIPLE)[kind]
@@ -718,7 +718,27 @@ def test_nobody_can_say_what_became_of_it(world: World, how: str, kind: str) -> 
     world.to_postgres.break_at(commit, how, once=False)
     with pytest.raises(DatabaseUnavailableError, match="it is not known whether"):
         call(world.fleet)
-    assert world.state() == states[how == "lose"]
+    assert world.state() == states[how in ("lose", "cut")]
+    world.to_postgres.heal()
+    world.fleet.drain()
+    world.assert_right()
+
+
+@pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
+def test_a_commit_of_which_nobody_knows_the_id(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of several models without a transaction id: it is not known, and nothing is claimed."""
+    call = MULTIPLE["disable several"]
+    _, states, _ = dry(world, call)
+    world.renew(*ROWS)
+    world.fleet.close()
+    monkeypatch.setattr(database, "_WRITE", database._BEGIN)  # which asks for no id
+    world.to_postgres.fault = lambda request: how if COMMIT in request else None
+    with pytest.raises(DatabaseUnavailableError, match="it is not known whether") as caught:
+        call(world.fleet)
+    assert "nothing was changed" not in f"{caught.value.message} {caught.value.hint}"
+    assert world.state() == states[how in ("lose", "cut")]
     world.to_postgres.heal()
     world.fleet.drain()
     world.assert_right()

@@ -79,6 +79,13 @@ def test_interrupt_during_imports(place: str) -> None:
     assert done.stderr in (b"", b"error: Interrupted; what was not committed is not done.\n")
 
 
+def test_interrupt_before_the_program_runs() -> None:
+    """Ctrl-C between the load of the entry point and the call of it is 130 without a traceback."""
+    code = "import modelctl.__main__, os; os.kill(os.getpid(), 2); import time; time.sleep(9)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_importing_the_package_loads_nothing() -> None:
     """The name of the package alone costs nothing, so that the program begins at once."""
     code = (
