@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as type checkers know it; loading typing takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
-    from modelctl.config import Config as Config
+    from modelctl.config.load import Config as Config
     from modelctl.errors import (
         DatabaseUnavailableError as DatabaseUnavailableError,
     )
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from modelctl.errors import (
         UsageError as UsageError,
     )
-    from modelctl.fleet import Fleet as Fleet
+    from modelctl.fleet.fleet import Fleet as Fleet
     from modelctl.health import Outcome as Outcome
     from modelctl.model import (
         CacheState as CacheState,
@@ -59,6 +59,16 @@ if TYPE_CHECKING:
     from modelctl.model import (
         VerifiedCount as VerifiedCount,
     )
+    from modelctl.models.results import BatchResult as BatchResult
+    from modelctl.models.results import Changes as Changes
+    from modelctl.models.results import Event as Event
+    from modelctl.models.results import ExplainedModel as ExplainedModel
+    from modelctl.models.results import KeptChange as KeptChange
+    from modelctl.models.results import LeaderboardEntry as LeaderboardEntry
+    from modelctl.models.results import Model as Model
+    from modelctl.models.results import OutcomeChange as OutcomeChange
+    from modelctl.models.results import Stats as Stats
+    from modelctl.models.results import StatusChange as StatusChange
     from modelctl.reports import CacheReport as CacheReport
     from modelctl.reports import Diagnosis as Diagnosis
     from modelctl.reports import DrainResult as DrainResult
@@ -68,21 +78,11 @@ if TYPE_CHECKING:
     from modelctl.reports import Recovery as Recovery
     from modelctl.reports import SchemaStatus as SchemaStatus
     from modelctl.reports import Waiting as Waiting
-    from modelctl.results import BatchResult as BatchResult
-    from modelctl.results import Changes as Changes
-    from modelctl.results import Event as Event
-    from modelctl.results import ExplainedModel as ExplainedModel
-    from modelctl.results import KeptChange as KeptChange
-    from modelctl.results import LeaderboardEntry as LeaderboardEntry
-    from modelctl.results import Model as Model
-    from modelctl.results import OutcomeChange as OutcomeChange
-    from modelctl.results import Stats as Stats
-    from modelctl.results import StatusChange as StatusChange
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Config": "config",
+    "Config": "config.load",
     "DatabaseUnavailableError": "errors",
     "ExitCode": "errors",
     "InvalidConfigError": "errors",
@@ -92,30 +92,30 @@ _MODULE_OF = {
     "RefusedError": "errors",
     "StaleCacheError": "errors",
     "UsageError": "errors",
-    "Fleet": "fleet",
+    "Fleet": "fleet.fleet",
     "Outcome": "health",
-    "BatchResult": "results",
+    "BatchResult": "models.results",
     "CacheReport": "reports",
     "CacheState": "model",
-    "Changes": "results",
+    "Changes": "models.results",
     "Count": "model",
     "Diagnosis": "reports",
     "DrainResult": "reports",
-    "Event": "results",
-    "ExplainedModel": "results",
+    "Event": "models.results",
+    "ExplainedModel": "models.results",
     "FailureType": "model",
     "Hold": "reports",
     "ImportResult": "reports",
-    "KeptChange": "results",
-    "LeaderboardEntry": "results",
-    "Model": "results",
+    "KeptChange": "models.results",
+    "LeaderboardEntry": "models.results",
+    "Model": "models.results",
     "ModelStatus": "model",
-    "OutcomeChange": "results",
+    "OutcomeChange": "models.results",
     "Pause": "reports",
     "Recovery": "reports",
     "SchemaStatus": "reports",
-    "Stats": "results",
-    "StatusChange": "results",
+    "Stats": "models.results",
+    "StatusChange": "models.results",
     "VerifiedCount": "model",
     "Waiting": "reports",
 }

@@ -24,7 +24,7 @@ def run() -> None:
     try:
         code = _version() if sys.argv[1:] in (["--version"], ["-V"]) else None
         if code is None:
-            from modelctl import cli
+            from modelctl.cli import main as cli
 
             _signal.signal(_signal.SIGINT, _USUAL)
             code = cli.run()

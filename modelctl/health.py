@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from modelctl.config import Config, RecoveryConfig
+    from modelctl.config.load import Config, RecoveryConfig
 
 # Who switched a model off when nobody did.
 HEALTH_RULE = "health rule"

@@ -17,7 +17,7 @@ from typing import Any
 import pexpect  # type: ignore[import-untyped]
 import pytest
 
-from modelctl import cli
+from modelctl.cli import main as cli
 
 PROGRAM = [sys.executable, "-m", "modelctl"]
 SECONDS = 60

@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from modelctl import points, tables
-from modelctl.config import Config, DatabaseConfig, RedisConfig
+from modelctl import crash_points
+from modelctl.config.load import Config, DatabaseConfig, RedisConfig
+from modelctl.database import tables
 from modelctl.errors import ModelctlError
-from modelctl.fleet import Fleet
+from modelctl.fleet.fleet import Fleet
 
 # A child that hangs ends itself, and the test fails.
 _PATIENCE = 60
@@ -185,7 +186,7 @@ def _child(job: Job, pipe: IO[str]) -> None:
     results: list[dict[str, Any]] = []
     warnings: list[str] = []
     error = ""
-    points.hook = arrive
+    crash_points.hook = arrive
     tables.CHUNK = job.chunk
     try:
         with fleet(job.database, job.redis) as subject:

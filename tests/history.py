@@ -46,8 +46,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from modelctl import Fleet, points
-from modelctl.config import Config
+from modelctl import Fleet, crash_points
+from modelctl.config.load import Config
 from modelctl.count.cache import LEASE_SECONDS
 from modelctl.errors import DatabaseUnavailableError, StaleCacheError
 from tests.servers import Postgres, Redis, RedisGroup
@@ -407,7 +407,7 @@ class Product:
             elif dice.random() < 0.05:
                 time.sleep(dice.uniform(0, 0.03))
 
-        points.hook = hook
+        crash_points.hook = hook
 
     def count(self, what: str) -> tuple[int, bool]:
         """Count."""

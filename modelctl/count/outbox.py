@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.database.tables import text
 from modelctl.errors import InvalidConfigError, clean
-from modelctl.tables import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelctl.config import Config
-    from modelctl.database import Database
+    from modelctl.config.load import Config
+    from modelctl.database.database import Database
 
 SETTLE_SECONDS = 15
 _DELIVERY = "delivery "

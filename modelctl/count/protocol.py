@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from modelctl import deadline, points
+from modelctl import crash_points, deadline
 from modelctl.count.cache import Cache, Hit, Miss, NullCache
 from modelctl.errors import (
     DatabaseUnavailableError,
@@ -23,7 +23,7 @@ from modelctl.model import CacheState, Count, VerifiedCount
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from modelctl.config import Config
+    from modelctl.config.load import Config
     from modelctl.count.outbox import Outbox
     from modelctl.reports import CacheReport, DrainResult
 
@@ -108,14 +108,14 @@ class CachedCount:
 
     def _count_and_fill(self, token: str | None) -> int:
         """COUNT(*) after the lease, and the fill."""
-        points.reach("after-lease")
+        crash_points.reach("after-lease")
         active, owed, watched = self._counted(token)
         if token is None:
             return active
         if not watched:  # no change would clear what is stored
             self._give_back(token)
             return active
-        points.reach("after-snapshot")
+        crash_points.reach("after-snapshot")
         try:
             if owed:
                 # A change that was not delivered yet: what was stored before it goes. Its rows
@@ -232,9 +232,9 @@ class CachedCount:
         """
         due = self._outbox.due()  # before the DEL, or it may miss one of them
         if due or even_if_none:
-            points.reach("after-due")
+            crash_points.reach("after-due")
             self.cache.invalidate(sweep)
-            points.reach("before-settle")
+            crash_points.reach("before-settle")
         if due:
             self._outbox.settle(due, self.cache.identity, self.cache.server)
         return due

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from modelctl import forks, points
-from modelctl.config import mask_url
+from modelctl import crash_points, forks
+from modelctl.config.load import mask_url
 from modelctl.count.cache import LEASE_SECONDS, Hit
 from modelctl.count.first_look import ReplyError, first_look
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from redis import ConnectionPool
 
-    from modelctl.config import Config
+    from modelctl.config.load import Config
     from modelctl.redis_client.servers import Server, Talk
     from modelctl.reports import CacheKey
 
@@ -284,7 +284,7 @@ class RedisCache:
         if lease != token.encode():
             talk.ask(Command(("UNWATCH",), answers.is_ok))
             return
-        points.reach("in-fill")
+        crash_points.reach("in-fill")
         talk.ask(
             Command(("MULTI",), answers.is_ok),
             *also,
@@ -299,7 +299,7 @@ class RedisCache:
             # In one command, which passes even when Redis is out of memory.
             talk.ask(Command(("DEL", self._key, self._vouch, self._lease), answers.is_number))
             self.server = talk.home
-        points.reach("after-del")
+        crash_points.reach("after-del")
 
     def invalidate(self, budget: float | None = None) -> None:
         """Forget the count, then sweep what else a change made wrong, within *budget* seconds.
@@ -352,7 +352,7 @@ class RedisCache:
             cursor = b"0"
             while True:
                 cursor = self._clear_page(pool, pattern, cursor)
-                points.reach("in-sweep")
+                crash_points.reach("in-sweep")
                 if cursor == b"0":
                     break
                 if time.monotonic() > until:

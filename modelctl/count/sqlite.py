@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from modelctl.config import Config
+    from modelctl.config.load import Config
     from modelctl.reports import CacheKey
 
 
@@ -56,7 +56,7 @@ class SqliteCache:
     def _connection(self, busy: float | None = None) -> Iterator[sqlite3.Connection]:
         import sqlite3
 
-        from modelctl import sqlite
+        from modelctl.database import sqlite
 
         seconds = sqlite.BUSY_SECONDS if busy is None else busy
         try:

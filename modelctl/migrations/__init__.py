@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from modelctl.count.outbox import SEAL
+from modelctl.database.tables import lock_key
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
 from modelctl.migrations.declared import CACHE, HEAD, KNOWN, OUTBOX
 from modelctl.reports import SchemaStatus
-from modelctl.tables import lock_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

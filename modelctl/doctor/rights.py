@@ -1,0 +1,232 @@
+"""Rights: what this process may do in the database, tried in transactions that are rolled back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import exc as sa_exc
+
+from modelctl.database.tables import MODELS, Statements, events_in, text
+from modelctl.errors import InvalidConfigError
+from modelctl.record import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import sqlalchemy as sa
+
+# What the README grants. Each is tried by a statement that touches no row.
+NEEDED = {
+    "models": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "modelctl_events": ("SELECT", "INSERT"),
+    "modelctl_outbox": ("SELECT", "UPDATE", "DELETE"),
+    "modelctl_state": ("SELECT", "INSERT", "UPDATE"),
+    "modelctl_holds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "modelctl_version": ("SELECT",),
+}
+# The columns that are read and written, where a right may be granted on some of them only.
+_COLUMNS: dict[str, Sequence[str]] = {
+    "models": [column.name for column in MODELS.c],
+    "modelctl_events": [column.name for column in events_in(None).c],
+    "modelctl_outbox": ["id", "due", "settle"],
+    "modelctl_state": ["name", "at", "value"],
+    "modelctl_holds": ["scope", "provider", "failure_type", "since", "until", "reason", "actor"],
+    "modelctl_version": ["version_num"],
+}
+_INSERTED = {"models": ["id", "display_name", "provider"]}
+_LOCK_MILLISECONDS = 500
+# As much as SQLite must be able to write; a bulk change needs more.
+ROOM = 1 << 20
+
+
+@record
+class Table:
+    """A table as the database knows it: its name with schema, what it is, whose rows are hidden."""
+
+    name: str
+    kind: str
+    hides_rows: bool
+
+
+@record
+class Findings:
+    """What the role lacks: rights as (right, table or schema), and tables that are locked."""
+
+    role: str  # as SQL
+    missing: tuple[tuple[str, str], ...]
+    locked: tuple[str, ...]
+
+
+class Rights(Statements):
+    """Tries on PostgreSQL; `write_much` is for SQLite."""
+
+    def read_only(self) -> str | None:
+        """Say why transactions of this connection cannot write; None: they can."""
+        sql = (
+            "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), source"
+            " FROM pg_settings WHERE name = 'default_transaction_read_only'"
+        )
+        with self.database.reading() as connection:
+            standby, read_only, source = connection.execute(text(sql)).one()
+        if standby:
+            return "the server is a standby; name the primary in database.url, or several hosts"
+        if read_only == "off":
+            return None
+        where = {
+            "user": "for this role: ALTER ROLE ... RESET default_transaction_read_only",
+            "database": "for this database: ALTER DATABASE ... RESET default_transaction_read_only",
+            "database user": "for this role in this database:"
+            " ALTER ROLE ... IN DATABASE ... RESET default_transaction_read_only",
+            "client": "by this client: look at options in database.url and at PGOPTIONS",
+        }.get(source, f"by the server ({source}); a managed one does that when its disk is full")
+        return f"default_transaction_read_only is on, set {where}"
+
+    def tables(self) -> dict[str, Table]:
+        """Return ``models`` and modelctl's own tables, those that are found."""
+        sql = (
+            "SELECT c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname),"
+            " CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view'"
+            " WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'no table' END,"
+            " c.relkind IN ('r', 'p') AND row_security_active(c.oid)"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.oid = to_regclass('models')"
+            " OR (n.nspname = :schema AND c.relname = ANY(CAST(:names AS text[])))"
+        )
+        names = [name for name in NEEDED if name != "models"]
+        values = {"schema": self.config.database.schema, "names": names}
+        with self.database.reading() as connection:
+            return {row[0]: Table(*row[1:]) for row in connection.execute(text(sql), values)}
+
+    def watched(self) -> list[str]:
+        """Return the tables that have modelctl's triggers."""
+        sql = (
+            "SELECT DISTINCT quote_ident(n.nspname) || '.' || quote_ident(c.relname)"
+            " FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid"
+            " JOIN pg_namespace f ON f.oid = p.pronamespace"
+            " WHERE f.nspname = :schema AND p.proname = 'modelctl_enqueue' AND t.tgparentid = 0"
+            " ORDER BY 1"
+        )
+        with self.database.reading() as connection:
+            found = connection.execute(text(sql), {"schema": self.config.database.schema})
+            return [*found.scalars()]
+
+    def search_path(self) -> str:
+        """Return where this connection looks for ``models``, in the order of the search."""
+        sql = "SELECT array_to_string(current_schemas(false), ', ')"
+        with self.database.reading() as connection:
+            return str(connection.scalar(text(sql)))
+
+    def lacking(self, tables: dict[str, Table]) -> Findings:
+        """Try everything that the README grants on *tables*.
+
+        Not one row is touched, and nobody is waited for for long; triggers that fire for a
+        statement do so in a transaction that is rolled back.
+
+        Raises:
+            InvalidConfigError: nothing can be written at all.
+        """
+        schema = self.config.database.schema
+        allowed = (
+            "SELECT quote_ident(current_user), has_schema_privilege(CAST(:schema AS name), 'USAGE')"
+        )
+
+        def work(connection: sa.Connection) -> Findings:
+            connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
+            # A hidden row is another check's matter, and would be an error of the same kind.
+            role, usage = connection.execute(text(allowed), {"schema": schema}).one()
+            missing: list[tuple[str, str]] = [] if usage else [("USAGE", f"SCHEMA {schema}")]
+            locked: list[str] = []
+            for name, table in tables.items():
+                if table.kind == "view" or table.hides_rows or not (usage or name == "models"):
+                    continue
+                for right, sql in self._statements(name):
+                    state = _attempt(connection, sql)
+                    if state == "42501":
+                        missing.append((right, table.name))
+                    elif state == "55P03":
+                        locked.append(table.name)
+                        break  # whatever else is tried waits as long
+            return Findings(role, tuple(missing), tuple(locked))
+
+        return self.database.write(work, dry_run=True)
+
+    def _statements(self, name: str) -> Iterator[tuple[str, str]]:
+        table = name if name == "models" else f"{self.own}{name}"
+        columns = _COLUMNS[name]
+        written = [column for column in columns if column != "id"]
+        inserted = _INSERTED.get(name, written)
+        for right in NEEDED[name]:
+            match right:
+                case "SELECT":
+                    sql = f"SELECT {', '.join(columns)} FROM {table} WHERE FALSE"
+                case "INSERT":
+                    nothing = ", ".join(["NULL"] * len(inserted))
+                    sql = (
+                        f"INSERT INTO {table} ({', '.join(inserted)}) SELECT {nothing} WHERE FALSE"
+                    )
+                case "UPDATE":
+                    sets = ", ".join(f"{column} = NULL" for column in written)
+                    sql = f"UPDATE {table} SET {sets} WHERE FALSE"
+                case _:
+                    sql = f"DELETE FROM {table} WHERE FALSE"
+            yield right, sql
+
+    def lockers(self, tables: Sequence[str]) -> list[str]:
+        """Say which sessions hold, or wait for, a lock that keeps others from these tables."""
+        sql = (
+            "SELECT l.pid, coalesce(a.application_name, ''),"
+            " CAST(extract(epoch FROM clock_timestamp() - a.xact_start) AS double precision)"
+            " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+            " WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database"
+            " WHERE datname = current_database()) AND l.relation = ANY("
+            "SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
+            " AND l.pid <> pg_backend_pid()"
+            " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock',"
+            " 'ShareUpdateExclusiveLock') ORDER BY l.granted DESC, l.pid LIMIT 3"
+        )
+        with self.database.reading() as connection:
+            found = connection.execute(text(sql), {"tables": list(tables)}).all()
+        return [
+            f"process {pid}{f' ({name})' if name else ''}"
+            + (f" for {seconds:.0f} s" if seconds is not None else "")
+            for pid, name, seconds in found
+        ]
+
+    def write_much(self) -> None:
+        """Write to a SQLite file what a large change would, and take it back.
+
+        Raises:
+            InvalidConfigError: the file or its folder cannot be written.
+            DatabaseUnavailableError: there is no room, or somebody else writes for long.
+        """
+
+        def work(connection: sa.Connection) -> None:
+            # What does not fit into memory goes to disk before the end of the transaction.
+            connection.exec_driver_sql("PRAGMA cache_size = 1")
+            connection.execute(
+                text(
+                    "INSERT INTO modelctl_state (name, at, value)"
+                    f" VALUES ('doctor', 'never', zeroblob({ROOM}))"
+                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                )
+            )
+
+        self.database.write(work, dry_run=True)
+
+
+def _attempt(connection: sa.Connection, sql: str) -> str | None:
+    """Run a statement; return the SQLSTATE of the error that it was."""
+    connection.exec_driver_sql("SAVEPOINT attempt")
+    try:
+        connection.exec_driver_sql(sql)
+        state = None
+    except sa_exc.DBAPIError as exc:
+        cause: Any = exc.orig
+        state = getattr(cause, "sqlstate", None)
+        if exc.connection_invalidated:
+            raise
+    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT attempt")
+    if state == "25006":
+        raise InvalidConfigError("the transaction is read-only")
+    return state

@@ -1,0 +1,472 @@
+"""The changes of status in SQL, and how one is applied.
+
+The order of locking, logging and writing is the point of them: on PostgreSQL one statement (a CTE
+that locks, logs and writes), on SQLite the same fragments as three statements inside BEGIN
+IMMEDIATE.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelctl import health
+from modelctl.database.tables import (
+    AUTO_OFF,
+    ON,
+    STATUS,
+    TIMED_OFF,
+    KeptError,
+    Statements,
+    text,
+    whole,
+)
+from modelctl.model import ModelStatus
+from modelctl.models.results import KeptChange, OutcomeChange, StatusChange
+from modelctl.record import record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import sqlalchemy as sa
+
+
+@record
+class Change:
+    """What one command does to the rows it finds, in SQL.
+
+    *flags*: what it needs to know of the row as it was, by name. *after*, *event* (NULL: there
+    is none) and *note* (for people) are over ``before`` and the flags; *details*, of the event,
+    over all of these; *assign* over the row and, as ``touched.``, all of these; *standing* over the
+    row afterwards; *failures*: how many in a row it has then, of what records an outcome; *took*, on
+    PostgreSQL, over the row as it was written: whether what no status tells was written, too (a
+    trigger may put all columns back).
+    """
+
+    event: str
+    after: str
+    assign: str | None  # None: delete the row
+    flags: tuple[tuple[str, str], ...] = ()
+    reason: str = "CAST(:reason AS text)"
+    details: str = "NULL"
+    note: str = "CAST(NULL AS text)"
+    failures: str = "CAST(NULL AS integer)"
+    write: str = "touched.event IS NOT NULL"  # which rows
+    standing: str = STATUS  # of the row after that: equal to `after`, unless something undid it
+    took: str = "TRUE"
+
+
+def _during(kind: str, beyond: str = "{now}") -> str:
+    """The holds of a model that last, as what follows FROM."""
+    return (
+        f"{{own}}modelctl_holds h WHERE h.until > {beyond}"
+        f" AND {kind} AND (h.provider IS NULL OR h.provider = coalesce(models.provider, ''))"
+    )
+
+
+def _holds(kind: str, beyond: str = "{now}") -> str:
+    return f"EXISTS (SELECT 1 FROM {_during(kind, beyond)})"
+
+
+# Whether the time of the last outcome is the one just written; a column may round it to seconds.
+FAILED_NOW, SUCCEEDED_NOW = "{failed} >= {epoch} - 2", "{succeeded} >= {epoch} - 2"
+# Seconds since 1970 that are before and after every time.
+LONG_AGO, NEVER = "-1e18", "1e18"
+_PAUSE = "h.failure_type IS NULL"
+PAUSED = _holds(_PAUSE)
+# What stays off until a person comes, however long ago it failed.
+FOR_A_PERSON = "(:max_ejections > 0 AND coalesce(ejections, 0) >= :max_ejections)"
+REACHED = (
+    f"{ON} AND CAST(:counted AS boolean) AND coalesce(consecutive_failures, 0) + 1 >= :threshold"
+)
+TRUSTED = (
+    f"{ON} AND coalesce(ejections, 0) > 0 AND coalesce({{back}} + {{cooldown}}, 0) <= {{epoch}}"
+)
+# Off until a person comes: without an end, or with one that never comes.
+_ENDLESS = "active IS NOT TRUE AND auto_disabled IS NOT TRUE AND ({until_comes}) IS NOT TRUE"
+_TIMED = "CAST(:until AS double precision) IS NOT NULL"
+_OLD_DISABLED = (
+    # '' where the column of an application is NOT NULL.
+    ("old_by", "nullif(CAST(disabled_by AS text), '')"),
+    ("old_reason", "nullif(CAST(disabled_reason AS text), '')"),
+    ("old_until", "{old_until}"),
+)
+_OLD_COUNTS = (
+    ("old_failures", "coalesce(consecutive_failures, 0)"),
+    ("old_ejections", "coalesce(ejections, 0)"),
+)
+
+
+def _differences(*fields: tuple[str, str, str], also: str = "") -> str:
+    """JSON of those fields (name, old and new value) that differ; NULL where none does."""
+    rows = " UNION ALL ".join(
+        f"SELECT '{name}' AS field, {{json}}({old}) AS was, {{json}}({new}) AS is_now"
+        for name, old, new in fields
+    )
+    return (
+        f"(SELECT CASE WHEN count(*) > 0 THEN {{object}}({also}'old', {{collect}}(field, was),"
+        f" 'new', {{collect}}(field, is_now)) END FROM ({rows}) AS f WHERE was {{is_not}} is_now)"
+    )
+
+
+_NO_TEXT = "CAST(NULL AS text)"
+_ON_AGAIN = (
+    ("disabled_by", "old_by", _NO_TEXT),
+    ("disabled_reason", "old_reason", _NO_TEXT),
+    ("disabled_until", "old_until", _NO_TEXT),
+)
+_NEVER_MIND = (
+    "disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL, disabled_until = NULL,"
+    " would_disable = NULL"
+)
+_INCIDENT = "h.failure_type = CAST(:failure_type AS text)"
+_OFF = "touched.event = 'auto-disabled'"
+
+ENABLE = Change(
+    # A model that is on already starts afresh, too.
+    flags=(
+        ("off", "active IS NOT TRUE"),
+        (
+            "failing",
+            "coalesce(consecutive_failures, 0) <> 0 OR coalesce(ejections, 0) <> 0"
+            " OR coalesce(would_disable, '') <> ''",
+        ),
+        *_OLD_DISABLED,
+        *_OLD_COUNTS,
+    ),
+    write="touched.off OR touched.failing",
+    event="CASE WHEN off THEN 'enabled' END",
+    after="'active'",
+    details=_differences(
+        *_ON_AGAIN,
+        ("consecutive_failures", "old_failures", "0"),
+        ("ejections", "old_ejections", "0"),
+    ),
+    assign="active = TRUE, auto_disabled = FALSE, consecutive_failures = 0, ejections = 0,"
+    " recovered_at = CASE WHEN touched.off THEN {now} ELSE recovered_at END,"
+    f" {_NEVER_MIND}, updated_at = {{now}}",
+)
+_NEW_BY = "CASE WHEN before = 'disabled' THEN old_by ELSE CAST(:actor AS text) END"
+_NEW_REASON = "coalesce({stored_reason}, old_reason)"
+DISABLE = Change(
+    flags=(
+        # A person switched it off for good: an end would bring it back.
+        ("kept", f"{_TIMED} AND NOT CAST(:force AS boolean) AND {_ENDLESS}"),
+        ("other_until", "disabled_until {is_not} {until}"),
+        *_OLD_DISABLED,
+    ),
+    event="CASE WHEN kept THEN NULL WHEN before <> 'disabled' OR other_until THEN 'disabled'"
+    f" WHEN old_reason {{is_not}} {_NEW_REASON} THEN 'updated' END",
+    after="'disabled'",
+    note="CASE WHEN kept THEN 'without an end; kept' END",
+    details="CASE WHEN before <> 'active' THEN "
+    + _differences(
+        ("disabled_by", "old_by", _NEW_BY),
+        ("disabled_reason", "old_reason", _NEW_REASON),
+        ("disabled_until", "old_until", "{new_until}"),
+        also="'until', {new_until}, ",
+    )
+    + f" WHEN {_TIMED} THEN {{object}}('until', {{new_until}}) END",
+    # Of a model that is off already: since when, and why unless there is a new reason, stay.
+    assign="active = FALSE, auto_disabled = FALSE,"
+    " disabled_at = CASE touched.before WHEN 'disabled' THEN disabled_at"
+    " WHEN 'auto-disabled' THEN coalesce(disabled_at, {now}) ELSE {now} END,"
+    " disabled_by = CASE WHEN touched.before = 'disabled' THEN disabled_by ELSE :actor END,"
+    " disabled_reason = CASE WHEN touched.before <> 'active' AND CAST(:reason AS text) IS NULL"
+    " THEN disabled_reason ELSE :reason END,"
+    " disabled_until = {until}, would_disable = NULL, updated_at = {now}",
+    # The application's column may round it to seconds.
+    standing="CASE WHEN abs(coalesce({end}, 0) - coalesce(CAST(:until AS double precision), 0)) > 1"
+    f" THEN 'with another end' ELSE {STATUS} END",
+)
+REMOVE = Change(
+    flags=(
+        ("old_name", "nullif(CAST(display_name AS text), '')"),
+        ("old_provider", "nullif(CAST(provider AS text), '')"),
+    ),
+    event="'removed'",
+    after="CAST(NULL AS text)",
+    details=_differences(
+        ("display_name", "old_name", _NO_TEXT), ("provider", "old_provider", _NO_TEXT)
+    ),
+    assign=None,
+    write="TRUE",
+)
+RECOVER = Change(
+    flags=(("timed", "auto_disabled IS NOT TRUE"), *_OLD_DISABLED, *_OLD_COUNTS),
+    event="'recovered'",
+    after="'active'",
+    reason="CASE WHEN timed THEN 'its time was over' END",
+    details=_differences(
+        *_ON_AGAIN,
+        (
+            "consecutive_failures",
+            "old_failures",
+            "CASE WHEN timed THEN 0 ELSE CAST(:restart AS integer) END",
+        ),
+        ("ejections", "old_ejections", "CASE WHEN timed THEN 0 ELSE old_ejections END"),
+    ),
+    # A model that was off for a time is as healthy as before.
+    assign="active = TRUE, auto_disabled = FALSE,"
+    " consecutive_failures = CASE WHEN touched.timed THEN 0 ELSE :restart END,"
+    " ejections = CASE WHEN touched.timed THEN 0 ELSE ejections END,"
+    f" recovered_at = {{now}}, {_NEVER_MIND}, updated_at = {{now}}",
+)
+SUCCESS = Change(
+    flags=(
+        ("back", f"{AUTO_OFF} AND NOT {FOR_A_PERSON} AND NOT {PAUSED}"),
+        ("trusted", TRUSTED),
+        *_OLD_COUNTS,
+    ),
+    event="CASE WHEN back THEN 'recovered' END",
+    after="CASE WHEN back THEN 'active' ELSE before END",
+    failures="0",
+    details="CASE WHEN back AND old_failures <> 0 THEN {object}("
+    "'old', {object}('consecutive_failures', old_failures),"
+    " 'new', {object}('consecutive_failures', 0)) END",
+    assign="success_count = coalesce(success_count, 0) + 1, last_success_at = {now},"
+    " consecutive_failures = 0, failure_reason = NULL, would_disable = NULL,"
+    " ejections = CASE WHEN touched.trusted THEN 0 ELSE ejections END,"
+    " recovered_at = CASE WHEN touched.back THEN {now} ELSE recovered_at END,"
+    " active = CASE WHEN touched.back THEN TRUE ELSE active END,"
+    " auto_disabled = CASE WHEN touched.back THEN FALSE ELSE auto_disabled END,"
+    " disabled_at = CASE WHEN touched.back THEN NULL ELSE disabled_at END,"
+    " disabled_by = CASE WHEN touched.back THEN NULL ELSE disabled_by END,"
+    " disabled_reason = CASE WHEN touched.back THEN NULL ELSE disabled_reason END,"
+    " disabled_until = CASE WHEN touched.back THEN NULL ELSE disabled_until END,"
+    " updated_at = {now}",
+    write="TRUE",
+    took=SUCCEEDED_NOW,
+)
+FAILURE = Change(
+    flags=(
+        ("reached", REACHED),
+        ("noted", "coalesce(would_disable, '') <> ''"),
+        (
+            "held",
+            f"CASE WHEN NOT ({REACHED}) THEN NULL WHEN {PAUSED} THEN 'paused'"
+            f" WHEN {_holds(_INCIDENT)} THEN 'incident' END",
+        ),
+        *_OLD_COUNTS,
+    ),
+    event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
+    " WHEN reached AND NOT noted THEN 'would-disable' END",
+    after="CASE WHEN reached AND held IS NULL THEN 'auto-disabled' ELSE before END",
+    note="held",
+    failures="old_failures + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END",
+    details="CASE event WHEN 'would-disable' THEN {object}('guard', held)"
+    " WHEN 'auto-disabled' THEN {object}('old',"
+    " {object}('consecutive_failures', old_failures, 'ejections', old_ejections),"
+    " 'new', {object}('consecutive_failures', old_failures + 1,"
+    " 'ejections', old_ejections + 1)) END",
+    assign="failure_count = coalesce(failure_count, 0) + 1, last_failure_at = {now},"
+    " consecutive_failures = coalesce(consecutive_failures, 0)"
+    " + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END,"
+    " failure_type = :failure_type, failure_reason = :reason,"
+    f" ejections = coalesce(ejections, 0) + CASE WHEN {_OFF} THEN 1 ELSE 0 END,"
+    f" disabled_at = CASE WHEN {_OFF} THEN {{now}} ELSE disabled_at END,"
+    f" disabled_by = CASE WHEN {_OFF} THEN '{health.HEALTH_RULE}' ELSE disabled_by END,"
+    f" disabled_reason = CASE WHEN {_OFF} THEN coalesce(CAST(:reason AS text),"
+    " CAST(:failure_type AS text)) ELSE disabled_reason END,"
+    f" disabled_until = CASE WHEN {_OFF} THEN NULL ELSE disabled_until END,"
+    f" auto_disabled = CASE WHEN {_OFF} THEN TRUE ELSE auto_disabled END,"
+    f" active = CASE WHEN {_OFF} THEN FALSE ELSE active END,"
+    " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
+    " updated_at = {now}",
+    write="TRUE",
+    took=FAILED_NOW,
+)
+
+
+# A failure in which the other models have no say: below the threshold, or of one that is spared by a
+# hold, as was noted, which lasts a window more.
+UNDISPUTED = (
+    f"NOT ({REACHED}) OR (would_disable = 'paused' AND {PAUSED})"
+    f" OR (would_disable = 'incident' AND {_holds(_INCIDENT, '{window}')})"
+)
+
+
+class Changes(Statements):
+    """Applies changes, inside of a transaction or as one; says when a model comes back."""
+
+    @property
+    def may_return(self) -> str:
+        """Whether a model may come back by itself, ever."""
+        ends = self.sql.finite.format(time="disabled_until")
+        return f"(({AUTO_OFF}) OR ({TIMED_OFF} AND {ends}))"
+
+    @property
+    def due(self) -> str:
+        """When its cooldown or its timed disable ends (seconds since 1970); long ago: nobody knows."""
+        until = self.sql.epoch.format(time="disabled_until")
+        cooldown = f"coalesce({self.sql.off_since()} + {self.sql.cooldown}, {LONG_AGO})"
+        return f"CASE WHEN auto_disabled IS TRUE THEN {cooldown} ELSE {until} END"
+
+    @property
+    def retry(self) -> str:
+        """When it comes back at the earliest, a pause included; NULL: when a person enables it."""
+        end = self.sql.epoch.format(time="h.until")
+        paused = (
+            f"coalesce((SELECT max(coalesce({end}, {NEVER})) FROM {_during(_PAUSE)}), {LONG_AGO})"
+        )
+        retry = self.sql.later.format(one=self.due, other=self.filled(paused))
+        waits = f"auto_disabled IS TRUE AND {FOR_A_PERSON}"
+        return f"CASE WHEN {self.may_return} AND NOT ({waits}) THEN {retry} END"
+
+    @property
+    def exact_to(self) -> int:
+        """The digits of a second that the database stores: the arithmetic of a double has more."""
+        return 3 if self.on_sqlite else 6
+
+    def filled(self, fragment: str) -> str:
+        """Write a fragment in this database's SQL."""
+        epoch = self.sql.epoch
+        until = self.sql.time.format(epoch="CAST(:until AS double precision)")
+        return (
+            fragment.replace("{own}", self.own)
+            .replace("{stored_reason}", self.stored_reason)
+            .replace("{until}", until)
+            .replace("{end}", epoch.format(time="disabled_until"))
+            .replace("{until_comes}", self.sql.finite.format(time="disabled_until"))
+            .replace("{old_until}", self.sql.written.format(time="disabled_until"))
+            .replace("{new_until}", self.sql.written.format(time=until))
+            .replace("{json}", self.sql.json)
+            .replace("{object}", self.sql.object)
+            .replace("{collect}", self.sql.collect)
+            .replace("{is_not}", self.sql.is_not)
+            .replace("{failed}", epoch.format(time="models.last_failure_at"))
+            .replace("{succeeded}", epoch.format(time="models.last_success_at"))
+            .replace("{back}", epoch.format(time="recovered_at"))
+            .replace("{cooldown}", self.sql.cooldown)
+            .replace("{window}", self.sql.shifted.format(seconds=":window"))
+            .replace("{epoch}", epoch.format(time=self.sql.now))
+            .replace("{now}", self.sql.now)
+        )
+
+    @property
+    def stored_reason(self) -> str:
+        """The reason as a narrow column of the application keeps it, NULL where there is none."""
+        column = self.database.columns.get("disabled_reason")
+        length = column.length if column else None
+        return f"left(CAST(:reason AS text), {length})" if length else "CAST(:reason AS text)"
+
+    def _steps(self, change: Change) -> tuple[str, str, str]:
+        """Return how to find the rows (what follows WHERE is to come), log them and write them."""
+        flags = "".join(f", {flag} AS {name}" for name, flag in change.flags)
+        found = f"SELECT id, {STATUS} AS before{flags} FROM models WHERE "
+        log = (
+            f"INSERT INTO {self.own}modelctl_events"
+            " (model_id, event, before, after, actor, reason, failure_type, details)"
+            f" SELECT id, event, before, after, CAST(:actor AS text), {change.reason},"
+            f" CAST(:failure_type AS text), {change.details}"
+            f" FROM touched WHERE event IS NOT NULL ORDER BY {self.sql.by_id}"
+        )
+        if change.assign is None:
+            write = "DELETE FROM models WHERE id IN (SELECT id FROM touched) RETURNING id"
+        else:
+            write = (
+                f"UPDATE models SET {self.fitting(change.assign)} FROM touched"
+                f" WHERE models.id = touched.id AND ({change.write})"
+                f" RETURNING {self.if_it(change.took)}"
+            )
+        return self.filled(found), self.filled(log), self.filled(write)
+
+    def if_it(self, took: str) -> str:
+        """The id of a row that was written, after RETURNING; NULL if not *took*."""
+        # On SQLite no trigger can change the row that is about to be written.
+        return "models.id" if self.on_sqlite else f"CASE WHEN {took} THEN models.id END AS id"
+
+    def _decided(self, change: Change) -> str:
+        """What becomes of a row: what follows SELECT, over what was found."""
+        return self.filled(
+            f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note,"
+            f" {change.failures} AS failures"
+        )
+
+    def one_statement(self, change: Change, which: str) -> str:
+        """The three steps in one, for PostgreSQL; *which* as in `apply`."""
+        found, log, write = self._steps(change)
+        return (
+            f"WITH found AS ({found} {which}),"
+            f" touched AS (SELECT {self._decided(change)} FROM found),"
+            f" logged AS ({log}), written AS ({write})"
+            " SELECT id, before, after, event, note, failures, ("
+            f"{change.write}) AND NOT EXISTS"
+            " (SELECT 1 FROM written WHERE written.id = touched.id) FROM touched"
+        )
+
+    def statuses(self, standing: str = STATUS) -> str:
+        """How the models named by :ids are now, for `as_it_was_to_be`."""
+        return f"SELECT id, {self.filled(standing)} FROM models WHERE {self.sql.ids}"
+
+    def apply(
+        self, connection: sa.Connection, change: Change, which: str, parameters: dict[str, Any]
+    ) -> list[StatusChange]:
+        """Lock the rows, write their events, then the rows; return what became of each.
+
+        *which*: what follows WHERE in the SELECT that finds and locks them.
+
+        Raises:
+            KeptError: a trigger or rule of somebody else's left rows as they were.
+        """
+        if self.on_sqlite:
+            rows: Sequence[Any] = self._apply_in_steps(connection, change, which, parameters)
+        else:
+            rows = connection.execute(text(self.one_statement(change, which)), parameters).all()
+        now = connection.execute(text(self.statuses(change.standing)), parameters).all()
+        return as_it_was_to_be(rows, now)
+
+    def _apply_in_steps(
+        self, connection: sa.Connection, change: Change, which: str, parameters: dict[str, Any]
+    ) -> list[Sequence[Any]]:
+        # No writing CTE here, but nobody else writes meanwhile: the steps work on what was found.
+        find, *steps = self._steps(change)
+        flags = (name for name, _ in change.flags)
+        names = ("id", "before", *flags, "after", "event", "note", "failures")
+        sql = (
+            f"SELECT *, ({change.write}) FROM"
+            f" (SELECT {self._decided(change)} FROM ({find} {which})) AS touched"
+        )
+        found = connection.execute(text(sql), parameters).all()
+        relation = self.sql.rows("found", dict.fromkeys(names, ""))
+        these = parameters | self.sql.values(names, [row[:-1] for row in found])
+        log, write = (f"WITH touched AS (SELECT * FROM {relation}) {step}" for step in steps)
+        connection.execute(text(log), these)
+        written = {*connection.execute(text(write), these).scalars()}
+        return [(*row[:2], *row[-5:-1], row[-1] and row[0] not in written) for row in found]
+
+
+def as_it_was_to_be(
+    rows: Sequence[Sequence[Any]], standing: Sequence[Sequence[Any]]
+) -> list[StatusChange]:
+    """Return what became of each row (see `status_change`; last: whether it was not written).
+
+    *standing*: id and `Change.standing` of each row after that.
+
+    Raises:
+        KeptError: rows are not as they were to be.
+    """
+    now = {row[0]: row[1] for row in standing}
+    # What was left as it was, with a note, has an end of its own; an outcome's note is no such one.
+    kept = [
+        row[0]
+        for row in rows
+        if row[-1] or ((row[4] is None or row[5] is not None) and now.get(row[0]) != row[2])
+    ]
+    if kept:
+        raise KeptError(kept)
+    return [*map(status_change, rows)]
+
+
+def status_change(row: Sequence[Any]) -> StatusChange:
+    """Read (id, before, after, event, note, failures, ...) by position: SQLite spells columns as they
+    were made.
+    """
+    model_id, before, after, event, note, failures, _ = row
+    before, after = before and ModelStatus(before), after and ModelStatus(after)
+    if failures is not None:
+        return OutcomeChange(
+            model_id, before, after, before is not after, whole(failures), would_disable=note
+        )
+    if note is not None:
+        return KeptChange(model_id, before, after, False, note)
+    return StatusChange(model_id, before, after, event is not None)

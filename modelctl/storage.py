@@ -1,0 +1,84 @@
+"""The database of one fleet, opened: one pool of connections, and what reads and writes through it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, TypeVar
+
+from modelctl.database.database import Database
+from modelctl.models.store import ModelStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import sqlalchemy as sa
+
+    from modelctl.config.load import Config
+    from modelctl.count.outbox import Outbox
+    from modelctl.models.batches import Batches
+    from modelctl.recovery.statements import Recovery
+
+T = TypeVar("T")
+
+
+class Storage:
+    """One database, PostgreSQL or SQLite, and the groups of statements that use it.
+
+    Each group is made on first use. Every method raises `DatabaseUnavailableError`,
+    `InvalidConfigError` or `MissingSchemaError` where the database says so.
+    """
+
+    def __init__(
+        self, config: Config, *, pool_size: int, warn: Callable[[str], None] | None = None
+    ) -> None:
+        """*pool_size*: connections at most; *warn* is told what went wrong without failing a call."""
+        self._config = config
+        self.database = Database(config, pool_size)
+        if warn:
+            self.database.warn = warn
+        self.models = ModelStore(config, self.database)
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """Changes of many models at once."""
+        from modelctl.models.batches import Batches
+
+        return Batches(self._config, self.database)
+
+    @functools.cached_property
+    def outbox(self) -> Outbox:
+        """The count, and the invalidations that its cache is owed."""
+        from modelctl.count.outbox import Outbox
+
+        return Outbox(self._config, self.database)
+
+    @functools.cached_property
+    def recovery(self) -> Recovery:
+        """What `recover` does, and what stops it."""
+        from modelctl.recovery.statements import Recovery
+
+        return Recovery(self._config, self.database)
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.database.close()
+
+    def schema(self, work: Callable[[sa.Connection, str], T]) -> T:
+        """Hand a connection, and the name of the schema of modelctl's own tables, to *work*."""
+        with self.database.connect() as connection:
+            return work(connection, self._config.database.schema)
+
+    def inspect(self, work: Callable[[sa.Connection, str], T]) -> T:
+        """As `schema`, for *work* that only reads: beside a writer of a SQLite file, too."""
+        on_sqlite = self._config.sqlite_path is not None
+        look = self.database.reading if on_sqlite else self.database.connect
+        with look() as connection:
+            return work(connection, self._config.database.schema)
+
+    def version(self) -> str:
+        """Return the database's name and version."""
+        on_sqlite = self._config.sqlite_path is not None
+        ask = "SELECT sqlite_version()" if on_sqlite else "SHOW server_version"
+        with self.database.reading() as connection:
+            version = connection.exec_driver_sql(ask).scalar()
+        return f"{'SQLite' if on_sqlite else 'PostgreSQL'} {version}"

@@ -1,0 +1,84 @@
+"""The examples for cron and systemd."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = sorted((ROOT / "examples" / "systemd").iterdir())
+INSTALLED = "/opt/modelctl/bin/modelctl"
+PROGRAM = Path(sys.executable).with_name("modelctl")
+
+
+def crontab(text: str) -> list[str]:
+    """Return the commands of a crontab, without their five times."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [line.split(None, 5)[5] for line in lines if line.startswith("*/")]
+
+
+def exec_start(unit: Path) -> str:
+    """Return the command of a service."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names have capitals
+    parser.read(unit)
+    return parser["Service"]["ExecStart"]
+
+
+COMMANDS = {
+    "crontab": crontab((ROOT / "examples" / "crontab").read_text())[0],
+    "README": crontab((ROOT / "README.md").read_text())[0],
+    "page": crontab((ROOT / "docs" / "recovery.md").read_text())[0],
+    "systemd": exec_start(ROOT / "examples" / "systemd" / "modelctl-recover.service"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_command_of_every_example_is_silent_when_all_is_well(
+    command: str, tmp_path: Path
+) -> None:
+    """What cron and systemd run works without a PATH, and prints not a byte."""
+    assert command.startswith(f"{INSTALLED} recover --actor ")
+    words = command.replace(INSTALLED, str(PROGRAM)).split()
+    environment = {"HOME": str(tmp_path)}
+    # An empty fleet would be warned of: perhaps the configuration is missing.
+    subprocess.run([PROGRAM, "add", "m"], env=environment, check=True, capture_output=True)
+    done = subprocess.run(words, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_drain_service_runs_a_command_that_exists() -> None:
+    """The service that follows the queue is started by a command of the program."""
+    command = exec_start(ROOT / "examples" / "systemd" / "modelctl-drain.service")
+    assert command == f"{INSTALLED} cache drain --follow"
+    usage = subprocess.run([PROGRAM, "cache", "drain", "-h"], capture_output=True, check=True)
+    assert b"--follow" in usage.stdout
+
+
+def test_the_timer_comes_as_often_as_the_crontab() -> None:
+    """Cron and systemd bring models back equally often."""
+    timer = (ROOT / "examples" / "systemd" / "modelctl-recover.timer").read_text()
+    assert re.search(r"^OnCalendar=\*:0/5$", timer, re.MULTILINE)
+    assert (ROOT / "examples" / "crontab").read_text().splitlines()[-1].startswith("*/5 ")
+
+
+# It is there or not; nothing installs it with the tests.
+if ANALYZE := shutil.which("systemd-analyze"):
+
+    def test_systemd_takes_the_units(tmp_path: Path) -> None:
+        """The units have no word that systemd does not know."""
+        assert ANALYZE
+        for unit in UNITS:
+            text = unit.read_text().replace(INSTALLED, str(PROGRAM))
+            (tmp_path / unit.name).write_text(text)
+        done = subprocess.run(
+            [ANALYZE, "verify", *tmp_path.glob("modelctl-*")], capture_output=True, text=True
+        )
+        ours = [line for line in done.stderr.splitlines() if "modelctl" in line]
+        assert (done.returncode, ours) == (0, []), done.stderr

@@ -1,0 +1,268 @@
+"""Every call ends within database.timeout, whatever a server, or what stands before it, does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelctl import DatabaseUnavailableError, Fleet, crash_points
+from tests.fleets import opened, seed, sql
+from tests.servers import Postgres, silent_server
+
+TIMEOUT = 1.0
+# A loaded machine may be late, but not as late as a call without a limit.
+SLACK = 4.0
+
+
+@contextmanager
+def in_time(seconds: float = TIMEOUT) -> Iterator[None]:
+    """Fail if what is inside does not end in time."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds + SLACK
+
+
+def impatient(url: str, **settings: object) -> Fleet:
+    """Return a fleet with a short deadline."""
+    return opened(url, database_timeout=f"{TIMEOUT}s", **settings)
+
+
+CALLS: dict[str, Callable[[Fleet], Any]] = {
+    "count": lambda fleet: fleet.count(),
+    "list": lambda fleet: fleet.list_models(),
+    "many": lambda fleet: list(fleet.iter_models()),
+    "show": lambda fleet: fleet.show("a"),
+    "stats": lambda fleet: fleet.stats(),
+    "disable": lambda fleet: fleet.disable("a"),
+    "disable several": lambda fleet: fleet.disable("a", "b"),
+    "failure": lambda fleet: fleet.record_failure("a", "parse-error"),
+    "batch": lambda fleet: fleet.record_batch([{"id": "a", "outcome": "success"}]),
+    "import": lambda fleet: fleet.import_models(b'{"id": "new"}'),
+    "recover": lambda fleet: fleet.recover(),
+    "drain": lambda fleet: fleet.drain(),
+    "upgrade": lambda fleet: fleet.upgrade(),
+    "status": lambda fleet: fleet.schema_status(),
+}
+
+
+@pytest.mark.parametrize("kind", ["count", "disable", "upgrade"])
+def test_a_server_that_takes_connections_and_says_nothing(kind: str) -> None:
+    """Whoever connects gives up in time."""
+    with (
+        silent_server() as port,
+        impatient(f"postgresql://u@127.0.0.1:{port}/x") as fleet,
+        in_time(),
+        pytest.raises(DatabaseUnavailableError),
+    ):
+        CALLS[kind](fleet)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooled"), [*((kind, True) for kind in CALLS), ("count", False), ("disable", False)]
+)
+@pytest.mark.filterwarnings("ignore:.*ServerCursor.*deleted while still open:ResourceWarning")
+def test_a_server_that_freezes(
+    postgres: Postgres, pg_database: str, kind: str, pooled: bool
+) -> None:
+    """Also on a connection that worked a moment ago; afterwards the same fleet works."""
+    with impatient(pg_database) as fleet:
+        seed(fleet, "ab")
+        if not pooled:
+            fleet.close()
+        postgres.pause()
+        with in_time(), pytest.raises(DatabaseUnavailableError):
+            CALLS[kind](fleet)
+        postgres.resume()
+        assert fleet.disable("b").changes[0].after == "disabled"
+
+
+def test_a_backend_that_freezes_between_two_statements(pg_database: str) -> None:
+    """A COMMIT that its backend never reads is in doubt, and said to be."""
+    frozen: list[int] = []
+
+    def freeze(point: str) -> None:
+        if point == "before-commit" and not frozen:
+            ours = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'"
+            frozen.extend(row[0] for row in sql(pg_database, ours))
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+
+    with impatient(pg_database) as fleet:
+        seed(fleet, "ab")
+        crash_points.hook = freeze
+        try:
+            with in_time(), pytest.raises(DatabaseUnavailableError, match="it is not known"):
+                fleet.disable("a", "b")
+        finally:
+            crash_points.hook = None
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        assert frozen
+
+
+@pytest.mark.parametrize("ids", ["a", "ab"])
+def test_a_commit_that_waits_for_a_standby(postgres: Postgres, pg_database: str, ids: str) -> None:
+    """There is none: the change is in doubt, exit 5; it is there once the standby is given up."""
+    with impatient(pg_database) as fleet:
+        seed(fleet, "ab")
+        postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        postgres.execute("SELECT pg_reload_conf()")
+        try:
+            sql(pg_database, "SELECT pg_sleep(0.2)")
+            with in_time(), pytest.raises(DatabaseUnavailableError, match="it is not known"):
+                fleet.disable(*ids)
+        finally:
+            postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            postgres.execute("SELECT pg_reload_conf()")
+        deadline_ = time.monotonic() + 10
+        while fleet.count().active > 2 - len(ids) and time.monotonic() < deadline_:
+            time.sleep(0.05)
+        assert fleet.count().active == 2 - len(ids)
+
+
+def test_a_name_server_that_is_silent(monkeypatch: pytest.MonkeyPatch, pg_database: str) -> None:
+    """The host that it knows nothing of costs its share of the time; the next host is used."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+    silence = threading.Event()
+
+    def getaddrinfo(host: str, *args: Any, **how: Any) -> Any:
+        if host != "silent.example":
+            return real(host, *args, **how)
+        asked.append(host)
+        silence.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    try:
+        with impatient("postgresql://u@silent.example/x") as fleet, in_time():
+            for _ in range(2):
+                with pytest.raises(DatabaseUnavailableError, match="name server"):
+                    fleet.count()
+        assert asked == ["silent.example"]  # the second one waits for the same answer
+        port = pg_database.rpartition(":")[2].partition("/")[0]
+        both = pg_database.replace(f"@127.0.0.1:{port}", f"@silent.example:{port},localhost:{port}")
+        with impatient(both) as fleet, in_time():
+            assert fleet.count().active == 0
+    finally:
+        silence.set()
+
+
+# ── A way to the server that is slow, or ends ──
+
+
+class Line:
+    """Passes bytes to a server and back, until *at* bytes came from one side; then *how*.
+
+    ``stop``: nothing more passes. ``drip``: a byte at a time, ten a second. ``delay``: the rest
+    comes a moment later. ``cut``: the connection ends.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server = port
+        self.side, self.at, self.how = "", 0, ""
+        self.passed = {"up": 0, "down": 0}
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._listener.getsockname()[1])
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """End all."""
+        for it in [self._listener, *self._sockets]:
+            with suppress(OSError):
+                it.shutdown(socket.SHUT_RDWR)
+            it.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server))
+                self._sockets += [client, server]
+                for ends in (("up", client, server), ("down", server, client)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, side: str, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if side == self.side and self.passed[side] + len(data) > self.at:
+                    keep = max(0, self.at - self.passed[side])
+                    target.sendall(data[:keep])
+                    self.passed[side] += keep
+                    data = data[keep:]
+                    if self.how == "cut":
+                        break
+                    if self.how == "stop":
+                        return
+                    if self.how == "delay":
+                        time.sleep(0.3)
+                    if self.how == "drip":
+                        for number in range(len(data)):
+                            time.sleep(0.1)
+                            target.sendall(data[number : number + 1])
+                        continue
+                target.sendall(data)
+                self.passed[side] += len(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    side=st.sampled_from(["up", "down"]),
+    at=st.integers(0, 4000),
+    how=st.sampled_from(["stop", "drip", "cut", "delay"]),
+    kind=st.sampled_from(["failure", "several", "count"]),
+)
+def test_a_line_that_fails_at_any_byte(
+    postgres: Postgres, pg_database: str, side: str, at: int, how: str, kind: str
+) -> None:
+    """The call ends in time, and what it says of its change is what the table says."""
+    url = pg_database
+    sql(url, "DELETE FROM models")
+    sql(url, "INSERT INTO models (id) VALUES ('a'), ('b')")
+    line = Line(postgres.port)
+    behind = url.replace(f":{postgres.port}/", f":{line.port}/") + "?sslmode=disable"
+    line.side, line.at, line.how = side, at, how
+    said = ""
+    try:
+        with impatient(behind, database_pool_size=1) as fleet, in_time():
+            try:
+                if kind == "count":
+                    assert fleet.count().active == 2
+                elif kind == "failure":
+                    fleet.record_failure("a", "parse-error")
+                else:
+                    fleet.disable("a", "b")
+            except DatabaseUnavailableError as exc:
+                said = exc.message
+    finally:
+        line.close()
+    if kind == "count":
+        return
+    look = "SELECT failure_count > 0 OR NOT active FROM models ORDER BY id"
+    # What arrived at the server after all may still be at work.
+    busy = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+    busy += " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    ends = time.monotonic() + 20
+    while sql(url, busy) and time.monotonic() < ends:
+        time.sleep(0.02)
+    changed = sql(url, look)[0][0]
+    if not said:
+        assert changed
+    elif "it is not known" not in said:
+        assert not changed

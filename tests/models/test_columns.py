@@ -1,0 +1,269 @@
+"""Columns of an application's table that are not as ours would be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelctl import Fleet, ModelStatus, RefusedError
+from tests.fleets import everything, is_sqlite, opened, sql, trip
+
+ACTIVE, DISABLED, AUTO = ModelStatus
+
+# As Django makes it: NOT NULL everywhere, and all defaults in the client.
+STRICT = """
+    CREATE TABLE models (
+        id varchar(100) PRIMARY KEY,
+        display_name varchar(12) NOT NULL,
+        provider varchar(6) NOT NULL,
+        active boolean NOT NULL,
+        auto_disabled boolean NOT NULL,
+        consecutive_failures integer NOT NULL,
+        success_count bigint NOT NULL,
+        failure_count bigint NOT NULL,
+        failure_type varchar(5) NOT NULL,
+        disabled_by varchar(4),
+        disabled_reason varchar(8),
+        created_at {time} NOT NULL,
+        updated_at {time} NOT NULL
+    )"""
+# As SQLAlchemy makes it of Column(Boolean, default=True): a NULL where nobody says what.
+LOOSE = "CREATE TABLE models (id text PRIMARY KEY, active boolean, display_name text)"
+LONG = "much longer than any column of theirs"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """Give an empty database of each kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("empty_pg"))
+    (tmp_path / "app.db").touch()
+    return f"sqlite:///{tmp_path / 'app.db'}"
+
+
+def adopt(url: str, table: str) -> None:
+    """Let the application make its table, and modelctl adopt it."""
+    sql(url, table.format(time="TEXT" if is_sqlite(url) else "timestamptz"))
+    with opened(url) as fleet:
+        fleet.upgrade()
+
+
+@pytest.fixture
+def strict(empty: str) -> str:
+    """Give a table whose defaults are all in the client."""
+    adopt(empty, STRICT)
+    return empty
+
+
+def cut(url: str, text: str, length: int) -> str:
+    """Return what a column keeps: SQLite minds no length."""
+    return text if is_sqlite(url) else text[:length]
+
+
+def test_every_column_of_ours_is_named(strict: str) -> None:
+    """`add` and `import` begin a row as our own table would, where the server knows no defaults."""
+    with opened(strict) as fleet:
+        assert fleet.add("a", name=LONG, provider="p").changes[0].after is ACTIVE
+        assert fleet.import_models(b'{"id": "b"}\n{"id": "c", "name": "C"}').added == 2
+        model = fleet.show("a")
+        assert (model.active, model.auto_disabled, model.failure_count) == (True, False, 0)
+        assert model.display_name == cut(strict, LONG, 12)
+        assert model.created_at is not None
+        assert fleet.count().active == 3
+    with opened(strict) as fleet:  # another process
+        assert fleet.import_models(b'{"id": "d"}').added == 1
+
+
+def test_a_name_that_was_cut_is_the_same_name(strict: str) -> None:
+    """A process that knows nothing of the columns takes no cut name for another one."""
+    catalog = b'{"id": "a", "name": "%s", "provider": "provider"}' % LONG.encode()
+    with opened(strict) as fleet:
+        assert fleet.import_models(catalog).added == 1
+    for policy in ("update", "skip", "fail"):
+        with opened(strict) as fleet:
+            again = fleet.import_models(catalog, on_conflict=policy)
+            assert (again.unchanged, again.updated, again.skipped) == (1, 0, 0)
+
+
+def single(fleet: Fleet) -> None:
+    """Fail one by one."""
+    for _ in range(5):
+        fleet.record_failure("a", "parse-error", reason=LONG)
+
+
+def batch(fleet: Fleet) -> None:
+    """Fail in a batch."""
+    failure = {"id": "a", "outcome": "failure", "type": "parse-error", "reason": LONG}
+    fleet.record_batch([failure] * 5)
+
+
+@pytest.mark.parametrize("fail", [single, batch])
+def test_texts_are_cut_in_every_change(strict: str, fail: Any) -> None:
+    """A reason, a type or an actor that is too long for a column is cut there, and is whole in the history."""
+    with opened(strict) as fleet:
+        fleet.add("a")
+        fleet.add("b")
+    with opened(strict) as fleet:
+        fail(fleet)
+        model = fleet.show("a")
+        assert model.status is AUTO
+        assert model.failure_reason == LONG
+        assert model.failure_type == cut(strict, "parse-error", 5)
+        assert model.disabled_by == cut(strict, "health rule", 4)
+        assert model.disabled_reason == cut(strict, LONG, 8)
+        assert fleet.events("a")[0].reason == LONG
+    with opened(strict) as fleet:
+        assert fleet.recover(cooldown=0).recovered == ("a",)
+    with opened(strict) as fleet:
+        fleet.disable("a", reason=LONG)
+        assert fleet.show("a").disabled_reason == cut(strict, LONG, 8)
+    with opened(strict) as fleet:
+        assert not fleet.disable("a", reason=LONG).changes[0].changed
+        before = len(fleet.events())
+        assert not fleet.disable("a", "a", reason=LONG).changes[0].changed
+        assert len(fleet.events()) == before
+        fleet.disable("a", "b", reason=LONG)
+        fleet.enable("a", "b")
+        fleet.record_success("a")
+
+
+def test_a_new_model_is_active_without_a_default(empty: str) -> None:
+    """Where a row that says nothing would be NULL, a new model is active; a default is kept."""
+    adopt(empty, LOOSE)
+    with opened(empty) as fleet:
+        assert fleet.add("a").changes[0].after is ACTIVE
+        assert fleet.import_models(b'{"id": "b"}').added == 1
+        assert fleet.count().active == 2
+
+
+def test_a_default_of_the_application_is_kept(empty: str) -> None:
+    """A table whose new models begin as off has new models that are off."""
+    adopt(empty, LOOSE.replace("active boolean", "active boolean NOT NULL DEFAULT false"))
+    with opened(empty) as fleet:
+        assert fleet.add("a").changes[0].after is DISABLED
+
+
+def test_new_models_that_a_trigger_switches_off(pg_database: str) -> None:
+    """Where new ones are active, a trigger that says otherwise keeps the model out."""
+    sql(
+        pg_database,
+        "CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN NEW.active := false; RETURN NEW; END $$",
+    )
+    sql(
+        pg_database,
+        "CREATE TRIGGER app BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION app()",
+    )
+    before = everything(pg_database)
+    with opened(pg_database) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
+        fleet.add("a")
+    assert everything(pg_database) == before
+
+
+def test_a_column_that_modelctl_does_not_know(empty: str) -> None:
+    """A NOT NULL column of the application without a default is named in the refusal."""
+    adopt(
+        empty,
+        LOOSE.replace(
+            "active boolean", "active boolean, slug text NOT NULL, price integer NOT NULL"
+        ),
+    )
+    before = everything(empty)
+    with opened(empty) as fleet:
+        for call in (lambda: fleet.add("a"), lambda: fleet.import_models(b'{"id": "a"}')):
+            with pytest.raises(RefusedError, match="slug, price of models are NOT NULL"):
+                call()
+    assert everything(empty) == before
+
+
+def test_a_failure_reason_that_is_never_null(empty_pg: str) -> None:
+    """An empty text stands in a NOT NULL column where there is no reason."""
+    table = LOOSE.replace("active boolean", "active boolean, failure_reason varchar(9)")
+    adopt(empty_pg, table)
+    with opened(empty_pg) as fleet:
+        fleet.add("a")
+        fleet.add("b")
+        sql(empty_pg, "UPDATE models SET failure_reason = ''")
+        sql(empty_pg, "ALTER TABLE models ALTER failure_reason SET NOT NULL")
+        for _ in range(2):
+            fleet.record_failure("a", "timeout", reason=None)
+            fleet.record_success("a")
+            fleet.record_batch([{"id": i, "outcome": "success"} for i in "ab"])
+            trip(fleet, "a")
+            assert fleet.recover(cooldown=0).recovered == ("a",)
+        fleet.record_success("a")
+        assert not fleet.show("a").failure_reason
+
+
+NEVER_NULL = """CREATE TABLE models (id text PRIMARY KEY, active boolean NOT NULL,
+    failure_type varchar(40) NOT NULL, failure_reason text NOT NULL, disabled_by text NOT NULL,
+    disabled_reason varchar(9) NOT NULL, would_disable text NOT NULL)"""
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_texts_that_are_never_null(empty: str, known: bool) -> None:
+    """NOT NULL texts that modelctl empties are adopted and are '' then, in its triggers, too."""
+    url = empty
+    adopt(url, NEVER_NULL)
+    with opened(url) as fleet:
+        fleet.add("a")
+        fleet.add("b")
+
+    def act(call: Any) -> Any:
+        """Call it in a process that knows the columns already, or not."""
+        with opened(url) as other:
+            if known:
+                other._store.models._changes.look_at_columns()
+            return call(other)
+
+    def flip(active: bool) -> None:
+        sql(url, f"UPDATE models SET active = {active} WHERE id = 'a'")
+
+    for _ in range(2):
+        act(lambda fleet: trip(fleet, "a"))
+        assert act(lambda fleet: fleet.recover(cooldown=0).recovered) == ("a",)
+        act(lambda fleet: trip(fleet, "a"))
+        flip(True)
+        assert act(lambda fleet: fleet.show("a")).disabled_by is None
+        flip(False)
+        assert act(lambda fleet: fleet.show("a")).status is DISABLED
+        act(lambda fleet: fleet.enable("a", "b"))
+        act(lambda fleet: fleet.disable("a", reason=LONG))
+        assert act(lambda fleet: fleet.show("a")).disabled_reason == cut(url, LONG, 9)
+        flip(True)
+        assert sql(url, "SELECT disabled_by, disabled_reason FROM models WHERE id = 'a'") == [
+            ("", "")
+        ]
+        act(lambda fleet: fleet.disable("a"))
+        assert act(lambda fleet: fleet.show("a")).disabled_reason is None
+        act(lambda fleet: fleet.enable("a"))
+        last = act(lambda fleet: fleet.events("a", limit=1))[0]
+        assert last.details["old"].keys() == {"disabled_by"}
+        for fail in (single, batch):
+            act(fail)
+            assert act(lambda fleet: fleet.show("a")).status is AUTO
+            act(lambda fleet: fleet.record_success("a"))
+            assert act(lambda fleet: fleet.show("a")).failure_reason is None
+        act(lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ab"]))
+        act(lambda fleet: fleet.record_failure("b", "timeout"))
+    with opened(url) as fleet:
+        assert fleet.schema_status().up_to_date
+        triggers = [check for check in fleet.doctor().checks if check.check == "triggers"]
+        assert triggers[0].ok
+        assert "none" in [c.detail for c in fleet.doctor().checks if c.check == "spared"]
+
+
+def test_texts_that_become_never_null(empty_pg: str) -> None:
+    """Where a column is NOT NULL since then, db upgrade makes the triggers anew."""
+    adopt(empty_pg, LOOSE)
+    sql(empty_pg, "ALTER TABLE models ALTER disabled_by SET DEFAULT ''")
+    with opened(empty_pg) as fleet:
+        fleet.add("a")
+        sql(empty_pg, "UPDATE models SET disabled_by = ''")
+        sql(empty_pg, "ALTER TABLE models ALTER disabled_by SET NOT NULL")
+        assert any("modelctl_trust" in found for found in fleet.schema_status().findings)
+        fleet.upgrade()
+        fleet.disable("a")
+        sql(empty_pg, "UPDATE models SET active = TRUE")
+        assert fleet.schema_status().up_to_date

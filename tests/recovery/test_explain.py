@@ -1,0 +1,343 @@
+"""What `show` says of a model, in sentences."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from modelctl import Fleet, Hold
+from modelctl.recovery.explain import describe, left, moment
+from tests.commands import Cli
+from tests.fleets import ACTOR, ago, is_sqlite, opened, sql
+
+HOUR = 3600.0
+SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+UNTIL = datetime(2026, 1, 2, 4, 4, 5, tzinfo=UTC)
+
+
+def put(url: str, model_id: str, **columns: object) -> None:
+    """Add one model as another program would."""
+    names = ", ".join(["id", *columns])
+    places = ", ".join("?" * (len(columns) + 1))
+    sql(url, f"INSERT INTO models ({names}) VALUES ({places})", model_id, *columns.values())
+
+
+def put_off(url: str, model_id: str, failed: float, **columns: object) -> None:
+    """Add a model that the health rule has switched off so many seconds ago."""
+    state: dict[str, object] = {
+        "active": False,
+        "auto_disabled": True,
+        "consecutive_failures": 5,
+        "ejections": 1,
+        "failure_type": "parse-error",
+        "failure_reason": "no JSON",
+        "disabled_by": "health rule",
+        "disabled_reason": "no JSON",
+    }
+    put(url, model_id, **state | columns)
+    for column in ("last_failure_at", "disabled_at"):
+        move(url, model_id, column, ago(url, failed))
+
+
+def move(url: str, model_id: str, column: str, time: str) -> None:
+    """Set a time of a model, an expression."""
+    sql(url, f"UPDATE models SET {column} = {time} WHERE id = ?", model_id)
+
+
+def said(fleet: Fleet, model_id: str) -> str:
+    """Return all sentences, one after the other."""
+    return " ".join(fleet.show(model_id).explanation)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "now"),
+        (0, "now"),
+        (1, "in 1 s"),
+        (89, "in 89 s"),
+        (90, "in 2 min"),
+        (23 * 60, "in 23 min"),
+        (89 * 60, "in 89 min"),
+        (90 * 60, "in 1.5 h"),
+        (47 * HOUR, "in 47.0 h"),
+        (48 * HOUR, "in 2 days"),
+        (3650 * 24 * HOUR, "in 3650 days"),
+    ],
+)
+def test_how_long_is_left(seconds: float, words: str) -> None:
+    """A duration is said in the unit that a person would take."""
+    assert left(seconds) == words
+
+
+def test_a_moment_is_utc_to_the_second() -> None:
+    """Times look as they do everywhere else."""
+    assert moment(SINCE) == "2026-01-02T03:04:05Z"
+
+
+@pytest.mark.parametrize(
+    ("hold", "words"),
+    [
+        (
+            Hold(None, None, SINCE, UNTIL, 1380, "maintenance", "ann"),
+            "automatic switching is paused by ann until 2026-01-02T04:04:05Z (in 23 min):"
+            " maintenance",
+        ),
+        (
+            Hold("acme", None, SINCE, UNTIL, 60, None, None),
+            "automatic switching of acme is paused until 2026-01-02T04:04:05Z (in 60 s)",
+        ),
+        (
+            Hold("", None, SINCE, UNTIL, 60, None, None),
+            "automatic switching of no provider is paused until 2026-01-02T04:04:05Z (in 60 s)",
+        ),
+        (
+            Hold("acme", "parse-error", SINCE, UNTIL, 60, "3 models", "health rule"),
+            "incident at acme: parse-error since 2026-01-02T03:04:05Z (3 models),"
+            " until 2026-01-02T04:04:05Z at least",
+        ),
+        (
+            Hold("", "parse-error", SINCE, UNTIL, 60, None, None),
+            "incident at no provider: parse-error since 2026-01-02T03:04:05Z,"
+            " until 2026-01-02T04:04:05Z at least",
+        ),
+    ],
+)
+def test_what_is_held(hold: Hold, words: str) -> None:
+    """A pause and an incident say whose, until when and why."""
+    assert describe(hold) == words
+
+
+# Models that are off
+
+
+def test_a_model_in_its_cooldown(fleet_url: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since when, by what, the last error, the counts, and when it may come back."""
+    put_off(fleet_url, "a", 37 * 60 + 5, ejections=2, provider="acme")
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
+    model = cli("show", "a", "-o", "json").json
+    off, failed, retry = (
+        f"{model[time][:19]}Z" for time in ("disabled_at", "last_failure_at", "retry_at")
+    )
+    assert model["explanation"] == [
+        f"It is off since {off}, switched off by health rule: no JSON.",
+        "It has 5 of 5 failures in a row, and the health rule has 2 times switched it off since it"
+        " was last trusted.",
+        f"It last failed at {failed} with parse-error: no JSON.",
+        f"The next recover leaves it off: its cooldown ends at {retry} (in 23 min).",
+    ]
+    shown = cli("show", "a", "-o", "table").lines[2:]
+    at = len(shown[0]) - len(shown[0].split(" ", 1)[1].lstrip())
+    lines = [[line[:at].strip(), line[at:].strip()] for line in shown]
+    assert [value for _, value in lines[4:8]] == model["explanation"]
+    assert [field for field, _ in lines[4:8]] == ["why", "-", "-", "-"]
+    assert ["retry at", retry] in lines
+
+
+@pytest.mark.parametrize(
+    ("columns", "configured", "words"),
+    [
+        ({}, {}, "The next recover brings it back with 2 of 5 failures."),
+        (
+            {"ejections": 3},
+            {"recovery_max_ejections": 3},
+            "The next recover leaves it off: 3 ejections without trust regained (3 are enough)"
+            " wait for a person; enable frees it.",
+        ),
+        (
+            {"ejections": 3},
+            {"recovery_cooldown_factor": 2},
+            "The next recover leaves it off: its cooldown ends at ",
+        ),
+        (
+            {"auto_disabled": False},
+            {},
+            "The next recover leaves it off: a person switched it off, and only a person enables"
+            " it.",
+        ),
+    ],
+)
+def test_what_the_next_recover_does(
+    fleet_url: str, columns: dict[str, Any], configured: dict[str, Any], words: str
+) -> None:
+    """The last sentence says whether it comes back, and if not, what stops it."""
+    put_off(fleet_url, "a", 1.7 * HOUR, **columns)
+    with opened(fleet_url, **configured) as fleet:
+        assert fleet.show("a").explanation[-1].startswith(words)
+        comes_back = "brings it back" in words
+        assert fleet.recover().recovered == (("a",) if comes_back else ())
+
+
+def test_behind_others(fleet_url: str) -> None:
+    """A run's limit is what stops it where so many others are due before it."""
+    for number in range(5):
+        put_off(fleet_url, f"m{number}", (9 - number) * HOUR)
+    put_off(fleet_url, "fresh", 60)
+    with opened(fleet_url, recovery_limit=2) as fleet:
+        last = [fleet.show(f"m{number}").explanation[-1] for number in range(5)]
+        assert last[:2] == ["The next recover brings it back with 2 of 5 failures."] * 2
+        assert last[2:] == [
+            f"The next recover leaves it off: {ahead} models are due before it, and a run brings"
+            " 2 back."
+            for ahead in (2, 3, 4)
+        ]
+        assert "cooldown ends" in said(fleet, "fresh")
+        assert fleet.recover().recovered == ("m0", "m1")
+        assert "brings it back" in said(fleet, "m2")
+    with opened(fleet_url, recovery_limit=1) as fleet:
+        assert "leaves it off: 1 model is due before it" in said(fleet, "m3")
+
+
+def test_disabled_by_a_person(fleet_url: str) -> None:
+    """Who did it, when and why; raw SQL by somebody is called that."""
+    put(fleet_url, "a")
+    put(fleet_url, "b")
+    with opened(fleet_url) as fleet:
+        fleet.disable("a", reason="too dear")
+        assert f", switched off by {ACTOR}: too dear." in fleet.show("a").explanation[0]
+        sql(fleet_url, "UPDATE models SET active = false WHERE id = 'b'")
+        assert fleet.show("b").explanation[0] == (
+            "It is off, switched off by somebody, not by modelctl."
+        )
+        for model_id in "ab":
+            assert fleet.show(model_id).explanation[-1].endswith("only a person enables it.")
+
+
+def test_disabled_for_a_time(fleet_url: str) -> None:
+    """Until when, and that it comes back healthy at the first run after that."""
+    put(fleet_url, "a", consecutive_failures=4)
+    with opened(fleet_url) as fleet:
+        fleet.disable("a", duration=2 * HOUR)
+        model = fleet.show("a")
+        assert model.retry_at
+        assert model.explanation[-1] == (
+            "The next recover leaves it off: it is switched off for a time that ends at"
+            f" {moment(model.retry_at)} (in 2.0 h)."
+        )
+        move(fleet_url, "a", "disabled_until", ago(fleet_url, 1))
+        assert fleet.show("a").explanation[-1] == (
+            "The next recover brings it back with 0 of 5 failures."
+        )
+        assert fleet.recover().recovered == ("a",)
+        assert fleet.show("a").consecutive_failures == 0
+
+
+def test_paused(fleet_url: str) -> None:
+    """A pause is what stops it, and is described; that of another provider is not its concern."""
+    put_off(fleet_url, "a", 9 * HOUR, provider="p")
+    put_off(fleet_url, "b", 9 * HOUR, provider="q")
+    with opened(fleet_url) as fleet:
+        fleet.pause(HOUR, provider="p", reason="maintenance")
+        assert "leaves it off while automatic switching is paused." in said(fleet, "a")
+        assert f"Automatic switching of p is paused by {ACTOR} until " in said(fleet, "a")
+        assert "maintenance" in said(fleet, "a")
+        assert "paused" not in said(fleet, "b")
+        assert "brings it back" in said(fleet, "b")
+        fleet.pause(HOUR)
+        assert "Automatic switching is paused" in said(fleet, "b")
+
+
+# Models that are on
+
+
+def test_a_model_that_is_well(fleet_url: str) -> None:
+    """There is little to say of it."""
+    put(fleet_url, "a")
+    with opened(fleet_url) as fleet:
+        assert fleet.show("a").explanation == (
+            "It is active.",
+            "It has 0 of 5 failures in a row, and the health rule has not switched it off since it"
+            " was last trusted.",
+        )
+
+
+def test_a_model_that_came_back(fleet_url: str) -> None:
+    """Since when, how trust comes back, and that the next ejection is one too many."""
+    put_off(fleet_url, "a", 2 * HOUR)
+    with opened(fleet_url, recovery_max_ejections=3) as fleet:
+        fleet.recover()
+        assert "once more it waits" not in said(fleet, "a")
+        sql(fleet_url, "UPDATE models SET ejections = 2")
+        model = fleet.show("a")
+        assert model.recovered_at
+        assert model.explanation[0] == f"It is active, back since {moment(model.recovered_at)}."
+        assert "has 2 times switched it off" in model.explanation[1]
+        assert "A success at least one cooldown after it came back" in said(fleet, "a")
+        assert "Switched off once more it waits for a person." in said(fleet, "a")
+        move(fleet_url, "a", "recovered_at", ago(fleet_url, 2 * HOUR))
+        fleet.record_success("a")
+        assert "trusted again" not in said(fleet, "a")
+        assert "has not switched it off" in said(fleet, "a")
+
+
+def test_a_model_that_was_enabled_is_back_since_then(fleet_url: str) -> None:
+    """What a recover did before the model was disabled and enabled is not when it came back."""
+    put_off(fleet_url, "a", 9 * HOUR)
+    with opened(fleet_url) as fleet:
+        fleet.recover()
+        move(fleet_url, "a", "recovered_at", ago(fleet_url, 5 * HOUR))
+        fleet.disable("a")
+        fleet.enable("a")
+        model = fleet.show("a")
+        assert model.updated_at
+        assert model.explanation[0] == f"It is active, back since {moment(model.updated_at)}."
+
+
+def test_a_model_that_was_spared(fleet_url: str) -> None:
+    """Why the rule did not switch it off, also when that is over by now."""
+    put(fleet_url, "a", consecutive_failures=4, provider="p")
+    with opened(fleet_url, recovery_min_active=1, recovery_incident_models=1) as fleet:
+        fleet.record_failure("a", "parse-error")
+        assert "would have switched it off, but the fleet would have fewer active" in said(
+            fleet, "a"
+        )
+        assert "Incident at p: parse-error since" in said(fleet, "a")
+        assert "(1 model), until" in said(fleet, "a")
+        fleet.record_failure("a", "parse-error")
+        assert "would have switched it off, but its provider had an incident." in said(fleet, "a")
+        fleet.pause(HOUR)
+        fleet.record_failure("a", "parse-error")
+        assert "It has 7 of 5 failures in a row" in said(fleet, "a")
+        fleet.resume()
+        assert "but automatic switching was paused." in said(fleet, "a")
+        fleet.record_success("a")
+        assert "would have" not in said(fleet, "a")
+
+
+# And it is so
+
+
+def test_every_prediction_comes_true(fleet_url: str) -> None:
+    """Of many different models, those that are said to come back do, and no others."""
+    for number in range(30):
+        put_off(
+            fleet_url,
+            f"auto-{number}",
+            (number % 7) * HOUR + 60 * number,
+            ejections=number % 5,
+            provider="pq"[number % 2],
+        )
+    for number in range(6):
+        put(fleet_url, f"off-{number}", active=False, provider="pq"[number % 2])
+        if number % 3:
+            ahead = f"{'-' if number % 3 == 1 else '+'}{number}"
+            end = (
+                f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '{ahead} hours')"
+                if is_sqlite(fleet_url)
+                else f"clock_timestamp() + interval '{ahead} hours'"
+            )
+            move(fleet_url, f"off-{number}", "disabled_until", end)
+    rule = {"recovery_limit": 7, "recovery_cooldown_factor": 1.5, "recovery_max_ejections": 4}
+    with opened(fleet_url, **rule) as fleet:
+        fleet.pause(HOUR, provider="q")
+        models = [fleet.show(m.id) for m in fleet.list_models()]
+        back = {m.id for m in models if any("brings it back" in s for s in m.explanation)}
+        behind = {m.id for m in models if any("due before it" in s for s in m.explanation)}
+        assert len(back) == 7
+        assert set(fleet.recover().recovered) == back
+        assert set(fleet.recover(limit=0).recovered) == behind
