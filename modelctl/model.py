@@ -6,10 +6,10 @@ The other results are in `results` and `reports`, which a cached count does not 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 
 from modelctl.errors import CONTROLS, UsageError
-from modelctl.record import record
 
 ID_LENGTH = 200
 
@@ -84,7 +84,7 @@ def numbered(number: int, what: str = "model") -> str:
     return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Count:
     """How many models are active, where the number came from and how old it is (seconds)."""
 
@@ -94,7 +94,7 @@ class Count:
     expires_in_seconds: float | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class VerifiedCount(Count):
     """A fresh count beside the cached one (None: nothing believable is cached)."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
-
-from modelctl.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from modelctl.model import CacheState, FailureType
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Hold:
     """What keeps the health rule from switching; it ends by itself. Times are UTC.
 
@@ -31,7 +30,7 @@ class Hold:
     actor: str | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Pause:
     """What `pause` or `resume` did: *changed* is False where nothing was paused."""
 
@@ -42,7 +41,7 @@ class Pause:
     changed: bool
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What came of asking a model; *seconds*: how long it took.
 
@@ -56,7 +55,7 @@ class ProbeResult:
     seconds: float
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ProbeReport:
     """The answers of models that were asked; *requests*: how many were, or would be."""
 
@@ -65,7 +64,7 @@ class ProbeReport:
     dry_run: bool = False
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class LastRecover:
     """When `recover` last finished (UTC, None: never), and how often it is expected (seconds)."""
 
@@ -75,7 +74,7 @@ class LastRecover:
     overdue: bool
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A model that is off and does not come back now, and why.
 
@@ -101,7 +100,7 @@ class Candidate(NamedTuple):
     waiting: Waiting | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Recovery:
     """What one run of ``recover`` did; *busy*: another run was at work.
 
@@ -119,7 +118,7 @@ class Recovery:
     unhealthy: tuple[ProbeResult, ...] = ()
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """A catalogue entry that was not taken, and why."""
 
@@ -127,7 +126,7 @@ class Rejection:
     why: str
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ImportResult:
     """How many catalogue entries ended where.
 
@@ -146,7 +145,7 @@ class ImportResult:
     notes: tuple[str, ...] = ()
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Check:
     """One line of ``doctor``: what was looked at, whether it is well, what was seen and what to do.
 
@@ -159,7 +158,7 @@ class Check:
     warning: bool = False
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Audit:
     """Cache and database compared, for monitoring; ages in seconds."""
 
@@ -169,7 +168,7 @@ class Audit:
     triggers: bool
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What ``doctor`` found."""
 
@@ -178,7 +177,7 @@ class Diagnosis:
     audit: Audit | None = None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class CacheKey:
     """A name in the cache: its value (None: absent) and its time to live (seconds)."""
 
@@ -187,7 +186,7 @@ class CacheKey:
     expires_in_seconds: float | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class CacheReport:
     """The cache's keys and the invalidations that wait for delivery."""
 
@@ -198,7 +197,7 @@ class CacheReport:
     oldest_queued_seconds: float | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class DrainResult:
     """How many queued invalidations were delivered, and how many still wait."""
 
@@ -207,7 +206,7 @@ class DrainResult:
     cache: CacheState
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class SchemaStatus:
     """Where the schema stands against this release.
 
@@ -226,7 +225,7 @@ class SchemaStatus:
     dry_run: bool = False
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One line of ``config show``; *value* as the file would write it: a duration is text."""
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,6 @@ from modelctl.catalog.formats import (
 )
 from modelctl.errors import UsageError, clean
 from modelctl.model import ID_LENGTH, check_id, numbered, storable
-from modelctl.record import record
 from modelctl.redact import redact
 from modelctl.reports import Rejection
 from modelctl.spool import KeyedSpool, Spool
@@ -49,7 +49,7 @@ class CatalogModel(NamedTuple):
     provider: str
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Catalog:
     """The models of a catalogue in its order, and the entries that cannot be taken.
 

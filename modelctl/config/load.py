@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl.errors import CONTROLS, InvalidConfigError, UsageError, clean
 from modelctl.model import FailureType, storable
-from modelctl.record import record
 
 if TYPE_CHECKING:
     from modelctl.config.probes import ProbeConfig
@@ -289,7 +288,7 @@ def _clear(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class DatabaseConfig:
     """Where the models are."""
 
@@ -319,7 +318,7 @@ class DatabaseConfig:
     )
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class RedisConfig:
     """Where the active count is cached beside PostgreSQL."""
 
@@ -340,7 +339,7 @@ class RedisConfig:
     )
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
     """What is cached, and what a change of status makes wrong."""
 
@@ -361,7 +360,7 @@ class CacheConfig:
     )
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class HealthConfig:
     """When a model is switched off by its failures."""
 
@@ -379,7 +378,7 @@ class HealthConfig:
     )
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class RecoveryConfig:
     """When a model that was switched off by its failures comes back, and what guards the fleet."""
 
@@ -541,7 +540,7 @@ def _home(environ: Mapping[str, str], variable: str, below: str) -> Path | None:
     return Path(home, below) if os.path.isabs(home) else None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings, and where each came from."""
 

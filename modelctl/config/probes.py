@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 from modelctl.errors import UsageError
-from modelctl.record import record
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<place>(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?)"
@@ -26,7 +26,7 @@ _SCRIPT = re.compile(
 )
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ProbeConfig:
     """How the models of one provider are asked: with *url* or *command*.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl.count.redis import RedisCache
-from modelctl.record import record
 from modelctl.redis_client.answers import Command
 from modelctl.redis_client.url import target_of
 
@@ -34,7 +34,7 @@ _REPLICA = (
 _Try = tuple[tuple[str, ...], str]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Refusals:
     """What Redis refuses: rights as in an ACL (``+unlink``, ``~name``), and why it cannot write."""
 

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import zlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -14,7 +15,6 @@ import sqlalchemy as sa
 from modelctl import deadline, health
 from modelctl.database.database import LOCK_TIMEOUT
 from modelctl.errors import ModelNotFoundError, RefusedError, UsageError, clean
-from modelctl.record import record
 from modelctl.spool import Spool
 from modelctl.times import in_utc
 
@@ -158,7 +158,7 @@ STATUS = (
 _COOLDOWN_FROM = ("last_failure_at", "disabled_at", "updated_at")  # the first that is there
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Dialect:
     """Where the SQL of the two databases differs."""
 
@@ -405,7 +405,7 @@ class NewColumnsError(Exception):
     """The columns of an application's table are known now: the transaction has to begin again."""
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Statements:
     """What a group of statements works with: the configuration and the database."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc as sa_exc
 
 from modelctl.database.tables import MODELS, Statements, events_in, text
 from modelctl.errors import InvalidConfigError
-from modelctl.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ _LOCK_MILLISECONDS = 500
 ROOM = 1 << 20
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table as the database knows it: its name with schema, what it is, whose rows are hidden."""
 
@@ -48,7 +48,7 @@ class Table:
     hides_rows: bool
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What the role lacks: rights as (right, table or schema), and tables that are locked."""
 

@@ -7,6 +7,7 @@ IMMEDIATE.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl import health
@@ -22,7 +23,6 @@ from modelctl.database.tables import (
 )
 from modelctl.model import ModelStatus
 from modelctl.models.results import KeptChange, OutcomeChange, StatusChange
-from modelctl.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Change:
     """What one command does to the rows it finds, in SQL.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from modelctl.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from modelctl.reports import Hold
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Model:
     """One row of ``models``. Times are UTC.
 
@@ -52,14 +51,14 @@ class Model:
     seconds_left: float | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ExplainedModel(Model):
     """A model, and the sentences that answer why it is as it is and what comes next."""
 
     explanation: tuple[str, ...]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class StatusChange:
     """One model before and after a command; *before* is None when added, *after* when removed."""
 
@@ -69,14 +68,14 @@ class StatusChange:
     changed: bool
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class KeptChange(StatusChange):
     """No change, and *note* says what stayed: a disable without an end, or another name or provider."""
 
     note: str
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class OutcomeChange(StatusChange):
     """What recording one outcome did.
 
@@ -94,7 +93,7 @@ class OutcomeChange(StatusChange):
     recorded: bool = True
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What a command did to each model it was given."""
 
@@ -103,7 +102,7 @@ class Changes:
     dry_run: bool = False
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class BatchResult:
     """How many outcomes were recorded, and the models whose status changed in the end.
 
@@ -117,7 +116,7 @@ class BatchResult:
     unknown: tuple[str, ...] = ()
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ProviderStats:
     """One provider's share of the fleet."""
 
@@ -126,7 +125,7 @@ class ProviderStats:
     active: int
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Totals of the fleet, always from the database."""
 
@@ -140,7 +139,7 @@ class Stats:
     holds: tuple[Hold, ...] = ()
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class LeaderboardEntry:
     """An active model and its success rate (0 to 1; None: never called).
 
@@ -158,7 +157,7 @@ class LeaderboardEntry:
     score: float | None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Event:
     """One change in the history; without a model it is of a provider or the fleet.
 

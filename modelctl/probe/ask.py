@@ -13,7 +13,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -22,7 +22,6 @@ from modelctl.config.probes import PLACE, ProbeConfig, check_probe, script_of
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.health import failure_type_of_status
 from modelctl.model import FailureType
-from modelctl.record import record
 from modelctl.redact import storable_reason
 from modelctl.reports import ProbeResult
 
@@ -58,7 +57,7 @@ _ISATAP = (0x5EFE, 0x200_5EFE)
 _Failure = tuple[FailureType | None, str]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Target:
     """A model to ask."""
 
@@ -190,7 +189,7 @@ def _answers(
         thread.join()
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class _Job:
     target: Target
     config: ProbeConfig
