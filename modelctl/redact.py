@@ -20,7 +20,7 @@ _KEYS = (
     # JSON Web Tokens: the first part is base64 of '{"'.
     r"eyJ[\w-]{6,}(?:\.[\w-]*)+",
     # sk-..., sk-ant-..., sk-proj-... and their like: with a digit, or long (masked ones have stars).
-    r"(?:sk|pk|rk|csk|gsk)[-_](?:(?=[\w*-]*\d)[\w*-]{4,}|[\w*-]{16,})",
+    r"(?:sk|SK|pk|rk|csk|gsk)[-_](?:(?=[\w*-]*\d)[\w*-]{4,}|[\w*-]{16,})",
     # Google: API keys, OAuth tokens and secrets.
     r"AIza[\w-]{10,}|ya29\.[\w-]{10,}|GOCSPX-[\w-]{10,}",
     # AWS: ids of keys, Bedrock's keys.
@@ -30,14 +30,26 @@ _KEYS = (
     r"(?<![\w/+-])[A-Za-z0-9/+]{40}(?![\w/+-])",
     # GitHub, GitLab, Hugging Face, Replicate, Fireworks, Together, npm, DigitalOcean.
     r"(?:gh[opsur]|github_pat|glpat|hf|api_org|r8|fw|tgp_v1|npm|dop_v1)[_-][\w-]{16,}",
+    # Grafana, Sentry, PyPI, LangSmith, Pinecone, Supabase, Stripe's webhooks, New Relic, Vault.
+    r"(?:glc|glsa|sntry[su]|pypi|lsv2|pcsk|sbp|whsec|NRAK)[_-][\w+/-]{16,}=*|hvs\.[\w-]{16,}",
     # xAI, Perplexity, NVIDIA, Slack, Voyage, Jina, Tavily, Firecrawl, Databricks.
     r"(?:xai|pplx|nvapi|xox[a-z]|xapp|pa|jina|tvly|fc)[-_][\w-]{16,}|dapi[0-9a-f]{16,}",
+)
+_CALLED = "(?:passw(?:or)?d|passphrase)"
+# What is said of a password in an ordinary sentence ("the password is wrong"), so is none.
+_SAID = (
+    "an?|the|not|no|never|too|also|only|still|now|already|always|in|at|on|of|for|from|to|by|as|what"
+    "|that|set|unset|ok|valid|invalid|correct|incorrect|right|wrong|bad|missing|empty|blank|null|none"
+    "|weak|short|long|unknown|different|mandatory|optional|sent|kept|there|absent|case|more|less"
 )
 # What is known by the word before it, which stays.
 _BEFORE = (
     r"bearer:? +(?=[\w.+/~=-]{4})",
     r"basic +(?=[\w+/-]{8})(?=[\w+/-]*(?-i:[A-Z0-9]))",
     r"(?:token|key) +(?=[\w.-]*\d)(?=[\w.-]{20})",
+    r"(?:token|key|secret) (?:is|was) +[\"']?(?=[\w.-]*\d)(?=[\w.-]{8})",
+    rf"[\w-]{{0,40}}{_CALLED} (?:is|was) +(?!(?:{_SAID}|[a-z]+(?:ed|ing))\b(?![\w-]))[\"']?(?=[^\s\"'])",
+    rf"[\w-]{{0,40}}{_CALLED} +(?=[^\s\"']*\d)(?=[^\s\"']{{6}})",
 )
 # Names of what is secret, as they stand in headers, JSON, query strings and environments.
 _NAMES = (

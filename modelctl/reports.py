@@ -130,7 +130,8 @@ class Rejection:
 class ImportResult:
     """How many catalogue entries ended where.
 
-    *ignored_status*: how many entries say that their model is off; import never changes a status.
+    *ignored_status*: how many entries say that their model is off while it is on in the fleet, or the
+    other way round; import never changes a status.
     *notes*: what else there is to know of the catalogue, in sentences.
     """
 

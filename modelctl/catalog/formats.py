@@ -30,6 +30,9 @@ class CatalogFormat(StrEnum):
     LMSTUDIO = "lmstudio"
     CLOUDFLARE = "cloudflare"
     NEWAPI = "newapi"
+    BEDROCK = "bedrock"
+    FIREWORKS = "fireworks"
+    HUGGINGFACE = "huggingface"
     PROVIDERS = "providers"
 
 
@@ -103,7 +106,7 @@ _OF_A_MODEL = frozenset(
     ]
 )
 _NAMED = frozenset(("name", "display_name"))
-# What has an id and a name, too: providers, users, keys, files, jobs, prices, errors.
+# What has an id and a name, too: providers, users, keys, projects, voices, files, jobs, prices, errors.
 _OF_SOMETHING_ELSE = frozenset(
     [
         "models",
@@ -141,6 +144,30 @@ _OF_SOMETHING_ELSE = frozenset(
         "currency",
         "plan",
         "members",
+        "avatar",
+        "avatar_url",
+        "picture",
+        "phone",
+        "login",
+        "first_name",
+        "last_name",
+        "is_admin",
+        "user_id",
+        "account_id",
+        "team_id",
+        "workspace_id",
+        "org_id",
+        "organization_id",
+        "project_id",
+        "owner_id",
+        "created_by",
+        "archived_at",
+        "default_branch",
+        "voice_id",
+        "voice_engine",
+        "gender",
+        "accent",
+        "preview_url",
     ]
 )
 
@@ -380,6 +407,30 @@ FORMATS: dict[CatalogFormat, Format] = {
         name=(),
         provider=(),
     ),
+    CatalogFormat.BEDROCK: Format(
+        'one object with a list "modelSummaries" of entries with "modelId" and "providerName"',
+        _list_in("modelSummaries"),
+        _has("modelId", "providerName"),
+        id=("modelId",),
+        name=("modelName",),
+        provider=("providerName",),
+    ),
+    CatalogFormat.FIREWORKS: Format(
+        'one object with a list "models" of entries whose "name" is like accounts/X/models/Y',
+        _list_in("models"),
+        lambda e: bool(re.match("accounts/[^/]+/models/", str(e.get("name")))),
+        id=("name",),
+        name=("displayName",),
+        constant="fireworks",
+    ),
+    CatalogFormat.HUGGINGFACE: Format(
+        'an array of entries with "id" and "modelId"',
+        _list_in(""),
+        _has("id", "modelId"),
+        name=(),
+        provider=(),
+        prefix_is_provider=True,
+    ),
     CatalogFormat.OPENAI: Format(
         'one object with a list "data" (or "models") of entries with "object": "model" or "owned_by"',
         _list_in("data", "models"),
@@ -413,14 +464,29 @@ def names_no_provider(owner: str) -> bool:
     return bool(_NO_PROVIDER.fullmatch(owner))
 
 
-def says_off(entry: Mapping[str, object]) -> bool:
-    """Whether an entry says that its model is not switched on, in a field that import ignores."""
-    if any(entry.get(key) is False for key in ("active", "is_active", "enabled")):
-        return True
-    if any(entry.get(key) is True for key in ("auto_disabled", "disabled")):
-        return True
+# The words for a model that works. Any other word in "status" says that it does not.
+_WORKS = frozenset(
+    [
+        *("active", "enabled", "available", "online", "on", "live", "ready", "ok", "running"),
+        *("loaded", "ga", "stable", "alpha", "beta", "preview"),
+    ]
+)
+
+
+def says_on(entry: Mapping[str, object]) -> bool | None:
+    """Whether an entry says that its model is on, in fields that import ignores; None: it says nothing."""
+    switches = [entry.get(key) for key in ("active", "is_active", "enabled")]
     status = entry.get("status")
-    return bool(entry.get("disabled_reason")) or (isinstance(status, str) and status != "active")
+    word = status.strip().lower() if isinstance(status, str) else ""
+    if (
+        any(switch is False for switch in switches)
+        or any(entry.get(key) is True for key in ("auto_disabled", "disabled"))
+        or bool(entry.get("disabled_reason"))
+        or (word and word not in _WORKS)
+    ):
+        return False
+    on = any(switch is True for switch in switches) or entry.get("disabled") is False or bool(word)
+    return True if on else None
 
 
 def why_none(document: object) -> str:

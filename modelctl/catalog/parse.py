@@ -18,7 +18,7 @@ from modelctl.catalog.formats import (
     error_in,
     more_pages,
     names_no_provider,
-    says_off,
+    says_on,
     why_none,
 )
 from modelctl.errors import UsageError, clean
@@ -42,26 +42,25 @@ _NAMED = 5
 
 
 class CatalogModel(NamedTuple):
-    """What a catalogue knows about one model."""
+    """What a catalogue knows about one model; *active*: whether it says that the model is on."""
 
     id: str
     display_name: str
     provider: str
+    active: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """The models of a catalogue in its order, and the entries that cannot be taken.
 
-    *notes*: what somebody who imports it should know. *ignored_status*: how many entries say that
-    their model is off, which a catalogue does not decide.
+    *notes*: what somebody who imports it should know.
     """
 
     format: CatalogFormat
     models: KeyedSpool[CatalogModel]
     rejected: Spool[Rejection]
     notes: tuple[str, ...] = ()
-    ignored_status: int = 0
 
 
 def parse(
@@ -89,15 +88,15 @@ def parse(
     format_ = FORMATS[name]
     models = KeyedSpool(CatalogModel)
     rejected: Spool[Rejection] = Spool()
-    off = merged = 0
+    merged = 0
     for place, entry in entries:
         try:
             model = _model(entry, name, format_)
             if provider:
                 model = model._replace(provider=provider)
             if models.add(model):
-                off += says_off(entry)  # type: ignore[arg-type]  # _model took it: a mapping
-            elif format_.merged:
+                continue
+            if format_.merged:
                 merged += 1
             else:
                 raise UsageError("is in the catalogue twice")
@@ -106,7 +105,7 @@ def parse(
     notes = [*reading.notes()]
     if merged:
         notes.append(f"{numbered(merged, 'further deployment')} of the same models: one model each")
-    return Catalog(name, models, rejected, tuple(notes), off)
+    return Catalog(name, models, rejected, tuple(notes))
 
 
 class _Reading:
@@ -292,7 +291,7 @@ def _object(value: object, place: str) -> object:
     return value
 
 
-def _model(entry: object, name: CatalogFormat, format_: Format) -> CatalogModel:
+def _model(entry: object, kind: CatalogFormat, format_: Format) -> CatalogModel:
     """Return the model that *entry* describes, or raise UsageError saying why it does not."""
     if not isinstance(entry, dict):
         raise UsageError("is not a JSON object")
@@ -304,10 +303,11 @@ def _model(entry: object, name: CatalogFormat, format_: Format) -> CatalogModel:
         model_id = model_id.removeprefix(format_.prefix)
     model_id = check_id(model_id)
     if not format_.marks(entry):
-        raise UsageError(_why_not(entry, name))
+        raise UsageError(_why_not(entry, kind))
     if "*" in model_id and format_.merged:
         raise UsageError("is a pattern, not a model")
-    return CatalogModel(model_id, _text(entry, *format_.name), _provider(entry, model_id, format_))
+    name = _text(entry, *format_.name)
+    return CatalogModel(model_id, name, _provider(entry, model_id, format_), says_on(entry))
 
 
 def _why_not(entry: Mapping[str, object], name: CatalogFormat) -> str:

@@ -1113,7 +1113,8 @@ def import_models(
             "--format",
             metavar="FORMAT",
             help="jsonl, litellm, litellm-proxy, openai, openrouter, anthropic, gemini, cohere, "
-            "ollama, lmstudio, cloudflare, newapi or providers; default: told by the shape.",
+            "ollama, lmstudio, cloudflare, newapi, bedrock, fireworks, huggingface or providers; "
+            "default: told by the shape.",
             autocompletion=_complete_format,
         ),
     ] = None,
@@ -1166,7 +1167,8 @@ def import_models(
             what = numbered(result.ignored_status, "status").replace("statuss", "statuses")
             were = "was" if result.ignored_status == 1 else "were"
             render.say(
-                f"note: {what} (off) {were} ignored: import never changes a status; use disable"
+                f"note: {what} {were} ignored (on in the fleet and off in the catalogue, or the other"
+                " way round): import never changes a status; use enable or disable"
                 " (restore, which will bring a whole fleet back, is not there yet)"
             )
         for rejection in result.rejected:

@@ -133,8 +133,9 @@ class SqliteCache:
         return nullcontext()
 
     def keys(self) -> tuple[CacheKey, ...]:
-        """Return the rows of the cache's table."""
-        sql = f"SELECT key, value, expires_at - {self._NOW} FROM modelctl_cache ORDER BY key"
+        """Return the rows of the cache's table that have not expired."""
+        left = f"expires_at - {self._NOW}"
+        sql = f"SELECT key, value, {left} FROM modelctl_cache WHERE {left} > 0 ORDER BY key"
         with self._connection() as connection:
             rows = connection.execute(sql).fetchall()
         from modelctl.reports import CacheKey

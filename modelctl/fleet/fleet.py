@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from modelctl.catalog.formats import CatalogFormat
+    from modelctl.catalog.parse import CatalogModel
     from modelctl.config.probes import ProbeConfig
     from modelctl.health import Outcome
     from modelctl.model import CacheState, Count, FailureType, VerifiedCount
@@ -928,7 +929,7 @@ class Fleet:
         if not found.models:
             raise UsageError("the catalogue has no models", hint="nothing was written")
         try:
-            added, differing = self._store.batches.import_models(
+            added, differing, ignored = self._store.batches.import_models(
                 found.models.by_key,
                 on_conflict=on_conflict,
                 actor=self._actor,
@@ -946,7 +947,7 @@ class Fleet:
             rejected=found.rejected,
             cache=self._invalidate(owed=not dry_run, changed=bool(added or differing)),
             dry_run=dry_run,
-            ignored_status=found.ignored_status,
+            ignored_status=ignored,
             notes=found.notes,
         )
 
@@ -1045,8 +1046,8 @@ def _texts_of_outcomes(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, objec
         yield f"outcome {number}, of '{outcome.id}': the reason", outcome.reason
 
 
-def _texts_of_entries(entries: Iterable[Sequence[str]]) -> Iterator[tuple[str, object]]:
-    for model_id, name, provider in entries:
+def _texts_of_entries(entries: Iterable[CatalogModel]) -> Iterator[tuple[str, object]]:
+    for model_id, name, provider, _ in entries:
         yield f"the id '{model_id}'", model_id
         yield f"the name of '{model_id}'", name
         yield f"the provider of '{model_id}'", provider

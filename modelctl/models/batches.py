@@ -395,25 +395,27 @@ class Batches(Changes):
 
     def import_models(
         self,
-        entries: Callable[[], Iterable[tuple[str, str, str]]],
+        entries: Callable[[], Iterable[tuple[str, str, str, bool | None]]],
         *,
         on_conflict: str,
         actor: str,
         dry_run: bool = False,
         progress: Callable[[int], None] = lambda _: None,
-    ) -> tuple[int, int]:
-        """Add or update models from (id, display name, provider), ids unique, in one transaction.
+    ) -> tuple[int, int, int]:
+        """Add or update models from (id, display name, provider, active), in one transaction.
+
+        The ids are unique. *active* is whether the catalogue says that the model is on, or None.
 
         *entries* starts again from the first on every call, in the order of the ids: two imports
         of the same models lock them in the same order.
         *on_conflict*: ``update``, ``skip`` or ``fail`` for a model that differs.
-        Return how many were added and how many differ.
+        Return how many were added, how many differ, and of how many the status differs, which stays.
 
         Raises:
             RefusedError: ``fail``, and a model differs; nothing is written.
         """
 
-        def work(connection: sa.Connection) -> tuple[int, int]:
+        def work(connection: sa.Connection) -> tuple[int, int, int]:
             return self._import(connection, entries(), on_conflict, actor, progress)
 
         return self._inserting(lambda: self.write(work, dry_run=dry_run))
@@ -450,21 +452,24 @@ class Batches(Changes):
     def _import(
         self,
         connection: sa.Connection,
-        entries: Iterable[tuple[str, str, str]],
+        entries: Iterable[tuple[str, str, str, bool | None]],
         on_conflict: str,
         actor: str,
         progress: Callable[[int], None],
-    ) -> tuple[int, int]:
-        added = differs = done = 0
+    ) -> tuple[int, int, int]:
+        added = differs = ignored = done = 0
         source = iter(entries)
         while chunk := list(islice(source, tables.CHUNK)):
-            new, changed, _ = self._import_chunk(connection, chunk, on_conflict, actor)
+            rows = [entry[:3] for entry in chunk]
+            new, changed, status = self._import_chunk(connection, rows, on_conflict, actor)
             added += new
             differs += len(changed)
+            for model_id, _, _, active in chunk:
+                ignored += active is not None and active != (status[model_id] == ModelStatus.ACTIVE)
             done += len(chunk)
             deadline.renew()
             progress(done)
-        return added, differs
+        return added, differs, ignored
 
     def _cut(self, chunk: Sequence[tuple[str, str, str]]) -> Sequence[tuple[str, str, str]]:
         """Cut the texts to what the columns of an application take."""

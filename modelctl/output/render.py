@@ -192,7 +192,7 @@ def model_view(model: ExplainedModel) -> View:
         ("name", model.display_name or model.id),
         ("provider", model.provider),
         ("status", model.status),
-        *(("" if number else "why", words) for number, words in enumerate(model.explanation)),
+        *((" " if number else "why", words) for number, words in enumerate(model.explanation)),
         ("retry at", model.retry_at),
         ("failures in a row", model.consecutive_failures),
         ("ejections", model.ejections),

@@ -407,7 +407,7 @@ def test_any_json_lines(values: list[object], format_: CatalogFormat | None) -> 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200).map(str.strip)
 IDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=200)
 MODELS = st.lists(
-    st.builds(CatalogModel, IDS, NAMES, NAMES),
+    st.builds(CatalogModel, IDS, NAMES, NAMES, st.sampled_from([None, True, False])),
     min_size=1,
     unique_by=lambda model: model.id,
 )
@@ -418,7 +418,12 @@ def test_json_lines_round_trip(models: list[CatalogModel], ascii_only: bool) -> 
     """Models written as JSON Lines are read back as they were."""
     source = "\n".join(
         json.dumps(
-            {"id": model.id, "display_name": model.display_name, "provider": model.provider},
+            {
+                "id": model.id,
+                "display_name": model.display_name,
+                "provider": model.provider,
+                "active": model.active,
+            },
             ensure_ascii=ascii_only,
         )
         for model in models

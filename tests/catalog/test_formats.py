@@ -67,6 +67,27 @@ def rows(catalog: Catalog) -> list[tuple[str, str, str]]:
         ("litellm_model_info.json", "litellm-proxy", [("smart", "", "openai")]),
         ("litellm_config.yaml", "litellm-proxy", [("gpt-x", "", "openai")]),
         ("newapi_pricing.json", "newapi", [("gpt-x", "", "")]),
+        (
+            "bedrock.json",
+            "bedrock",
+            [
+                ("vendor-a.chat-x-v1:0", "Chat X", "Vendor A"),
+                ("vendor-b.embed-y-v2", "Embed Y", "Vendor B"),
+            ],
+        ),
+        (
+            "fireworks.json",
+            "fireworks",
+            [
+                ("accounts/fireworks/models/alpha-8b", "Alpha 8B", "fireworks"),
+                ("accounts/someone/models/tuned", "", "fireworks"),
+            ],
+        ),
+        (
+            "huggingface.json",
+            "huggingface",
+            [("org-a/alpha-8b", "", "org-a"), ("beta", "", "")],
+        ),
         ("openai_owned_by.json", "openai", [("gpt-4o", "", ""), ("gpt-4o-ft", "", "")]),
         ("models_own_export.jsonl", "jsonl", [("a/m1", "M1", "a"), ("a/m2", "M2", "a")]),
         (
@@ -167,6 +188,13 @@ def test_the_last_page_is_taken(last: dict[str, Any]) -> None:
         ({"object": "list", "data": [{"id": "file-1", "object": "file"}]}, 'calls "file"'),
         ({"data": [{"id": "org-1", "name": "Org", "object": "organization"}]}, "organization"),
         ([{"id": "1", "name": "Ann", "email": "a@x", "role": "user"}], '"email"'),
+        ([{"id": "u", "name": "Ann", "avatar_url": "https://x"}], "nothing that marks a model"),
+        ([{"id": "p", "name": "Project", "created_by": "ann"}], "nothing that marks a model"),
+        ([{"id": "v", "name": "Voice", "gender": "f"}], "nothing that marks a model"),
+        # The hub's datasets, and another list of AWS.
+        ([{"_id": "5", "id": "org/data", "likes": 1, "downloads": 2}], "marks a model"),
+        ({"guardrails": [{"id": "g", "arn": "x", "name": "G", "status": "READY"}]}, "no models"),
+        ({"models": [{"name": "projects/p/models/m", "displayName": "M"}]}, "marks a model"),
         ([{"id": "1", "model": "gpt-x", "price": 1}], "price table"),
         ([{"id": "batch_req_1", "custom_id": "1", "response": {}}], "nothing that marks a model"),
         ({"models": []}, "no models"),
@@ -361,6 +389,40 @@ def test_strict_takes_all_or_nothing(fleet: Fleet, fleet_url: str) -> None:
     assert (result.added, len(result.rejected)) == (1, 1)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_status_that_the_fleet_does_not_share_is_counted(fleet: Fleet, dry_run: bool) -> None:
+    """Each entry that says on of a model that is off, or off of one that is on, is one ignored status."""
+    for model_id in ("on", "off", "asked"):
+        fleet.add(model_id)
+    fleet.disable("off", "asked")
+    entries: list[tuple[str, dict[str, Any], int]] = [
+        ("off", {"active": True}, 1),
+        ("off", {"active": False}, 0),
+        ("off", {"status": "active", "disabled_reason": ""}, 1),
+        ("off", {"status": "ACTIVE"}, 1),
+        ("off", {"enabled": True, "auto_disabled": False}, 1),
+        ("off", {"disabled": False}, 1),
+        ("off", {"status": "auto-disabled"}, 0),
+        ("off", {}, 0),
+        ("on", {"active": True, "status": "active", "disabled_reason": None}, 0),
+        ("on", {"active": False}, 1),
+        ("on", {"disabled_reason": "CVE"}, 1),
+        ("on", {"status": "inactive"}, 1),
+        ("on", {"status": "beta"}, 0),  # as in models.dev: it works
+        ("new", {"active": False}, 1),
+        ("new", {"active": True}, 0),
+    ]
+    for model_id, more, ignored in entries:
+        source = text({"id": model_id, "name": "N", **more})
+        result = fleet.import_models(source, dry_run=dry_run)
+        assert (more, result.ignored_status) == (more, ignored)
+    both = b'{"id": "on", "active": false}\n{"id": "off", "active": true}\n{"id": "asked"}'
+    for policy in ("update", "skip", "fail"):
+        result = fleet.import_models(both, on_conflict=policy, dry_run=dry_run)
+        assert result.ignored_status == 2
+    assert [m.active for m in (fleet.show("on"), fleet.show("off"))] == [True, False]
+
+
 def test_import_on_the_command_line(fleet_url: str, tmp_path: Path) -> None:
     """What was left out or ignored is said on stderr and in the JSON, with the right exit codes."""
     how: dict[str, Any] = {"MODELCTL_DATABASE_URL": fleet_url}
@@ -375,6 +437,15 @@ def test_import_on_the_command_line(fleet_url: str, tmp_path: Path) -> None:
     assert "restore" in done.err
     done = run("import", file("models_own_export.jsonl"), "-o", "json", **how)
     assert (done.json["unchanged"], done.json["ignored_status"]) == (2, 1)
+    # The other way round, and without writing.
+    on = tmp_path / "on.jsonl"
+    on.write_text('{"id": "a/m1", "active": true}\n{"id": "a/m2", "status": "active"}\n')
+    assert run("disable", "a/m1", "a/m2", **how).code == 0
+    done = run("import", "--dry-run", str(on), **how)
+    assert "note: 2 statuses were ignored (on in the fleet and off in the catalogue, or" in done.err
+    assert "use enable or disable" in done.err
+    assert run("enable", "a/m1", "a/m2", **how).code == 0
+    assert "ignored" not in run("import", str(on), **how).err
     assert "1 status" in run("import", file("openwebui_export.json"), **how).err
     assert "'a/m'" in run("import", file("dup.json"), **how).err
     assert "1 further deployment" in run("import", file("litellm_model_info.json"), **how).err

@@ -245,6 +245,16 @@ def folded(shown: str, model_id: str) -> bool:
     return False
 
 
+def test_the_sentences_of_one_model_stand_under_one_word(fleet: None) -> None:
+    """Of several sentences the first has the word "why" before it, the others have blanks."""
+    _, shown = seen("show", "acme/off", columns=80, environ=NO_COLOR)
+    table = [line for line in shown.splitlines() if not line.startswith(" ")]
+    assert sum(line.startswith("why ") for line in table) == 1
+    assert not [line for line in table if line.startswith("-")]
+    for sentence in ("It is off", "It has 0 of 5 failures", "The next recover leaves it off"):
+        assert [line for line in shown.splitlines() if line[5:].strip().startswith(sentence)]
+
+
 def test_what_has_no_room_is_named(fleet: None) -> None:
     """Columns that a terminal has no room for are named below the table."""
     add("x" * 60)

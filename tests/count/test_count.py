@@ -668,6 +668,14 @@ def test_cache_report(world: World) -> None:
     assert 5 <= report.oldest_queued_seconds < 30
 
 
+def test_what_has_expired_is_not_in_the_report(embedded: World) -> None:
+    """On SQLite an expired row is as absent as an expired key of Redis, not one with negative seconds."""
+    embedded.fleet.count()
+    assert embedded.fleet.cache_report().keys
+    embedded.sql("UPDATE modelctl_cache SET expires_at = expires_at - 61")
+    assert embedded.fleet.cache_report().keys == ()
+
+
 # SQLite and other processes
 
 

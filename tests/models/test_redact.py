@@ -40,6 +40,15 @@ KEYS = [
     f"nvapi-{TAIL}",
     f"xoxb-{TAIL}",
     "dapi0123456789abcdef0123456789abcdef",
+    f"SK-{TAIL.upper()}",
+    "SK-1234",
+    f"glc_eyJ{TAIL}=",
+    f"glsa_{TAIL}_1a2b3c4d",
+    f"sntrys_eyJ{TAIL}=_{TAIL}",
+    f"pypi-{TAIL}",
+    f"lsv2_pt_{TAIL}",
+    f"pcsk_{TAIL}",
+    f"hvs.{TAIL}",
 ]
 
 
@@ -91,6 +100,14 @@ def test_a_key_that_is_known_by_its_beginning_goes(key: str, text: str) -> None:
         ("set-cookie: sid=1; path=/", "set-cookie: ***"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nx\n-----END RSA PRIVATE KEY----- end", "*** end"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE", "***"),
+        ("the password is hunter2, try it", "the password is ***, try it"),
+        ("Your password was letmein", "Your password was ***"),
+        ("password is 'correct horse'", "password is '*** horse'"),
+        ("DB_PASSWORD is swordfish!", "DB_PASSWORD is ***"),
+        ("login with password hunter2 failed", "login with password *** failed"),
+        ("its passphrase is not-so-secret", "its passphrase is ***"),
+        ("the key is 0a1b2c3d4e", "the key is ***"),
+        ("its token was abc-123-def", "its token was ***"),
     ],
 )
 def test_what_its_name_calls_secret_goes(text: str, left: str) -> None:
@@ -107,6 +124,15 @@ def test_what_its_name_calls_secret_goes(text: str, left: str) -> None:
         "Unexpected token: <, at position 0",
         "Unexpected token < in JSON",
         "sk-learn is no model",
+        "SK-Learn and SK Hynix are no keys",
+        "the password is wrong",
+        "password is not set; the password was rejected, or is expired.",
+        "Password is too short",
+        "the token is invalid, the next token is [",
+        "the API key is missing; a secret is required",
+        "its key is 5",
+        "a password field of 12 characters",
+        "glc is not gcc",
         "password authentication failed for user x",
         "see https://platform.example.com/account/api-keys",
         "http://127.0.0.1:8000/v1/chat/completions answered 502",
@@ -140,7 +166,10 @@ def test_a_key_at_the_cut_is_hidden_first() -> None:
     assert storable_reason(f"{'x' * 490} {key}", 500) == f"{'x' * 490} ***"
 
 
-@pytest.mark.parametrize("part", ["a-", "api_key='", "://a:", "eyJabcdefg.", "secret_", "bearer "])
+@pytest.mark.parametrize(
+    "part",
+    ["a-", "api_key='", "://a:", "eyJabcdefg.", "secret_", "bearer ", "password ", "password-is "],
+)
 def test_a_long_text_takes_time_in_proportion(part: str) -> None:
     """No text makes the search quadratic: ten times the text takes less than fifty times as long."""
 
