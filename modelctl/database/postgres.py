@@ -554,6 +554,11 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
         return MissingSchemaError(
             f"the database lacks modelctl's schema ({text})", hint="run: modelctl db upgrade"
         )
+    if state in ("42804", "42846", "42P18"):
+        return InvalidConfigError(
+            f"a column of models does not have the type that modelctl needs ({text})",
+            hint="see what is in the way: modelctl db upgrade --dry-run",
+        )
     if state == "25006":
         return InvalidConfigError(
             f"the database takes no changes ({text})",
