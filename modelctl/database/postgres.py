@@ -511,18 +511,23 @@ def primary(exc: BaseException) -> str:
     return " ".join(words.split())
 
 
-def _cannot_be_encoded(said: str) -> UsageError | None:
-    """Say which character the encoding of the database lacks; None where it is not told."""
+def _cannot_be_converted(said: str) -> ModelctlError:
+    """Say which character the encoding of the database lacks, or that one of its texts is none."""
     encodings = [name for name in re.findall('"([A-Z0-9_]+)"', said) if name != "UTF8"]
+    its = encodings[0] if encodings else "another encoding than UTF8"
     try:
         character = bytes.fromhex("".join(re.findall("0x([0-9a-f]{2})", said))).decode()
-    except ValueError:  # a text of the database that UTF-8 lacks
-        return None
-    if len(character) != 1 or not encodings:
-        return None
+    except ValueError:  # bytes of the database
+        character = ""
+    if len(character) != 1:
+        return InvalidConfigError(
+            f"the database is in {its}, and a text in it has bytes that this encoding does not define"
+            f" ({said})",
+            hint="write that text anew, or move the data to a database in UTF8",
+        )
     point = f"U+{ord(character):04X}"
     error = UsageError(
-        f"the database is in {encodings[0]}, which lacks '{character}' ({point})",
+        f"the database is in {its}, which lacks '{character}' ({point})",
         hint="leave the character out, or use a database in UTF8; nothing was changed",
     )
     error.character = character
@@ -554,7 +559,8 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
         return MissingSchemaError(
             f"the database lacks modelctl's schema ({text})", hint="run: modelctl db upgrade"
         )
-    if state in ("42804", "42846", "42P18"):
+    # 22P02, 22007: what a text would have to be for a column of another type.
+    if state in ("42804", "42846", "42P18", "22P02", "22007"):
         return InvalidConfigError(
             f"a column of models does not have the type that modelctl needs ({text})",
             hint="see what is in the way: modelctl db upgrade --dry-run",
@@ -594,8 +600,8 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
             f"the database refused the change ({text})",
             hint="the table has rules of its own; make this change with the application that owns it",
         )
-    if state == "22P05" and (error := _cannot_be_encoded(primary(exc))):
-        return error
+    if state == "22P05":
+        return _cannot_be_converted(text)
     if state.startswith("22"):
         return UsageError(f"the database does not take this value ({text})")
     if state in ("55P03", "57014", "40001", "40P01"):

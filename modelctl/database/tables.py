@@ -163,6 +163,7 @@ class Dialect:
     """Where the SQL of the two databases differs."""
 
     now: str
+    began: str  # when the transaction did (seconds), or before
     shifted: str  # now, so many seconds later
     epoch: str  # seconds; of a column that another program may have written
     time: str  # of an epoch
@@ -219,6 +220,7 @@ class Dialect:
 
 POSTGRES = Dialect(
     now="clock_timestamp()",
+    began="floor(CAST(extract(epoch FROM now()) AS double precision))",
     # Not clock_timestamp(): no index can be used beside it.
     shifted="(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))",
     epoch="CAST(extract(epoch FROM {time}) AS double precision)",
@@ -247,6 +249,8 @@ POSTGRES = Dialect(
 # Times are text, and BEGIN IMMEDIATE has locked everything.
 SQLITE = Dialect(
     now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    # It does not tell. Nobody else writes meanwhile, so that a statement does not take as long.
+    began="((julianday('now') - 2440587.5) * 86400.0 - 5)",
     shifted="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ({seconds}) || ' seconds')",
     epoch="((julianday({time}) - 2440587.5) * 86400.0)",
     time="strftime('%Y-%m-%dT%H:%M:%fZ', {epoch}, 'unixepoch')",

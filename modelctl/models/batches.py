@@ -323,9 +323,17 @@ class Batches(Changes):
             )
         self.log(connection, events, actor)
         self._hold(connection, guards)
-        found = connection.execute(text(self.statuses()), {"ids": self.ids(after)})
-        standing = {row[0]: row[1] for row in found}
-        kept = [i for i in after if i not in written or standing.get(i) != after[i].status]
+        # Of the time of the last success and failure: whether it is the one that was written.
+        look = f"{STATUS}, {SUCCEEDED_NOW}, {FAILED_NOW}"
+        found = connection.execute(text(self.statuses(look)), {"ids": self.ids(after)})
+        standing = {row[0]: row[1:] for row in found}
+
+        def is_kept(model_id: str, now: health.Health) -> bool:
+            status, succeeded, failed = standing.get(model_id, (None, False, False))
+            stored = (succeeded or not now.successes) and (failed or not now.failures)
+            return model_id not in written or status != now.status or not stored
+
+        kept = [model_id for model_id, now in after.items() if is_kept(model_id, now)]
         if kept:
             raise KeptError(kept)
         return before, after

@@ -67,8 +67,8 @@ def _holds(kind: str, beyond: str = "{now}") -> str:
     return f"EXISTS (SELECT 1 FROM {_during(kind, beyond)})"
 
 
-# Whether the time of the last outcome is the one just written; a column may round it to seconds.
-FAILED_NOW, SUCCEEDED_NOW = "{failed} >= {epoch} - 2", "{succeeded} >= {epoch} - 2"
+# Whether the time of the last outcome is of this transaction; a column may round it to seconds.
+FAILED_NOW, SUCCEEDED_NOW = "{failed} >= {began}", "{succeeded} >= {began}"
 # Seconds since 1970 that are before and after every time.
 LONG_AGO, NEVER = "-1e18", "1e18"
 _PAUSE = "h.failure_type IS NULL"
@@ -235,6 +235,7 @@ SUCCESS = Change(
     " disabled_until = CASE WHEN touched.back THEN NULL ELSE disabled_until END,"
     " updated_at = {now}",
     write="TRUE",
+    standing=f"CASE WHEN {SUCCEEDED_NOW} THEN {STATUS} ELSE 'not recorded' END",
     took=SUCCEEDED_NOW,
 )
 FAILURE = Change(
@@ -273,6 +274,7 @@ FAILURE = Change(
     " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
     " updated_at = {now}",
     write="TRUE",
+    standing=f"CASE WHEN {FAILED_NOW} THEN {STATUS} ELSE 'not recorded' END",
     took=FAILED_NOW,
 )
 
@@ -338,6 +340,7 @@ class Changes(Statements):
             .replace("{back}", epoch.format(time="recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
             .replace("{window}", self.sql.shifted.format(seconds=":window"))
+            .replace("{began}", self.sql.began)
             .replace("{epoch}", epoch.format(time=self.sql.now))
             .replace("{now}", self.sql.now)
         )

@@ -261,6 +261,25 @@ def test_what_an_encoding_lacks(latin1: str, name: str) -> None:
         assert fleet.show("é").disabled_reason == "é"
 
 
+@pytest.fixture
+def win1252(postgres: Postgres) -> Iterator[str]:
+    """Give a database whose encoding leaves some bytes undefined."""
+    yield from database_in(postgres, "WIN1252")
+
+
+def test_bytes_that_an_encoding_does_not_define(win1252: str, cli: Cli, monkeypatch: Any) -> None:
+    """A text that PostgreSQL cannot convert is no wrong usage: the encoding is named; the rest works."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", win1252)
+    with opened(win1252) as fleet:
+        seed(fleet, ["good", "bad"])
+    odd = r"convert_from('\x81', 'WIN1252')"
+    sql(win1252, f"UPDATE models SET display_name = {odd} WHERE id = 'bad'")
+    cli("list").failed(ExitCode.INVALID_CONFIG, "the database is in WIN1252", "0x81")
+    assert cli("count", "--fresh").out == "2\n"
+    assert cli("disable", "bad", "good").code == 0
+    assert cli("show", "good").code == 0
+
+
 LOOSE = """CREATE TABLE models (id text UNIQUE, display_name text, provider text, active boolean,
     auto_disabled boolean, consecutive_failures integer, success_count bigint,
     failure_count bigint, created_at timestamp, updated_at timestamp)"""

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelctl import Fleet, ModelStatus, RefusedError
+from modelctl import ExitCode, Fleet, ModelStatus, RefusedError
+from tests.commands import Cli
 from tests.fleets import everything, is_sqlite, opened, sql, trip
 
 ACTIVE, DISABLED, AUTO = ModelStatus
@@ -267,3 +268,48 @@ def test_texts_that_become_never_null(empty_pg: str) -> None:
         fleet.disable("a")
         sql(empty_pg, "UPDATE models SET active = TRUE")
         assert fleet.schema_status().up_to_date
+
+
+OTHER_TYPES = {
+    "active": ("integer", "1"),
+    "auto_disabled": ("text", "'no'"),
+    "provider": ("integer", "7"),
+    "failure_type": ("jsonb", "'{}'"),
+    "success_count": ("text", "'many'"),
+    "consecutive_failures": ("boolean", "TRUE"),
+    "last_failure_at": ("text", "'yesterday'"),
+    "disabled_until": ("bigint", "0"),
+    "would_disable": ("uuid", "gen_random_uuid()"),
+}
+EVERY = (
+    "count --fresh|list|list --status auto-disabled|show a|stats|leaderboard|events|add new"
+    "|disable a|disable a b --for 1h|enable a|enable a b|record-success a"
+    "|record-failure a --type parse-error|recover --dry-run|recover|remove b --yes|db status"
+)
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+@pytest.mark.parametrize("column", OTHER_TYPES)
+def test_a_column_of_another_type(
+    empty_pg: str, cli: Cli, monkeypatch: pytest.MonkeyPatch, column: str, upgraded: bool
+) -> None:
+    """Where a column has another type, before or after db upgrade, no command says wrong usage or bug."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", empty_pg)
+    kind, value = OTHER_TYPES[column]
+    sql(empty_pg, "CREATE TABLE models (id text PRIMARY KEY, active boolean)")
+    if upgraded:
+        assert cli("db", "upgrade").code == 0
+    sql(empty_pg, f"ALTER TABLE models DROP COLUMN IF EXISTS {column} CASCADE")
+    sql(empty_pg, f"ALTER TABLE models ADD COLUMN {column} {kind} DEFAULT {value}")
+    for model_id in "ab":
+        sql(empty_pg, "INSERT INTO models (id) VALUES (?)", model_id)
+    right = (
+        ExitCode.OK,
+        ExitCode.INVALID_CONFIG,
+        ExitCode.MODEL_NOT_FOUND,
+        ExitCode.MISSING_SCHEMA,
+    )
+    for line in EVERY.split("|"):
+        ran = cli(*line.split())
+        assert ran.code in right, (line, ran)
+    cli("db", "upgrade").failed(ExitCode.INVALID_CONFIG, f"{column} is {kind}, not ")

@@ -241,6 +241,50 @@ def test_an_outcome_that_is_put_back_is_said(pg_database: str, body: str) -> Non
         assert everything(pg_database) == before
 
 
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_an_outcome_that_is_put_back_afterwards_is_said(url: str, seconds: int | None) -> None:
+    """A trigger that puts a row back after each update, and leaves the status, recorded nothing."""
+    times = ("last_success_at", "last_failure_at")
+    if seconds:
+        for column in times:
+            sql(url, f"UPDATE models SET {column} = {ago(url, seconds)}")
+    columns = (*times, "success_count", "failure_count", "consecutive_failures", "failure_type")
+    back = ", ".join(f"{column} = OLD.{column}" for column in columns)
+    when = "" if is_sqlite(url) else " AND pg_trigger_depth() < 2"
+    trigger(url, "AFTER", "UPDATE", "'a'", f"UPDATE models SET {back} WHERE id = OLD.id{when}")
+    before = everything(url)
+    calls: list[Callable[[Fleet], Any]] = [
+        lambda fleet: fleet.record_failure("a", "timeout"),
+        lambda fleet: fleet.record_failure("a", BAD),
+        lambda fleet: fleet.record_success("a"),
+        lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ba"]),
+        lambda fleet: fleet.record_batch([{"id": "a", "outcome": "failure", "type": "timeout"}]),
+    ]
+    for call in calls:
+        with opened(url) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
+            call(fleet)
+        assert everything(url) == before
+    settings: dict[str, object] = {"recovery_min_active": 1}
+    with opened(url, **settings) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
+        fleet.record_failure("a", BAD)
+    with opened(url) as fleet:
+        assert fleet.record_success("b").changes[0].after is ACTIVE
+        assert fleet.record_batch([{"id": "b", "outcome": "success"}] * 2).recorded == 2
+
+
+def test_an_outcome_of_a_slow_trigger_is_recorded(pg_database: str) -> None:
+    """A trigger that takes its time, and a column that keeps whole seconds, put nothing back."""
+    for column in ("last_success_at", "last_failure_at"):
+        sql(pg_database, f"ALTER TABLE models ALTER {column} TYPE timestamp(0)")
+    with opened(pg_database) as fleet:
+        seed(fleet, "ab")
+        trigger(pg_database, "AFTER", "UPDATE", "'a'", "PERFORM pg_sleep(3)")
+        for _ in range(3):
+            assert fleet.record_success("b").changes[0].after is ACTIVE
+        assert fleet.record_failure("a", "timeout").changes[0].after is ACTIVE
+        assert fleet.record_batch([{"id": i, "outcome": "success"} for i in "ab"]).recorded == 2
+
+
 def test_a_counter_is_the_applications_matter(url: str) -> None:
     """A trigger that counts in its own way stops no outcome."""
     body = "UPDATE models SET success_count = 0 WHERE id = OLD.id AND success_count <> 0"
