@@ -519,8 +519,17 @@ class PgBouncer(Server):
     kind = "pgbouncer"
     stop_signal = kill_signal = signal.SIGQUIT
 
-    def __init__(self, server: Postgres, *settings: str, connections: int = 3) -> None:
-        """*settings*: more lines of its section, like ``"ignore_startup_parameters = options"``."""
+    def __init__(
+        self,
+        server: Postgres,
+        *settings: str,
+        connections: int = 3,
+        logins: dict[str, str] | None = None,
+    ) -> None:
+        """*settings*: more lines of its section, like ``"ignore_startup_parameters = options"``.
+
+        *logins*: the users that it knows by itself, in its ``auth_file``, and their passwords.
+        """
         binary = pgbouncer_binary()
         if binary is None:
             raise RuntimeError("no pgbouncer on PATH or in /usr/sbin")
@@ -528,6 +537,9 @@ class PgBouncer(Server):
         self._server = server
         # In turn, so that a client's next transaction is on another connection.
         fixed = [f"default_pool_size = {connections}", "server_round_robin = 1", "auth_type = any"]
+        self._logins = logins or {}
+        if logins:
+            fixed.append("auth_file = logins")
         self._settings = ["pool_mode = transaction", *fixed, *settings]
         super().__init__()
 
@@ -546,6 +558,9 @@ class PgBouncer(Server):
             *self._settings,
         ]
         (self.folder / "pgbouncer.ini").write_text("\n".join(lines))
+        logins = [f'"{name}" "{password}"\n' for name, password in self._logins.items()]
+        (self.folder / "logins").write_text("".join(logins))
+        (self.folder / "logins").chmod(0o644)
         # It refuses root too, and whoever runs it must reach the file.
         self.folder.chmod(0o755)
         return [self._binary.path, "pgbouncer.ini"]

@@ -606,6 +606,11 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
         return UsageError(f"the database does not take this value ({text})")
     if state in ("55P03", "57014", "40001", "40P01"):
         return DatabaseUnavailableError(f"the database is busy ({text})", hint="try again")
+    if state == "08P01" and "SHOW HELP" in text:
+        return InvalidConfigError(
+            f"this is the console of PgBouncer, not a database ({text})",
+            hint="name a database that it serves in database.url",
+        )
     if not state or state[:2] in ("08", "53", "57", "58", "25"):
         return DatabaseUnavailableError(
             f"the database is not available ({text})", hint="try again later"

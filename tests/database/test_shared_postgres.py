@@ -19,6 +19,8 @@ from tests.commands import Cli
 from tests.fleets import configured, opened, seed, sql
 from tests.servers import PgBouncer, Postgres
 
+POOLED = pytest.mark.skipif(servers.pgbouncer_binary() is None, reason="no PgBouncer here")
+
 # ── Row level security ──
 
 
@@ -76,7 +78,7 @@ def test_the_owner_of_the_table_sees_all(hidden: str, pg_database: str) -> None:
     sql(pg_database, "ALTER TABLE models OWNER TO postgres")
 
 
-@pytest.mark.skipif(servers.pgbouncer_binary() is None, reason="no PgBouncer here")
+@POOLED
 @pytest.mark.parametrize("setting", [(), ("ignore_startup_parameters = options",)])
 def test_a_policy_behind_a_pooler(
     postgres: Postgres, hidden: str, setting: tuple[str, ...]
@@ -262,7 +264,82 @@ def test_real_refusals(postgres: Postgres, pg_database: str) -> None:
             postgres.execute(statement)
 
 
-@pytest.mark.skipif(servers.pgbouncer_binary() is None, reason="no PgBouncer here")
+# How a pooler knows its users: by a file of its own, or by asking the server.
+ASKS = "auth_query = SELECT usename, passwd FROM pg_shadow WHERE usename = $1"
+KNOWS_USERS = {
+    "scram": ["auth_type = scram-sha-256"],
+    "md5": ["auth_type = md5"],
+    "plain": ["auth_type = plain"],
+    "auth_query": ["auth_type = scram-sha-256", "auth_user = postgres", ASKS],
+}
+
+
+@POOLED
+@pytest.mark.parametrize("auth", KNOWS_USERS)
+def test_a_pooler_that_refuses_the_login(
+    postgres: Postgres, pg_database: str, auth: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    """A wrong password, of the client or of the pooler itself, an unknown user or database: exit 3."""
+    postgres.require_password("guest", "right")
+    with opened(pg_database) as fleet:
+        fleet.upgrade()
+    name = pg_database.rpartition("/")[2]
+    behind = f"host=127.0.0.1 port={postgres.port} dbname={name}"
+    more = [
+        *("ignore_startup_parameters = options", *KNOWS_USERS[auth], "[databases]"),
+        f"its_password = {behind} user=guest password=wrong",
+        f"its_missing_password = {behind} user=guest",
+        f"its_role = {behind} user=nobody_there",
+        f"through = {behind}",
+    ]
+    logins = {"postgres": "", "ann": "right"}
+    try:
+        with PgBouncer(postgres, *more, logins=logins) as pooler:
+            at = f"127.0.0.1:{pooler.port}"
+            asks = auth == "auth_query"
+            refused = [
+                *(("ann:bad-one", name), ("ann", name), ("ann:right", "nowhere")),
+                ("guest:bad-one" if asks else "nobody-here:some-password", "through"),
+                *(
+                    ("ann:right", f"its_{what}")
+                    for what in ("password", "missing_password", "role")
+                ),
+            ]
+            for login, database in refused:
+                monkeypatch.setenv("MODELCTL_DATABASE_URL", f"postgresql://{login}@{at}/{database}")
+                cli("count").failed(3, "the database refused the connection")
+            monkeypatch.setenv("MODELCTL_DATABASE_URL", f"postgresql://ann:right@{at}/{name}")
+            assert cli("count", "-o", "json").json["active"] == 0
+    finally:
+        postgres.execute("DROP ROLE guest")
+
+
+@POOLED
+def test_a_pooler_that_has_no_room(
+    postgres: Postgres, pg_database: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    """Too many clients, and too long a wait for a connection of the server: exit 5, each heals by itself."""
+    name = pg_database.rpartition("/")[2]
+    ignored = "ignore_startup_parameters = options"
+    for setting in ("max_client_conn = 1", "query_wait_timeout = 1"):
+        with PgBouncer(postgres, ignored, setting, connections=1) as pooler:
+            monkeypatch.setenv("MODELCTL_DATABASE_URL", pooler.url(name))
+            with psycopg.connect(pooler.url(name)) as other:
+                other.execute("SELECT 1")
+                cli("count").failed(5, "the database is not available", "try again")
+
+
+@POOLED
+def test_the_console_of_a_pooler_is_no_database(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    """A URL that names PgBouncer's own console is exit 3, and says what it names."""
+    with PgBouncer(postgres, "ignore_startup_parameters = options") as pooler:
+        monkeypatch.setenv("MODELCTL_DATABASE_URL", pooler.url("pgbouncer"))
+        cli("count").failed(3, "console of PgBouncer")
+
+
+@POOLED
 def test_refusals_of_a_pooler(postgres: Postgres) -> None:
     """A database that the server does not have is exit 3; a server that is down is exit 5."""
     with PgBouncer(postgres) as pooler:
