@@ -118,11 +118,15 @@ class BatchResult:
 
 @dataclass(frozen=True, slots=True)
 class ProviderStats:
-    """One provider's share of the fleet."""
+    """One provider's share of the fleet; the totals are the sums of these."""
 
     provider: str
     models: int
     active: int
+    disabled: int
+    auto_disabled: int
+    success_count: int
+    failure_count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,8 +332,8 @@ class ModelStore:
             f" count(*) FILTER (WHERE {AUTO_OFF}), coalesce(sum({self._summed('success_count')}), 0),"
             f" coalesce(sum({self._summed('failure_count')}), 0){odd} FROM models GROUP BY provider"
         )
-        totals = [0] * 5
         warn = self._database.warn
+        # Of each provider: models, active, auto-disabled, successes, failures.
         providers: dict[str, list[int]] = {}
         with self._database.reading() as connection:
             for provider, *rest in connection.execute(text(sql)):
@@ -342,20 +342,21 @@ class ModelStore:
                 elif provider is not None and not is_findable(readable(provider)):
                     warn(f"the provider '{clean(provider)}' of {numbered(rest[0])} cannot be read")
                 provider, numbers = readable(provider), [*map(whole, rest[:5])]
-                totals = [a + b for a, b in zip(totals, numbers, strict=True)]
                 # NULL is as good as empty; asking the database for that costs a quarter more.
-                of_one = providers.setdefault(provider or "", [0, 0])
-                of_one[0] += numbers[0]
-                of_one[1] += numbers[1]
-        models, active, automatic_off, successes, failures = totals
+                of_one = providers.setdefault(provider or "", [0] * 5)
+                of_one[:] = [a + b for a, b in zip(of_one, numbers, strict=True)]
+        shares = tuple(
+            ProviderStats(name, models, active, models - active - auto_off, auto_off, good, bad)
+            for name, (models, active, auto_off, good, bad) in sorted(providers.items())
+        )
         return Stats(
-            models=models,
-            active=active,
-            disabled=models - active - automatic_off,
-            auto_disabled=automatic_off,
-            providers=tuple(ProviderStats(name, *providers[name]) for name in sorted(providers)),
-            success_count=successes,
-            failure_count=failures,
+            models=sum(share.models for share in shares),
+            active=sum(share.active for share in shares),
+            disabled=sum(share.disabled for share in shares),
+            auto_disabled=sum(share.auto_disabled for share in shares),
+            providers=shares,
+            success_count=sum(share.success_count for share in shares),
+            failure_count=sum(share.failure_count for share in shares),
         )
 
     def _odd(self, columns: Iterable[sa.Column[Any]]) -> str:

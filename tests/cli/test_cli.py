@@ -387,12 +387,19 @@ def test_stats_and_leaderboard(fleet: None, cli: Cli) -> None:
     assert cli("stats", "-o", "json").json == {
         **{"models": 5, "active": 2, "disabled": 1, "auto_disabled": 2},
         "providers": [
-            {"provider": "acme", "models": 3, "active": 2},
-            {"provider": "other", "models": 2, "active": 0},
+            {
+                **{"provider": "acme", "models": 3, "active": 2, "disabled": 1},
+                **{"auto_disabled": 0, "success_count": 3, "failure_count": 0},
+            },
+            {
+                **{"provider": "other", "models": 2, "active": 0, "disabled": 0},
+                **{"auto_disabled": 2, "success_count": 0, "failure_count": 14},
+            },
         ],
         **{"success_count": 3, "failure_count": 14, "holds": []},
     }
-    assert cli("stats").lines == ["acme\t3\t2", "other\t2\t0"]
+    lines = [line.split("\t") for line in cli("stats").lines]
+    assert [line[:3] for line in lines] == [["acme", "3", "2"], ["other", "2", "0"]]
     best = cli("leaderboard", "--untested", "-o", "json").json
     assert [(e["rank"], e["id"], e["success_rate"]) for e in best] == [
         (1, "acme/one", 1),

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,13 @@ def still(value: Any) -> Any:
     return MOVING.sub("", value) if isinstance(value, str) else value
 
 
+def said_to_be_in_json_alone() -> set[str]:
+    """Return the names of which the README says that only JSON has them."""
+    told = (Path(__file__).parents[2] / "README.md").read_text()
+    told = told[told.index("What is said once of all rows only JSON has:") :]
+    return set(re.findall("`([a-z_]+)`", told[: told.index(". CSV")]))
+
+
 @pytest.mark.parametrize("line", [e[0] for e in EVERYTHING])
 def test_all_commands(fleet: None, cli: Cli, files: dict[str, str], line: str) -> None:
     """Each line of JSON Lines is a row of CSV and of TSV, with every name and value, and is in JSON."""
@@ -97,6 +105,10 @@ def test_all_commands(fleet: None, cli: Cli, files: dict[str, str], line: str) -
             assert MOVING.sub("", cell) in (in_csv(expected), "'" + in_csv(expected))
             assert MOVING.sub("", in_tsv) == clean(expected)
     whole = json.loads(out["json"])
+    if isinstance(whole, dict):  # the list itself, or lists in one, are the rows
+        left_out = {name for name in whole if name not in header and whole[name] not in (items, [])}
+        left_out -= {"changes", "recovered", "waiting", "answers", "providers", "keys", "checks"}
+        assert not left_out - {"settings", "removed"} - said_to_be_in_json_alone()
     if line.startswith("recover"):  # two lists of JSON in one
         assert [i["id"] for i in items if i["result"] == "recovered"] == whole["recovered"]
         waiting = [{n: i[n] for n in i if n != "result"} for i in items if i["result"] == "waiting"]
@@ -126,6 +138,19 @@ def test_rates_and_numbers(fleet: None, cli: Cli) -> None:
     assert (best["id"], best["success_rate"], best["success_count"]) == ("acme/one", "1.0", "3")
     rows = {row["id"]: row for row in read_csv(cli("list", "-o", "csv").out)}
     assert (rows["acme/two"]["success_count"], rows["acme/two"]["active"]) == ("-5", "true")
+
+
+def test_the_totals_of_stats_are_sums_of_its_rows(fleet: None, cli: Cli) -> None:
+    """Every total that JSON has is the sum of a column of CSV; the first columns stay where they were."""
+    sql("UPDATE models SET failure_count = 7 WHERE id = 'acme/two'")
+    whole = cli("stats", "-o", "json").json
+    rows = read_csv(cli("stats", "-o", "csv").out)
+    assert [*rows[0]][:3] == ["provider", "models", "active"]
+    totals = ("models", "active", "disabled", "auto_disabled", "success_count", "failure_count")
+    for name in totals:
+        assert sum(int(row[name]) for row in rows) == whole[name]
+    assert (whole["disabled"], whole["auto_disabled"], whole["failure_count"]) == (1, 2, 14 + 7)
+    assert [row["provider"] for row in rows] == ["acme", "other"]
 
 
 def test_spreadsheets_run_nothing(fleet: None, cli: Cli) -> None:
