@@ -315,9 +315,15 @@ DEFAULTS = (
     | dict.fromkeys(("consecutive_failures", "ejections", "success_count", "failure_count"), "0")
     | dict.fromkeys(("created_at", "updated_at"), "{now}")
 )
+COUNTERS = ("success_count", "failure_count", "consecutive_failures", "ejections")
 _NAMED = 20  # rows with odd values, each on a line
 # What can be text in a NOT NULL column; an empty one is as good as none.
 _EMPTIED = ("failure_type", "failure_reason", "disabled_by", "disabled_reason", "would_disable")
+
+
+def filled_to(counter: str, limit: int) -> str:
+    """Whether a counter of 4 bytes (on PostgreSQL) is at *limit* or beyond."""
+    return f"pg_column_size({counter}) = 4 AND {counter} >= {limit}"
 
 
 def _as_json(value: Any) -> str:
@@ -495,6 +501,23 @@ class Statements:
                 f"the database kept {named(exc.ids)} as {it} ({self.keeper()}); nothing was changed",
                 hint="make this change with the application that owns the table",
             ) from None
+        except UsageError as exc:
+            if exc.sqlstate != "22003" or not (full := self._full_counters()):
+                raise
+            names = ", ".join(full)
+            raise RefusedError(
+                f"{names} of models {'is' if len(full) == 1 else 'are'} full ({exc.message});"
+                " nothing was changed",
+                hint="as the owner run: ALTER TABLE models "
+                + ", ".join(f"ALTER COLUMN {name} TYPE bigint" for name in full),
+            ) from None
+
+    def _full_counters(self) -> list[str]:
+        """Return the counters that have no room for one batch more, in some row."""
+        room = ", ".join(f"bool_or({filled_to(name, 2**31 - CHUNK)})" for name in COUNTERS)
+        with self.database.reading() as connection:
+            found = connection.execute(text(f"SELECT {room} FROM models")).one()
+        return [name for name, is_full in zip(COUNTERS, found, strict=True) if is_full]
 
     # ── The columns of an application's table ──
 

@@ -149,6 +149,7 @@ class Doctor:
         self._run("triggers", self._triggers, "models")
         self._run("queue", self._queue, "modelctl_outbox", "modelctl_state")
         self._run("rows", self._rows, "models")
+        self._run("counters", self._counters, "models")
         self._run("fleet", self._fleet, "models")
         self._run("recover", self._recover, "modelctl_state")
         self._run("holds", self._holds, "modelctl_holds")
@@ -322,6 +323,19 @@ class Doctor:
             return Check("rows", True, "consistent")
         detail = f"{odd} both active and auto-disabled: UPDATE models SET auto_disabled = false WHERE active"
         return Check("rows", False, detail)
+
+    def _counters(self) -> Check | None:
+        """Name the counters of an application that are too small, before outcomes fail."""
+        filling = self._survey.filling
+        if not filling:
+            return None
+        widen = ", ".join(f"ALTER COLUMN {name} TYPE bigint" for name in filling.split(", "))
+        detail = (
+            f"full or nearly so, and outcomes fail at 2,147,483,647: {filling}; as the owner run:"
+            f" ALTER TABLE models {widen}"
+        )
+        full = bool(self._survey.full)
+        return Check("counters", not full, detail, warning=not full)
 
     def _fleet(self) -> Check:
         models, active, _, failing, *_ = self._survey

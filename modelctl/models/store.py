@@ -17,6 +17,7 @@ from modelctl import health
 from modelctl.database.database import Database
 from modelctl.database.tables import (
     AUTO_OFF,
+    COUNTERS,
     MODELS,
     ON,
     Oddities,
@@ -24,6 +25,7 @@ from modelctl.database.tables import (
     UtcTime,
     all_found,
     as_declared,
+    filled_to,
     findable,
     is_findable,
     named,
@@ -69,6 +71,7 @@ class Survey(NamedTuple):
 
     *contradictory*: on and auto-disabled. *failing*: the last call failed, in a way that does not
     count. *unreadable*: values are not what their columns are for; *such_as*: one of these models.
+    *filling*: the counters of 4 bytes that come near their end, *full*: those that are at it.
     """
 
     models: int
@@ -77,8 +80,12 @@ class Survey(NamedTuple):
     failing: int
     unreadable: int
     such_as: str
+    filling: str
+    full: str
 
 
+# Of a counter of 4 bytes: the last number, and one that leaves months to widen it.
+FULL, NEARLY_FULL = 2**31 - 1, 2_000_000_000
 _A_PAGE = 1000  # rows that need no cursor
 _NEAR_AMONG = 20_000  # models among which those with a similar id are looked for
 _STATUSES = frozenset(ModelStatus)
@@ -605,13 +612,23 @@ class ModelStore:
             f" count(*) FILTER (WHERE {ON} AND auto_disabled IS TRUE),"
             f" count(*) FILTER (WHERE {ON} AND failure_type IS NOT NULL AND NOT ({counted})"
             f" AND {failed} > coalesce({worked}, 0)),"
-            f" count(*) FILTER (WHERE {odd}), min(id) FILTER (WHERE {odd}) FROM models"
+            f" count(*) FILTER (WHERE {odd}), min(id) FILTER (WHERE {odd}),"
+            f" {self._filled_to(NEARLY_FULL)}, {self._filled_to(FULL)} FROM models"
         )
         kinds = self._changes.ids(self._config.health.counted)
         with self._database.reading() as connection:
             found = Survey(*connection.execute(text(sql), {"ids": kinds}).one())
         survey = found._replace(such_as=readable(found.such_as))
         return survey if survey.unreadable else survey._replace(**self._odd_texts())
+
+    def _filled_to(self, limit: int) -> str:
+        """The names of the counters that are at *limit* in some row."""
+        if self._on_sqlite:  # whose integers are all of 8 bytes
+            return "''"
+        names = (
+            f"CASE WHEN bool_or({filled_to(name, limit)}) THEN '{name}' END" for name in COUNTERS
+        )
+        return f"concat_ws(', ', {', '.join(names)})"
 
     def _odd_texts(self) -> dict[str, Any]:
         """Look for texts that are not UTF-8 in a database without an encoding."""

@@ -270,6 +270,34 @@ def test_texts_that_become_never_null(empty_pg: str) -> None:
         assert fleet.schema_status().up_to_date
 
 
+def test_a_counter_that_is_full(empty_pg: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An integer counter at its end is named by the refusal, and by doctor before that."""
+    url = empty_pg
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
+    adopt(url, LOOSE.replace("active", "success_count integer, failure_count integer, active"))
+    with opened(url) as fleet:
+        fleet.add("a")
+        fleet.add("b")
+    sql(url, "UPDATE models SET success_count = 2147483646, failure_count = 2000000000")
+    names = "success_count, failure_count"
+    assert (
+        f"counters\twarning\tfull or nearly so, and outcomes fail at 2,147,483,647: {names};"
+        in (cli("doctor").out)
+    )
+    assert cli("record-success", "a").code == 0
+    assert "counters\twrong\tfull" in cli("doctor").out
+    before = everything(url)
+    widen = "ALTER TABLE models ALTER COLUMN success_count TYPE bigint"
+    cli("record-success", "a").failed(ExitCode.REFUSED, "success_count of models is full", widen)
+    with opened(url) as fleet, pytest.raises(RefusedError, match="success_count of models is full"):
+        fleet.record_batch([{"id": i, "outcome": "success"} for i in "bbba"])
+    assert everything(url) == before
+    sql(url, widen)
+    assert cli("record-success", "a").code == 0
+    assert "counters\twarning" in cli("doctor").out
+    assert cli("db", "status").code == 0
+
+
 OTHER_TYPES = {
     "active": ("integer", "1"),
     "auto_disabled": ("text", "'no'"),
