@@ -167,19 +167,45 @@ _OF_SOMETHING_ELSE = frozenset(
         "voice_engine",
         "gender",
         "accent",
+        "country",
+        "color",
+        "interval",
+        "permissions",
         "preview_url",
     ]
 )
 
 
-def _is_called_something_else(entry: Mapping[str, object]) -> bool:
-    """Whether the entry says itself that it is a file, a batch, an organization..."""
-    return entry.get("object", "model") not in ("model", None, "")
+# Models have a "type", too ("chat", "llm"), but none of these.
+_OTHER_TYPES = (
+    *("user", "member", "team", "group", "role", "organization", "workspace", "project", "api_key"),
+    *(
+        "file",
+        "dataset",
+        "voice",
+        "tool",
+        "function",
+        "filter",
+        "pipe",
+        "action",
+        "agent",
+        "assistant",
+    ),
+    *("provider", "error", "message", "batch", "job", "webhook", "connector"),
+)
+
+
+def other_thing(entry: Mapping[str, object]) -> str | None:
+    """What the entry says that it is, where that is no model: a file, a batch, a user..."""
+    said = entry.get("object")
+    if said in (None, "") and entry.get("type") in _OTHER_TYPES:
+        said = entry["type"]
+    return None if said in ("model", None, "") else str(said)
 
 
 def is_own(entry: Mapping[str, object]) -> bool:
     """An id alone, or with a name, a provider, or what catalogues say of models alone."""
-    if _is_called_something_else(entry):
+    if other_thing(entry):
         return False
     if entry.keys() <= _OWN or not _OF_A_MODEL.isdisjoint(entry):
         return True
@@ -187,7 +213,7 @@ def is_own(entry: Mapping[str, object]) -> bool:
 
 
 def _is_openai(entry: Mapping[str, object]) -> bool:
-    if _is_called_something_else(entry) or (
+    if other_thing(entry) or (
         _is_openrouter(entry) and "owned_by" not in entry and "object" not in entry
     ):
         return False
@@ -501,8 +527,8 @@ def why_none(document: object) -> str:
     keys = {key.lower() for key in first}
     if _is_openai(first) and "id" in first:
         return 'its models stand in a place that no format has; put them into a list "data"'
-    if _is_called_something_else(first):
-        return f'it lists what it calls "{first["object"]}", not models'
+    if other := other_thing(first):
+        return f'it lists what it calls "{other}", not models'
     if keys & {"matchpattern", "match_pattern"}:
         return "it is a price table: its entries are patterns and prices, not models"
     if keys & {"models", "env", "npm", "privacy_policy_url"}:

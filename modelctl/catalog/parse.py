@@ -18,6 +18,7 @@ from modelctl.catalog.formats import (
     error_in,
     more_pages,
     names_no_provider,
+    other_thing,
     says_on,
     why_none,
 )
@@ -311,8 +312,8 @@ def _model(entry: object, kind: CatalogFormat, format_: Format) -> CatalogModel:
 
 
 def _why_not(entry: Mapping[str, object], name: CatalogFormat) -> str:
-    if entry.get("object", "model") != "model":
-        return f"is called {clean(str(entry['object']), longest=50)}, not a model"
+    if other := other_thing(entry):
+        return f"is called {clean(other, longest=50)}, not a model"
     if "alias_of" in entry:
         target = clean(str(entry["alias_of"]), longest=ID_LENGTH)
         return f"is an alias of '{target}', which is no model of this list"

@@ -473,6 +473,11 @@ _FOR_NOW_WORDS = (
     "too many",
     "shut",
     "starting up",
+    "recovery mode",
+    "not yet accepting",
+    "connection slots",
+    "terminating connection",
+    "out of memory",
     "server conn",
     "disabled",
     "failing",
@@ -494,6 +499,9 @@ _CONFIG_WORDS = (
 def _is_refusal(state: str, words: str) -> bool:
     """Whether trying again later is of no use: the server, or libpq itself, does not want us."""
     if state in ("", _REFUSED) or state.startswith("08"):
+        # PgBouncer repeats for a while what the server said to it.
+        repeated = words.partition("cached error: ")[2].removesuffix("(server_login_retry)")
+        words = repeated.strip() or words
         if state and not any(word in words for word in _FOR_NOW_WORDS):
             return True
         return not state and any(word in words for word in _CONFIG_WORDS)

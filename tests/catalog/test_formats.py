@@ -191,6 +191,10 @@ def test_the_last_page_is_taken(last: dict[str, Any]) -> None:
         ([{"id": "u", "name": "Ann", "avatar_url": "https://x"}], "nothing that marks a model"),
         ([{"id": "p", "name": "Project", "created_by": "ann"}], "nothing that marks a model"),
         ([{"id": "v", "name": "Voice", "gender": "f"}], "nothing that marks a model"),
+        ([{"id": "w", "type": "workspace", "name": "W"}], 'calls "workspace"'),
+        ({"data": [{"id": "k", "type": "api_key", "name": "K"}]}, 'calls "api_key"'),
+        ([{"id": "us", "name": "US East", "country": "us"}], "nothing that marks a model"),
+        ([{"id": "r", "name": "Admin", "permissions": ["all"]}], "nothing that marks a model"),
         # The hub's datasets, and another list of AWS.
         ([{"_id": "5", "id": "org/data", "likes": 1, "downloads": 2}], "marks a model"),
         ({"guardrails": [{"id": "g", "arn": "x", "name": "G", "status": "READY"}]}, "no models"),
@@ -239,6 +243,14 @@ def test_no_key_in_the_words_of_an_error() -> None:
 def test_the_models_of_a_list_called_models() -> None:
     """xAI has what OpenAI has, under another name."""
     assert rows(parse(text({"models": [MODEL | {"owned_by": "xai"}]}))) == [("m", "", "xai")]
+
+
+def test_a_bare_list_of_ids_and_names_is_ours() -> None:
+    """An id and a name are enough on lines and in an array of ours, whatever the type of the model."""
+    own = [{"id": "a", "name": "A"}, {"id": "b", "name": "B", "type": "chat"}, {"id": "c"}]
+    assert rows(parse(text(own))) == [("a", "A", ""), ("b", "B", ""), ("c", "", "")]
+    mixed = parse(text([*own, {"id": "u", "name": "Ann", "type": "user"}]))
+    assert [(r.id, r.why) for r in mixed.rejected] == [("u", "is called user, not a model")]
 
 
 def test_a_broken_alias_is_rejected_by_name() -> None:

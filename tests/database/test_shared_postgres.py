@@ -222,6 +222,49 @@ def test_a_refusal_is_known_by_its_class(state: str, error: type[ModelctlError])
         )
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("no such database: x", InvalidConfigError),
+        ("no such user", InvalidConfigError),
+        ("bouncer config error", InvalidConfigError),
+        ("SASL authentication failed", InvalidConfigError),
+        (
+            'server login has been failing, cached error: password authentication failed for user "p"'
+            " (server_login_retry)",
+            InvalidConfigError,
+        ),
+        (
+            "server login has been failing, cached error: connect failed (server_login_retry)",
+            DatabaseUnavailableError,
+        ),
+        (
+            "server login has been failing, cached error:  (server_login_retry)",
+            DatabaseUnavailableError,
+        ),
+        (
+            "server login has been failing, try again later (server_login_retry)",
+            DatabaseUnavailableError,
+        ),
+        ("no more connections allowed (max_client_conn)", DatabaseUnavailableError),
+        (
+            "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            DatabaseUnavailableError,
+        ),
+        ("the database system is in recovery mode", DatabaseUnavailableError),
+        ("the database system is not yet accepting connections", DatabaseUnavailableError),
+        ('database "x" is not currently accepting connections', InvalidConfigError),
+    ],
+)
+def test_what_a_pooler_says_is_known_by_its_words(said: str, error: type[ModelctlError]) -> None:
+    """Older poolers have one class for everything; what they pass on from the server counts."""
+    answer = postgres._answer(f'connection to server at "h", port 1 failed: FATAL:  08P01: {said}')
+    refused = postgres.translate(
+        postgres.NoConnectionError([answer]), configured("postgresql://u@h/db")
+    )
+    assert type(refused) is error
+
+
 def test_real_refusals(postgres: Postgres, pg_database: str) -> None:
     """Password, role, NOLOGIN, database, CONNECT: exit 3 each; too many connections: exit 5."""
     postgres.require_password("locked", "right")
