@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import zlib
 from dataclasses import dataclass
@@ -347,6 +348,21 @@ def whole(value: Any) -> int:
         return 0
 
 
+def is_number(value: Any) -> bool:
+    """Whether the value of a column is a number that is finite."""
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
+        return type(value) is int
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a number is as whole as one of 8 bytes: a column of another type has it as a decimal."""
+    return type(value) is int or (
+        is_number(value) and value == whole(value) and -(2**63) <= value < 2**63
+    )
+
+
 def as_declared(
     columns: Iterable[sa.Column[Any]], row: Sequence[Any]
 ) -> tuple[list[Any], list[str]]:
@@ -372,7 +388,7 @@ def as_declared(
         elif isinstance(kind, StoredFlag):
             values[place], fine = value == 1, value in (0, 1)
         elif isinstance(kind, sa.Integer):
-            values[place], fine = whole(value), type(value) is int
+            values[place], fine = whole(value), _is_whole(value)
         elif isinstance(kind, sa.Text):
             values[place] = readable(value)
             fine = isinstance(value, str) and is_findable(value)

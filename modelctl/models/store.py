@@ -28,6 +28,7 @@ from modelctl.database.tables import (
     filled_to,
     findable,
     is_findable,
+    is_number,
     named,
     readable,
     text,
@@ -348,6 +349,9 @@ class ModelStore:
                     warn(f"{named([readable(rest[5])])} has values that cannot be counted")
                 elif provider is not None and not is_findable(readable(provider)):
                     warn(f"the provider '{clean(provider)}' of {numbered(rest[0])} cannot be read")
+                if not all(map(is_number, rest[3:5])):
+                    of = clean(readable(provider))
+                    warn(f"the calls of provider '{of}' cannot be summed: one of them is no number")
                 provider, numbers = readable(provider), [*map(whole, rest[:5])]
                 # NULL is as good as empty; asking the database for that costs a quarter more.
                 of_one = providers.setdefault(provider or "", [0] * 5)
@@ -402,7 +406,8 @@ class ModelStore:
         c = MODELS.c
         successes, failures = (sa.func.coalesce(n, 0) for n in (c.success_count, c.failure_count))
         good, bad = sa.cast(successes, sa.Double), sa.cast(failures, sa.Double)
-        calls = sa.func.nullif(good + bad, 0.0)
+        # Neither infinite nor no number at all, as a column of another type may have them.
+        calls = sa.case(((good + bad).between(-1e300, 1e300), sa.func.nullif(good + bad, 0.0)))
         rate, score = good / calls, _lower_bound(good, bad, calls)
         query = (
             sa.select(c.id, c.display_name, c.provider, successes, failures, rate, score)

@@ -261,6 +261,38 @@ def test_what_an_encoding_lacks(latin1: str, name: str) -> None:
         assert fleet.show("é").disabled_reason == "é"
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1.5"])
+@pytest.mark.parametrize("kind", ["numeric", "double precision"])
+@pytest.mark.parametrize(
+    "column", ["success_count", "failure_count", "consecutive_failures", "ejections"]
+)
+def test_counters_that_are_no_whole_numbers(
+    pg_database: str, cli: Cli, monkeypatch: Any, column: str, kind: str, value: str
+) -> None:
+    """In a counter of another type only the odd value is named; the others are listed and ranked."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
+    with opened(pg_database) as fleet:
+        seed(fleet, ["good", "bad"])
+        fleet.record_success("good")
+        fleet.record_success("bad")
+    sql(pg_database, f"ALTER TABLE models ALTER {column} TYPE {kind}")
+    sql(pg_database, f"UPDATE models SET {column} = '{value}' WHERE id = 'bad'")
+    listed = cli("list", "-o", "table")
+    assert listed.code == 0
+    assert listed.err == f"warning: 'bad' has values that cannot be read: {column}\n"
+    calls = {m["id"]: m["success_count"] for m in json.loads(cli("list", "-o", "json").out)}
+    assert calls["good"] == 1
+    board = json.loads(cli("leaderboard", "-o", "json").out, parse_constant=pytest.fail)
+    assert "good" in [entry["id"] for entry in board]
+    stats = cli("stats", "-o", "json")
+    assert stats.json["models"] == 2
+    if column.endswith("_count") and value != "1.5":
+        assert "the calls of provider '' cannot be summed: one of them is no number" in stats.err
+    for words in ("show bad", "recover --dry-run", "record-success bad", "record-failure good"):
+        assert cli(*words.split()).code == 0, words
+    assert f"{column} is {kind}" in cli("doctor").out
+
+
 @pytest.fixture
 def win1252(postgres: Postgres) -> Iterator[str]:
     """Give a database whose encoding leaves some bytes undefined."""
