@@ -519,12 +519,18 @@ def primary(exc: BaseException) -> str:
     return " ".join(words.split())
 
 
-def _cannot_be_converted(said: str) -> ModelctlError:
-    """Say which character the encoding of the database lacks, or that one of its texts is none."""
+def _cannot_be_converted(said: str) -> ModelctlError | None:
+    """Say which character the encoding of the database lacks, or that one of its texts has none.
+
+    None where no bytes are told.
+    """
+    told = "".join(re.findall("0x([0-9a-f]{2})", said))
+    if not told:
+        return None
     encodings = [name for name in re.findall('"([A-Z0-9_]+)"', said) if name != "UTF8"]
     its = encodings[0] if encodings else "another encoding than UTF8"
     try:
-        character = bytes.fromhex("".join(re.findall("0x([0-9a-f]{2})", said))).decode()
+        character = bytes.fromhex(told).decode()
     except ValueError:  # bytes of the database
         character = ""
     if len(character) != 1:
@@ -608,8 +614,8 @@ def _translated(exc: BaseException, config: Config) -> ModelctlError:
             f"the database refused the change ({text})",
             hint="the table has rules of its own; make this change with the application that owns it",
         )
-    if state == "22P05":
-        return _cannot_be_converted(text)
+    if state == "22P05" and (error := _cannot_be_converted(text)):
+        return error
     if state.startswith("22"):
         return UsageError(f"the database does not take this value ({text})")
     if state in ("55P03", "57014", "40001", "40P01"):
