@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
@@ -46,6 +46,13 @@ _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time(
 # Of a listing whose connection ends SQLAlchemy logs that its cursor cannot be closed: where nobody
 # set up logging, Python would print that with a traceback beside our own words.
 logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
+
+
+class Query(NamedTuple):
+    """Statements, and the values of the names in them."""
+
+    sql: str
+    parameters: Mapping[str, Any]
 
 
 class Database:
@@ -155,7 +162,21 @@ class Database:
         In two round trips, without SQLAlchemy's work per statement: recording an outcome is what
         an application does after every call of a model.
         """
-        return self._retrying(lambda: self._alone(sql, parameters, read))
+        return self._retrying(lambda: self._alone(sql, parameters, lambda rows: (read(rows), None)))
+
+    def lock_and_change(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        decide: Callable[[list[Sequence[Any]]], tuple[T, Query]],
+    ) -> T:
+        """Run a transaction that reads before it writes, on PostgreSQL, in two messages.
+
+        The first message runs *sql*, which locks and reads. *decide* gets the rows of each of its
+        statements and returns the result, and the statements that the second message runs before
+        COMMIT. An error that *decide* raises, or that one of the statements ends with, rolls back.
+        """
+        return self._retrying(lambda: self._alone(sql, parameters, decide))
 
     def _retrying(self, transaction: Callable[[], T]) -> T:
         started = time.monotonic()
@@ -205,7 +226,10 @@ class Database:
             return result
 
     def _alone(
-        self, sql: str, parameters: Mapping[str, Any], read: Callable[[list[Sequence[Any]]], T]
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        decide: Callable[[list[Sequence[Any]]], tuple[T, Query | None]],
     ) -> T:
         import psycopg
 
@@ -225,9 +249,13 @@ class Database:
                 while cursor.nextset():
                     if cursor.description:
                         answers.append(cursor.fetchall())
-            result = read(answers)
-            crash_points.reach("before-commit")
-            raw.commit()
+                result, query = decide(answers)
+                crash_points.reach("before-commit")
+                if query is None:
+                    raw.commit()
+                else:
+                    with raw.committing():
+                        cursor.execute(f"{_bound(query.sql)}; COMMIT", query.parameters)
         except psycopg.Error as exc:
             if not raw.closed:
                 raise

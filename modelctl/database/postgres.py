@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -102,13 +102,19 @@ class Connection(psycopg.Connection[Any]):
         It leaves a connection of the parent alone.
         """
 
-    def commit(self) -> None:
-        """Commit, and leave time to ask what became of it if there is no answer."""
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Leave time, in what runs inside, to ask what became of a COMMIT without an answer."""
         self._kept = min(_FOR_THE_REST, self.seconds / 4)
         try:
-            super().commit()
+            yield
         finally:
             self._kept = 0.0
+
+    def commit(self) -> None:
+        """Commit, and leave time to ask what became of it if there is no answer."""
+        with self.committing():
+            super().commit()
 
 
 class Connector:
