@@ -1,4 +1,4 @@
-"""What a cache of the count is: the interface, Hit, Miss, and the cache that is none."""
+"""Cache: what the protocol needs of a place that holds the count; and `NullCache`, which holds nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEASE_SECONDS = 10.0
 
 
 class Hit(NamedTuple):
-    """A number that may be shown, its age and what is left of it (seconds)."""
+    """A cached number that may be shown, its age, and in how many seconds it expires."""
 
     active: int
     age: float
@@ -24,64 +24,65 @@ class Hit(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """Nothing to show; with a token the reader may fill what it counts *after* this."""
+    """Nothing may be shown. *token*: the lease, with which the reader may store what it counts next."""
 
     token: str | None
 
 
 class Cache(Protocol):
-    """What the core knows of a cache.
+    """A place that holds the count.
 
-    Every method of `RedisCache` raises `StaleCacheError` when Redis cannot be reached and
-    `InvalidConfigError` when it refuses this user.
+    Every method of `RedisCache` that asks Redis raises `StaleCacheError` when it cannot be reached,
+    and `InvalidConfigError` when it refuses this user.
     """
 
     name: str
-    # Whether an invalidation has to be carried there after COMMIT, and reads go on without it.
+    # Whether the cache is outside of the database: then an invalidation has to be delivered to it
+    # after COMMIT, and a count goes on without it when it cannot be reached.
     needs_delivery: bool
-    state_when_untouched: CacheState  # what a change says that owed no invalidation
-    state_when_changed: CacheState  # and one whose invalidation is done
-    place: str  # where it is, for a person; without secrets
+    state_when_untouched: CacheState  # the result of a call that had nothing to invalidate
+    state_when_changed: CacheState  # the result of a change whose invalidation is done
+    place: str  # where the cache is, for a person to read; without secrets
     server: str  # the run id of the server that the last `forget` reached; empty: not known
-    polls: int  # how often a reader looks again for what another one is filling
+    polls: int  # how often a reader looks again while another process fills the cache
 
     @property
     def identity(self) -> str:
-        """Which cache it is: equal for all that mean the same; without secrets."""
+        """Return a text that is equal for all processes that use the same place; without secrets."""
 
     def peek(self) -> Hit | None:
-        """Return what may be believed, without a claim to fill."""
+        """Return the count if it may be believed."""
 
     def lease(self) -> str | None:
-        """Claim the right to fill, before the database is read; None: somebody else has it."""
+        """Take the lease, before the database is read; None: another process holds it."""
 
     def fill(self, token: str, active: int) -> None:
-        """Store the number unless the lease is gone, which every invalidation takes away."""
+        """Store the number if the lease is still ours; every invalidation deletes the lease."""
 
     def release(self, token: str) -> None:
-        """Give the lease back without a fill, if it is still ours."""
+        """Give the lease back without storing a number."""
 
     def forget(self) -> None:
-        """Make the number unreadable, and every lease that was taken before void."""
+        """Delete the number and the lease: no lease that was taken before can store anything."""
 
     def invalidate(self, budget: float | None = None) -> None:
-        """`forget`, and clear what others cached; *budget*: seconds for that (None: to the end)."""
+        """`forget`, then clear what other programs cached, in *budget* seconds (None: to the end)."""
 
     def reading(self) -> AbstractContextManager[None]:
-        """In this block, one count, wait for the cache no longer than a count may."""
+        """In this block, which is one count, wait for the cache no longer than a count may."""
 
     def patience(self, seconds: float) -> AbstractContextManager[None]:
-        """In this block wait for the cache no longer than that, all calls together."""
+        """In this block, wait for the cache no longer than *seconds*, all calls together."""
 
     def keys(self) -> tuple[CacheKey, ...]:
-        """Return the keys as they are, for a person."""
+        """Return the keys of the cache as they are, for a person to read."""
 
     def close(self) -> None:
         """Close the connections."""
 
 
 class NullCache:
-    """No cache is configured: always a miss, nothing to invalidate."""
+    """No cache is configured: every count is a miss, and there is nothing to invalidate."""
 
     name = "off"
     needs_delivery = False
@@ -101,10 +102,10 @@ class NullCache:
         return None
 
     def fill(self, token: str, active: int) -> None:
-        """Never called: nobody gets a token."""
+        """Never called: `lease` gives no token."""
 
     def release(self, token: str) -> None:
-        """Never called: nobody gets a token."""
+        """Never called: `lease` gives no token."""
 
     def forget(self) -> None:
         """Nothing is cached."""

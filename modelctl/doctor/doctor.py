@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelctl import deadline
 from modelctl.config.load import Config, mask_url
+from modelctl.count import places
 from modelctl.errors import (
     DatabaseUnavailableError,
     ModelctlError,
@@ -412,7 +413,7 @@ class Doctor:
         cache = self._cached_count.cache
         if not cache.needs_delivery:
             return Check("cache", True, cache.place)
-        from modelctl.count.rights import RedisRights
+        from modelctl.doctor.redis_rights import RedisRights
 
         with closing(RedisRights(self._config)) as redis:
             found = redis.refusals()
@@ -433,13 +434,17 @@ class Doctor:
         """Whether other processes or other fleets use another Redis, or the same one."""
         if self._config.sqlite_path:
             return None
-        if fleets := self._cached_count.shared_with(self._server):
+        if fleets := places.shared_with(
+            self._store.outbox, self._cached_count.cache.identity, self._server
+        ):
             detail = (
                 f"the fleet in schema {_some(fleets)} of this database has its count under the same"
                 " key of the same Redis, so each shows the other's: give each a cache.count_key"
             )
             return Check("delivery", False, detail)
-        elsewhere, newer = self._cached_count.elsewhere(self._server)
+        elsewhere, newer = places.elsewhere(
+            self._store.outbox, self._cached_count.cache.identity, self._server
+        )
         if not self._cached_count.cache.needs_delivery:
             if not elsewhere:
                 return None

@@ -395,7 +395,7 @@ def test_too_few_connections_are_said(one_redis: RedisRig, monkeypatch: pytest.M
 def test_a_cache_survives_a_fork_before_its_first_use(rig: Rig) -> None:
     """Parent and child that were given the same unused cache both read through it."""
     fill(rig.cache(), 42)
-    config = rig.cache()._config if isinstance(rig, RedisRig) else rig.config()
+    config = rig.cache().link._config if isinstance(rig, RedisRig) else rig.config()
     program = (
         "import os, sys; from modelctl.config.load import *; from modelctl.count.protocol import open_cache\n"
         "cache = open_cache(Config(DatabaseConfig(sys.argv[1]), RedisConfig(sys.argv[2])))\n"
@@ -741,7 +741,7 @@ def test_long_sweeps_are_not_waited_for(
 ) -> None:
     """Where a change has no time for two sweeps, it does not wait for that of another."""
     cache = one_redis.cache()
-    cache._sweep_seconds = 1.1
+    cache._sweep._last_seconds = 1.1
     done: list[bool] = []
 
     def hook(point: str) -> None:
@@ -1020,7 +1020,7 @@ def test_a_late_reply_is_nobody_elses(
     one_redis: RedisRig, redis_server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a server answers after we gave up waiting is not taken for the next answer."""
-    monkeypatch.setattr("modelctl.count.redis.SKIP_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("modelctl.count.redis_link.SKIP_SECONDS", (0.0, 0.0))
     cache = one_redis.cache()
     fill(cache, 1)
     redis_server.pause()

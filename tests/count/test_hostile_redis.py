@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from modelctl import Fleet
 from modelctl.cli.main import main
 from modelctl.config.load import CacheConfig, Config, DatabaseConfig, RedisConfig
-from modelctl.count import redis as cache_in_redis
+from modelctl.count import redis_link
 from modelctl.count.cache import Hit
 from modelctl.count.redis import RedisCache
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
@@ -150,7 +150,7 @@ scripts = st.lists(values | nonsense, min_size=1, max_size=8)
 def _look_again(cache: RedisCache) -> object:
     with suppress(StaleCacheError, InvalidConfigError):
         cache.peek()
-    cache._silent = False
+    cache.link._silent = False
     return cache.peek()
 
 
@@ -323,7 +323,7 @@ def test_the_answer_ends_or_slows_at_any_byte(
     redis_server: Redis, proxy: Proxy, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hit, a fill and an invalidation are done or an error in time, wherever it happens."""
-    monkeypatch.setattr(cache_in_redis, "SKIP_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(redis_link, "SKIP_SECONDS", (0.0, 0.0))
     redis_server.recover()
     proxy.then = then
     with redis_server.client() as client:
@@ -395,7 +395,7 @@ def test_after_a_silence_one_read_in_a_while_tries_again(
     assert token
     cache.fill(token, 7)
     now = time.monotonic()
-    monkeypatch.setattr(cache_in_redis, "SKIP_SECONDS", (3600.0, 3600.0))
+    monkeypatch.setattr(redis_link, "SKIP_SECONDS", (3600.0, 3600.0))
     redis_server.pause()
     with pytest.raises(StaleCacheError, match="no answer within"):
         cache.peek()
@@ -403,7 +403,7 @@ def test_after_a_silence_one_read_in_a_while_tries_again(
     for _ in range(3):
         with pytest.raises(StaleCacheError, match="did not answer just now"):
             cache.peek()
-    monkeypatch.setattr("modelctl.count.redis.time.monotonic", lambda: now + 7200)
+    monkeypatch.setattr("modelctl.count.redis_link.time.monotonic", lambda: now + 7200)
     hit = cache.peek()
     assert hit
     monkeypatch.undo()

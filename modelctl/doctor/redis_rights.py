@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from redis import ConnectionPool, ResponseError
 
+    from modelctl.config.load import Config
     from modelctl.redis_client.servers import Talk
 
 # For all servers together.
@@ -42,7 +43,7 @@ class Refusals:
     trouble: str | None
 
 
-class RedisRights(RedisCache):
+class RedisRights:
     """Tries what the cache does, with the same keys and on the same servers.
 
     A command in a transaction is checked when it is queued: its name, its key, whether there is
@@ -50,9 +51,22 @@ class RedisRights(RedisCache):
     connection, so nothing is read, written or deleted.
     """
 
+    def __init__(self, config: Config) -> None:
+        """Nothing is connected yet."""
+        self._config = config
+        self._cache = RedisCache(config)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._cache.close()
+
+    def home(self) -> str:
+        """Return who the server is; see `RedisCache.home`."""
+        return self._cache.home()
+
     @property
     def user(self) -> str:
-        """Who is logged in."""
+        """The name of the user who is logged in."""
         return target_of(self._config.redis.url).username or "default"
 
     def refusals(self) -> Refusals:
@@ -66,8 +80,8 @@ class RedisRights(RedisCache):
 
         rights: dict[str, None] = {}  # in the order in which they are found
         trouble = None
-        with self.patience(SECONDS):
-            refused = [found for pool in self._pools() for found in self._refused(pool)]
+        with self._cache.patience(SECONDS):
+            refused = [found for pool in self._cache.link.pools() for found in self._refused(pool)]
         for (words, pattern), error in refused:
             match error:
                 case said.NoPermissionError():
@@ -94,7 +108,7 @@ class RedisRights(RedisCache):
         def alone(ask: Callable[..., Any]) -> None:
             commands: list[_Try] = [
                 (("INFO", "server"), ""),
-                (("WATCH", self._lease), self._beside),
+                (("WATCH", self._cache.lease_key), self._beside),
             ]
             for this in (*commands, (("UNWATCH",), ""), (("MULTI",), ""), (("EXEC",), "")):
                 answer = ask(*this[0])
@@ -116,7 +130,7 @@ class RedisRights(RedisCache):
                     return
 
         for work in (alone, in_transaction):
-            with self._talk(pool, once=True) as talk:
+            with self._cache.link.talk(pool, once=True) as talk:
 
                 def ask(*words: str, talk: Talk = talk) -> Any:
                     try:
@@ -129,12 +143,12 @@ class RedisRights(RedisCache):
 
     @property
     def _beside(self) -> str:
-        return f"~{{{self._key}}}:*"
+        return f"~{{{self._cache.count_key}}}:*"
 
     def _commands(self) -> Iterator[_Try]:
         """Give every command, one key at a time, and what that key is called in an ACL."""
-        own = [(self._key, f"~{self._key}")]
-        own += [(key, self._beside) for key in (self._lease, self._vouch)]
+        own = [(self._cache.count_key, f"~{self._cache.count_key}")]
+        own += [(key, self._beside) for key in (self._cache.lease_key, self._cache.vouch_key)]
         plain = [(name, f"~{name}") for name in self._config.cache.clear if not _WILD.search(name)]
         for key, pattern in own:
             yield ("MGET", key), pattern
