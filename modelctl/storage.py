@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from modelctl.config.load import Config
     from modelctl.count.outbox import Outbox
     from modelctl.models.batches import Batches
-    from modelctl.recovery.statements import Recovery
+    from modelctl.recovery.bring_back import BringBack
+    from modelctl.recovery.candidates import Candidates
+    from modelctl.recovery.holds import Holds
+    from modelctl.recovery.last_run import LastRun
+    from modelctl.recovery.probing import Probing
 
 T = TypeVar("T")
 
@@ -53,11 +57,39 @@ class Storage:
         return Outbox(self._config, self.database)
 
     @functools.cached_property
-    def recovery(self) -> Recovery:
-        """What `recover` does, and what stops it."""
-        from modelctl.recovery.statements import Recovery
+    def candidates(self) -> Candidates:
+        """The models that may come back by themselves."""
+        from modelctl.recovery.candidates import Candidates
 
-        return Recovery(self._config, self.database)
+        return Candidates(self._config, self.database)
+
+    @functools.cached_property
+    def bring_back(self) -> BringBack:
+        """Brings due models back."""
+        from modelctl.recovery.bring_back import BringBack
+
+        return BringBack(self._config, self.database, self.candidates)
+
+    @functools.cached_property
+    def holds(self) -> Holds:
+        """Pauses and incidents."""
+        from modelctl.recovery.holds import Holds
+
+        return Holds(self._config, self.database)
+
+    @functools.cached_property
+    def last_run(self) -> LastRun:
+        """When `recover` last finished."""
+        from modelctl.recovery.last_run import LastRun
+
+        return LastRun(self._config, self.database)
+
+    @functools.cached_property
+    def probing(self) -> Probing:
+        """The models that probes ask, and the failures of these."""
+        from modelctl.recovery.probing import Probing
+
+        return Probing(self._config, self.database)
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -363,9 +363,9 @@ class Doctor:
     # ── Recovery ──
 
     def _recover(self) -> Check:
-        from modelctl.recovery.statements import CLOCK_SKEW_SECONDS
+        from modelctl.recovery.last_run import CLOCK_SKEW_SECONDS
 
-        last, every = self._store.recovery.last_run(), self._config.recovery.expect_every
+        last, every = self._store.last_run.read(), self._config.recovery.expect_every
         ago = last.seconds_ago
         backwards = ago is not None and ago < -CLOCK_SKEW_SECONDS
         if ago is None:
@@ -380,15 +380,15 @@ class Doctor:
     def _holds(self) -> Check:
         from modelctl.recovery.explain import describe
 
-        holds = "; ".join(map(describe, self._store.recovery.holds()))
+        holds = "; ".join(map(describe, self._store.holds.current()))
         return Check("holds", True, holds or "nothing is paused, no incident")
 
     def _spared(self) -> Check:
-        spared = [f"{model_id} ({why})" for model_id, why in self._store.recovery.spared()]
+        spared = [f"{model_id} ({why})" for model_id, why in self._store.candidates.spared()]
         return Check("spared", True, f"would be off: {_some(spared)}" if spared else "none")
 
     def _ejected(self) -> Check:
-        waiting = self._store.recovery.for_a_person()
+        waiting = self._store.candidates.for_a_person()
         detail = f"wait for a person: {_some(waiting)}" if waiting else "none"
         return Check("ejected", True, detail)
 

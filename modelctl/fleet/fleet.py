@@ -340,11 +340,11 @@ class Fleet:
 
         store = self._store
         model = store.models.get(id)
-        holds = store.recovery.holds()
+        holds = store.holds.current()
         # Nothing is found where only a person brings it back.
-        plan = None if model.active else next(store.recovery.plan(ids=[id]), None)
+        plan = None if model.active else next(store.candidates.plan(ids=[id]), None)
         limited = plan and not plan.waiting and self.config.recovery.limit
-        ahead = store.recovery.ahead(id) if limited else 0
+        ahead = store.candidates.ahead(id) if limited else 0
         sentences = explain(model, self.config, holds, plan, ahead)
         return ExplainedModel(
             **{f.name: getattr(model, f.name) for f in fields(model)}, explanation=sentences
@@ -354,11 +354,11 @@ class Fleet:
         """Return the totals by status and provider, and the holds that last, from the database."""
         from dataclasses import replace
 
-        return replace(self._store.models.stats(), holds=self._store.recovery.holds())
+        return replace(self._store.models.stats(), holds=self._store.holds.current())
 
     def holds(self) -> tuple[Hold, ...]:
         """Return the pauses and incidents that last."""
-        return self._store.recovery.holds()
+        return self._store.holds.current()
 
     def complete(self, prefix: str) -> list[str]:
         """Return ids that begin with *prefix*, for a shell: at most 100, and none that it could
@@ -461,7 +461,7 @@ class Fleet:
             until = _in_utc(until, "the end")
         if duration is not None:
             _check_seconds(duration, "a duration", positive=True)
-        now = self._store.recovery.clock()
+        now = self._store.candidates.clock()
         end = until.timestamp() if until is not None else now + (duration or 0)
         if end <= now:
             raise UsageError("the end is in the past")
@@ -671,20 +671,20 @@ class Fleet:
         ladder = None if cooldown is None else (cooldown,)
         probes = self._probes() if probe else {}
         self._warn_if_nothing_is_configured()
-        recovery = self._store.recovery
-        paused = next((h for h in recovery.holds() if h.provider is None), None)
+        store = self._store
+        paused = next((h for h in store.holds.current() if h.provider is None), None)
         if dry_run:
             return self._rehearse(ladder, most, probes, paused)
         run = _Run(most, ladder, progress)
         try:
             recovered = Spool(self._run(run, probes))
             if not run.lost:
-                recovery.finished()
+                store.last_run.finished()
         except BaseException:
             self._invalidate(owed=True)  # what came back before is committed
             raise
         cache = self._invalidate(owed=True, changed=bool(recovered), to_the_end=True)
-        waiting = Spool(map(run.left_out, recovery.plan(cooldowns=ladder)))
+        waiting = Spool(map(run.left_out, store.candidates.plan(cooldowns=ladder)))
         for warning in run.refusals():
             self.on_warning(warning)
         return Recovery(
@@ -701,7 +701,7 @@ class Fleet:
         """Bring models back; give the id of each."""
         from modelctl.spool import Spool
 
-        recovery = self._store.recovery
+        candidates, bring_back = self._store.candidates, self._store.bring_back
         how: dict[str, Any] = {
             "cooldowns": run.ladder,
             "limit": run.most,
@@ -709,9 +709,9 @@ class Fleet:
             "refused": run.refused,
         }
         if not probes:
-            yield from run.through(recovery.recover(**how))
+            yield from run.through(bring_back.in_chunks(**how))
             return
-        due = (c for c in recovery.plan(cooldowns=run.ladder) if not c.waiting)
+        due = (c for c in candidates.plan(cooldowns=run.ladder) if not c.waiting)
         room = run.most
         while room is None or room > 0:
             before = len(run.refused)
@@ -720,7 +720,7 @@ class Fleet:
             for candidate in islice(due, room):
                 asked = candidate.provider in probes and not candidate.timed
                 (questionable if asked else trusted).append(candidate.id)
-            yield from run.through(recovery.recover(ids=trusted, **how))
+            yield from run.through(bring_back.in_chunks(ids=trusted, **how))
             if questionable and not run.lost:
                 yield from self._run_probes(run, questionable, probes, how)
             if room is None or run.lost:
@@ -737,23 +737,23 @@ class Fleet:
         """Ask before they come back; those that were healthy do."""
         from uuid import uuid4
 
-        recovery = self._store.recovery
+        store = self._store
         owner = f"{self._actor} {uuid4()}"
         longest = 2 * max(probe.timeout for probe in probes.values()) + 60
         source = iter(ids)
         try:
             while some := list(islice(source, PROBES_AT_ONCE)):
-                if not recovery.claim(longest, owner):
+                if not store.probing.claim(longest, owner):
                     run.lost = True
                     return
-                still = recovery.plan(ids=some, cooldowns=run.ladder)
+                still = store.candidates.plan(ids=some, cooldowns=run.ladder)
                 due = [(c.id, c.provider) for c in still if not c.waiting]
                 if healthy := [a.id for a in self._ask(due, probes, run) if a.healthy]:
-                    yield from run.through(recovery.recover(ids=healthy, **how))
+                    yield from run.through(store.bring_back.in_chunks(ids=healthy, **how))
         finally:
             if not run.lost:
                 with suppress(ModelctlError):
-                    recovery.claim(0, owner)
+                    store.probing.claim(0, owner)
 
     def _ask(
         self, models: Sequence[tuple[str, str]], probes: Mapping[str, ProbeConfig], run: _Run
@@ -779,7 +779,7 @@ class Fleet:
             elif not answer.healthy:  # the probe's fault, not the model's
                 self.on_warning(f"{answer.id} could not be asked: {answer.reason}")
         if failed:
-            self._store.recovery.probe_failed(failed, actor=self._actor)
+            self._store.probing.failed(failed, actor=self._actor)
         return answers
 
     def _probes(self) -> Mapping[str, ProbeConfig]:
@@ -803,7 +803,7 @@ class Fleet:
         waiting: Spool[Waiting] = Spool()
         requests = 0
         run = _Run(most, ladder, _ignore)
-        for candidate in self._store.recovery.plan(cooldowns=ladder):
+        for candidate in self._store.candidates.plan(cooldowns=ladder):
             if candidate.waiting:
                 waiting.append(run.left_out(candidate))
             elif most is not None and len(due) >= most:
@@ -832,7 +832,7 @@ class Fleet:
 
         wanted = _distinct(ids)
         probes = self._probes()
-        models = self._store.recovery.standing(wanted)
+        models = self._store.probing.models(wanted)
         for model_id, provider, status in models:
             if status is ModelStatus.ACTIVE:
                 raise RefusedError(
@@ -851,7 +851,7 @@ class Fleet:
 
     def last_recover(self) -> LastRecover:
         """Say when a run of `recover` last finished, and whether that is too long ago."""
-        return self._store.recovery.last_run()
+        return self._store.last_run.read()
 
     def pause(
         self, duration: float, *, provider: str | None = None, reason: str | None = None
@@ -866,7 +866,7 @@ class Fleet:
         provider, reason = _provider(provider), self._reason(reason)
         if provider is not None and not self.list_models(provider=provider, limit=1):
             self.on_warning(f"no model has the provider '{provider}'")
-        until = self._store.recovery.pause(provider, duration, reason=reason, actor=self._actor)
+        until = self._store.holds.pause(provider, duration, reason=reason, actor=self._actor)
         return Pause(provider, True, until, reason, True)
 
     def resume(self, *, provider: str | None = None, reason: str | None = None) -> Pause:
@@ -874,9 +874,7 @@ class Fleet:
         from modelctl.reports import Pause
 
         provider = _provider(provider)
-        found = self._store.recovery.resume(
-            provider, reason=self._reason(reason), actor=self._actor
-        )
+        found = self._store.holds.resume(provider, reason=self._reason(reason), actor=self._actor)
         return Pause(provider, False, None, None, found)
 
     def import_models(

@@ -85,7 +85,7 @@ def test_whoever_reads_slowly_holds_nothing(url: str) -> None:
     with narrow(url) as fleet, opened(url) as other:
         seed(fleet, MANY)
         trip(fleet, *MANY[:1500])
-        plan = fleet._store.recovery.plan()
+        plan = fleet._store.candidates.plan()
         readers: list[Iterator[Any]] = [fleet.iter_models(), fleet.iter_models(limit=5), plan]
         for reader in readers:
             next(reader)

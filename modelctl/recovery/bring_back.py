@@ -1,0 +1,132 @@
+"""Bring due models back: chunks of them, each in a short transaction of its own."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from modelctl import deadline
+from modelctl.database import tables
+from modelctl.database.tables import KeptError, is_findable, readable, text
+from modelctl.errors import RefusedError, UsageError
+from modelctl.models.changes import RECOVER, Changes
+from modelctl.recovery.candidates import Candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import sqlalchemy as sa
+
+    from modelctl.config.load import Config
+    from modelctl.database.database import Database
+
+UNREADABLE = "its id cannot be read"
+
+
+class BringBack:
+    """Switches due models on; only one run at a time does so."""
+
+    def __init__(self, config: Config, database: Database, candidates: Candidates) -> None:
+        self._config = config
+        self._database = database
+        self._candidates = candidates
+        self._changes = Changes(config, database)
+
+    def in_chunks(
+        self,
+        *,
+        cooldowns: Sequence[float] | None,
+        limit: int | None,
+        actor: str,
+        refused: dict[str, str],
+        ids: Sequence[str] | None = None,
+    ) -> Iterator[list[str] | None]:
+        """Bring back what is due; yield the ids of each chunk, the longest waiting first.
+
+        Each chunk takes the lock of the run and checks again that its models are still due. If
+        another run holds the lock, None is yielded and nothing more.
+        *ids*: only these models, in this order. *refused*: receives the models that the database
+        did not let change, each with the reason; other models come back in their place.
+        """
+        # The clock is read once: a model that fails again during this run waits for the next run.
+        parameters = self._candidates.parameters(cooldowns, self._candidates.clock())
+        parameters |= {"actor": actor, "reason": None, "failure_type": None}
+        parameters["restart"] = self._config.recovery.restart_failures
+        room = limit
+        while True:
+            before = len(refused)
+            size = None if room is None else room + before
+            due = self._candidates.due_ids(parameters, size) if ids is None else ids
+            source = (model_id for model_id in due if _can_come_back(model_id, refused))
+            chunk = list(islice(source, tables.CHUNK))
+            while True:  # also with an empty chunk: it finds out whether another run is at work
+                done = self._chunk(chunk, parameters, refused)
+                deadline.renew()
+                yield done
+                if done is None:
+                    return
+                chunk = list(islice(source, tables.CHUNK))
+                if not chunk:
+                    break
+            room = len(refused) - before
+            if limit is None or ids is not None or not room:
+                return
+
+    def _chunk(
+        self, ids: list[str], parameters: dict[str, Any], refused: dict[str, str]
+    ) -> list[str] | None:
+        """Bring back those of *ids* that are still due, in one transaction; return their ids.
+
+        If the database refuses some of them, the others are tried again without these. If it does
+        not say which ones, each half is tried alone.
+        """
+        try:
+            return self._changes.adapting(
+                lambda: self._database.write(
+                    lambda connection: self._transaction(connection, ids, parameters)
+                )
+            )
+        except KeptError as exc:
+            why = f"the database kept it as it was ({self._changes.keeper()})"
+            refused |= dict.fromkeys(exc.ids, why)
+            parts = [[model_id for model_id in ids if model_id not in refused]]
+        except (RefusedError, UsageError) as exc:
+            if len(ids) == 1:
+                refused[ids[0]] = exc.message
+                return []
+            middle = len(ids) // 2
+            parts = [ids[:middle], ids[middle:]]
+        done: list[str] = []
+        for part in filter(None, parts):
+            some = self._chunk(part, parameters, refused)
+            deadline.renew()
+            if some is None:
+                return done or None
+            done += some
+        return done
+
+    def _transaction(
+        self, connection: sa.Connection, ids: list[str], parameters: dict[str, Any]
+    ) -> list[str] | None:
+        """Lock the run, then the rows that are still due, and switch these on."""
+        if not self._changes.on_sqlite:
+            key = self._changes.lock_key(tables.RECOVER_LOCK)
+            if not connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({key})")):
+                return None
+        still_due = (
+            f"{self._changes.sql.ids} AND {self._changes.may_return}"
+            f" AND ({self._candidates.why_waiting}) IS NULL"
+            f" ORDER BY id{self._changes.sql.skip_locked}"
+        )
+        wanted = parameters | {"ids": self._changes.ids(ids)}
+        changes = self._changes.apply(connection, RECOVER, still_due, wanted)
+        done = {change.id for change in changes}
+        return [model_id for model_id in ids if model_id in done]
+
+
+def _can_come_back(model_id: Any, refused: dict[str, str]) -> bool:
+    """Whether nothing is known against bringing it back; add an unreadable id to *refused*."""
+    if not isinstance(model_id, str) or not is_findable(model_id):
+        refused[readable(model_id)] = UNREADABLE
+        return False
+    return model_id not in refused

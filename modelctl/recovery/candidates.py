@@ -1,0 +1,155 @@
+"""Which models may come back by themselves, when, and why each of them still waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelctl.database import tables
+from modelctl.database.tables import (
+    AUTO_OFF,
+    ON,
+    TIMED_OFF,
+    is_findable,
+    readable,
+    text,
+    time_at,
+)
+from modelctl.models.changes import FOR_A_PERSON, PAUSED, Changes
+from modelctl.reports import Candidate, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from modelctl.config.load import Config
+    from modelctl.database.database import Database
+
+
+class Candidates:
+    """Reads the models that are off and may come back without a person."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._changes = Changes(config, database)
+        self._sql = self._changes.sql
+
+    # ── Conditions in SQL, which other statements of this wing use too ──
+
+    @property
+    def may_return(self) -> str:
+        """The condition of a candidate: it may come back by itself at some time."""
+        if not self._changes.on_sqlite:
+            return self._changes.may_return
+        # SQLite's planner does not combine two indexes for an OR.
+        off = "SELECT id FROM models WHERE"
+        return (
+            f"{self._changes.may_return} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
+        )
+
+    @property
+    def why_waiting(self) -> str:
+        """Why a candidate does not come back at :now; NULL if it is due. No other SQL decides this."""
+        return (
+            f"CASE WHEN auto_disabled IS TRUE AND {FOR_A_PERSON} THEN 'person'"
+            f" WHEN {self._changes.filled(PAUSED)} THEN 'paused'"
+            f" WHEN {self._changes.due} > :now"
+            " THEN CASE WHEN auto_disabled IS TRUE THEN 'cooldown' ELSE 'timed' END END"
+        )
+
+    def parameters(self, cooldowns: Sequence[float] | None, now: float) -> dict[str, Any]:
+        """Return the parameters of these conditions.
+
+        *cooldowns*: seconds, instead of the configured ones. *now*: seconds since 1970.
+        """
+        most = self._config.recovery.max_ejections
+        return {"max_ejections": most, "now": now, **self._changes.ladder(cooldowns)}
+
+    # ── Reads ──
+
+    def clock(self) -> float:
+        """Return the database's clock (seconds since 1970)."""
+        with self._database.reading() as connection:
+            sql = f"SELECT {self._sql.epoch.format(time=self._sql.now)}"
+            return float(connection.scalar(text(sql)) or 0)
+
+    def plan(
+        self, *, cooldowns: Sequence[float] | None = None, ids: Sequence[str] | None = None
+    ) -> Iterator[Candidate]:
+        """Give each candidate and why it waits, the first to come back first.
+
+        *cooldowns*: seconds, instead of the configured ones. *ids*: only these models.
+        All rows are read before the first candidate is given, so that a slow caller holds no
+        connection.
+        """
+        now = self.clock()
+        only = f" AND {self._sql.ids}" if ids is not None else ""
+        sql = (
+            "SELECT id, provider, timed, retry, why FROM (SELECT id, coalesce(provider, '') AS provider,"
+            f" auto_disabled IS NOT TRUE AS timed, {self._changes.retry} AS retry,"
+            f" {self.why_waiting} AS why FROM models WHERE {self.may_return}{only}) AS candidates"
+            f" ORDER BY retry NULLS LAST, {self._sql.by_id}"
+        )
+        parameters = self.parameters(cooldowns, now)
+        if ids is not None:
+            parameters["ids"] = self._changes.ids(ids)
+        for model_id, provider, timed, retry, why in self._changes.spooled(text(sql), parameters):
+            if not isinstance(model_id, str) or not is_findable(model_id):
+                why = "unreadable"
+            at = None if retry is None else time_at(retry, now, self._changes.exact_to)
+            waiting = None
+            if why is not None:
+                left = None if at is None else max(0.0, at.timestamp() - now)
+                waiting = Waiting(readable(model_id), at, left, why)
+            yield Candidate(readable(model_id), readable(provider), bool(timed), at, waiting)
+
+    def due_ids(self, parameters: dict[str, Any], limit: int | None) -> Iterator[str]:
+        """Give the ids of the models that are due, at most *limit* of them, all read at once.
+
+        The longest waiting come first. Only without a limit, and if they are more than a chunk,
+        they come as they lie on disk: chunks of neighbours cost half.
+        """
+        due = (
+            f"SELECT id, {self._changes.due} AS due FROM models"
+            f" WHERE {self.may_return} AND ({self.why_waiting}) IS NULL"
+        )
+        if limit is not None:
+            sql = f"{due} ORDER BY due, {self._sql.by_id} LIMIT :size"
+            parameters = parameters | {"size": limit}
+            return iter(self._changes.spooled(text(sql), parameters, lambda row: row[0]))
+        sql = due if self._changes.on_sqlite else f"{due} ORDER BY ctid"
+        found: Sequence[Any] = self._changes.spooled(text(sql), parameters)
+        if len(found) <= tables.CHUNK:
+            found = sorted(found, key=lambda row: (row[1], readable(row[0])))
+        return (row[0] for row in found)
+
+    def ahead(self, model_id: str) -> int:
+        """Return how many models are due and come back before this one."""
+        sql = (
+            f"WITH due AS (SELECT id, {self._changes.due} AS due FROM models"
+            f" WHERE {self.may_return} AND ({self.why_waiting}) IS NULL)"
+            " SELECT count(*) FROM due, (SELECT * FROM due WHERE id = :id) AS this"
+            " WHERE due.due < this.due"
+            f" OR (due.due = this.due AND due.id < this.id{self._sql.collation})"
+        )
+        parameters = self.parameters(None, self.clock()) | {"id": model_id}
+        with self._database.reading() as connection:
+            return connection.scalar(text(sql), parameters) or 0
+
+    def for_a_person(self) -> list[str]:
+        """Return models that were ejected too often to come back by themselves, at most 4."""
+        sql = (
+            f"SELECT id FROM models WHERE {AUTO_OFF} AND {FOR_A_PERSON}"
+            f" ORDER BY {self._sql.by_id} LIMIT 4"
+        )
+        parameters = {"max_ejections": self._config.recovery.max_ejections}
+        with self._database.reading() as connection:
+            return [*map(readable, connection.execute(text(sql), parameters).scalars())]
+
+    def spared(self) -> list[tuple[str, str]]:
+        """Return models that a guard kept on, and which guard (at most 4)."""
+        sql = (
+            f"SELECT id, would_disable FROM models WHERE {ON} AND would_disable <> ''"
+            f" ORDER BY {self._sql.by_id} LIMIT 4"
+        )
+        with self._database.reading() as connection:
+            return [(readable(row[0]), readable(row[1])) for row in connection.execute(text(sql))]
