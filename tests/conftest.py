@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from modelctl import Fleet
-from tests import commands, fleets, servers
+from tests import ROOT, commands, fleets, servers
 from tests.servers import Postgres, Redis
-
-ROOT = Path(__file__).parent.parent
 
 # When imported, so that session fixtures and subprocesses do not see them either. libpq reads PG*.
 for _name in [name for name in os.environ if name.startswith(("MODELCTL_", "PG"))]:

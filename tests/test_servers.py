@@ -15,7 +15,7 @@ import pytest
 import redis
 from redis.cluster import RedisCluster
 
-from tests import servers
+from tests import ROOT, servers
 from tests.servers import Binary, Postgres, Redis
 
 
@@ -190,7 +190,7 @@ time.sleep(60)
 """
     with subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

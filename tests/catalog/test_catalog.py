@@ -4,7 +4,6 @@ import io
 import json
 import time
 import tracemalloc
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
@@ -16,8 +15,9 @@ from modelctl.catalog.parse import LARGEST_VALUE, Catalog, CatalogModel, parse
 from modelctl.errors import UsageError
 from modelctl.model import check_id
 from modelctl.reports import Rejection
+from tests import ROOT
 
-FLEET = Path(__file__).parents[2] / "examples" / "fleet.jsonl"
+FLEET = ROOT / "examples" / "fleet.jsonl"
 
 JSONL, LITELLM = CatalogFormat.JSONL, CatalogFormat.LITELLM
 OPENAI, OPENROUTER = CatalogFormat.OPENAI, CatalogFormat.OPENROUTER

@@ -18,11 +18,10 @@ import pytest
 
 from modelctl.errors import ExitCode
 from modelctl.model import ModelStatus
-from tests import commands
+from tests import ROOT, commands
 from tests.commands import Cli, Result, add, finish, make_fleet, on_terminal, plain, sql, start
 from tests.servers import Redis, refused_port
 
-ROOT = Path(__file__).parents[2]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 CHANGES = {"changes", "cache", "dry_run"}

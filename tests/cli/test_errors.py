@@ -13,11 +13,10 @@ import pytest
 
 from modelctl import errors
 from modelctl.errors import ExitCode, ModelctlError, ModelNotFoundError
-from tests import commands
+from tests import ROOT, commands
 from tests.commands import Cli, Result, add, make_fleet, sql, start
 from tests.servers import Postgres, refused_port, silent_server
 
-ROOT = Path(__file__).parents[2]
 CLASSES = [
     cls
     for cls in vars(errors).values()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 UNITS = sorted((ROOT / "examples" / "systemd").iterdir())
 INSTALLED = "/opt/modelctl/bin/modelctl"
 PROGRAM = Path(sys.executable).with_name("modelctl")

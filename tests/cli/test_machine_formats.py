@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from modelctl.errors import clean
 from modelctl.model import CacheState, ModelStatus
 from modelctl.models.results import Changes, KeptChange, LeaderboardEntry, StatusChange
 from modelctl.output import render
-from tests import commands
+from tests import ROOT, commands
 from tests.cli.test_cli import EVERYTHING, files
 from tests.commands import Cli, add, make_fleet, seen, sql
 
@@ -69,7 +68,7 @@ def still(value: Any) -> Any:
 
 def said_to_be_in_json_alone() -> set[str]:
     """Return the names of which the README says that only JSON has them."""
-    told = (Path(__file__).parents[2] / "README.md").read_text()
+    told = (ROOT / "README.md").read_text()
     told = told[told.index("What is said once of all rows only JSON has:") :]
     return set(re.findall("`([a-z_]+)`", told[: told.index(". CSV")]))
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 import modelctl
-from tests import commands
+from tests import ROOT, commands
 from tests.commands import make_fleet
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"sqlalchemy", "redis", "psycopg", "rich"}
 
 LOADED = """

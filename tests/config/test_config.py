@@ -30,8 +30,9 @@ from modelctl.config.load import (
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.health import cooldowns
 from modelctl.model import FailureType
+from tests import ROOT
 
-EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
+EXAMPLE = ROOT / "config.example.toml"
 POSTGRES = "postgresql://host/db"
 
 
@@ -830,7 +831,7 @@ def test_import_and_load_without_a_file_stay_cheap(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"HOME": str(home), "USER": "me"},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

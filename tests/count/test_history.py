@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from modelctl.count.cache import LEASE_SECONDS
-from tests import history
-from tests.history import (
+from tests.count import history
+from tests.count.history import (
     Event,
     Figures,
     Group,

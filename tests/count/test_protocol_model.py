@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.protocol_model import (
+from tests.count.protocol_model import (
     ALREADY,
     COUNT,
     DISABLE,

@@ -14,10 +14,10 @@ import redis
 
 from modelctl.cli.main import main
 from modelctl.doctor import rights
-from tests import fleets
+from tests import ROOT, fleets
 from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 ID = "openai/gpt-5"
 
 

@@ -20,8 +20,8 @@ import psycopg
 import pytest
 
 from modelctl.crash_points import POINTS
-from tests.conftest import ROOT
-from tests.crashing import Call, Job, Nursery, fleet
+from tests import ROOT
+from tests.faults.crashing import Call, Job, Nursery, fleet
 from tests.servers import Postgres, Redis
 
 K = "db:models:count:active"

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,10 +17,9 @@ import pytest
 
 from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError, ModelStatus
 from modelctl.database import database, tables
-from tests import fleets
+from tests import ROOT, fleets
 from tests.fleets import everything, opened, seed, sql, trip
 
-ROOT = Path(__file__).parents[2]
 ACTIVE, DISABLED, AUTO = ModelStatus
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity"

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,11 +28,10 @@ from modelctl import (
 )
 from modelctl.database import tables
 from modelctl.health import read_outcomes
-from tests import fleets
+from tests import ROOT, fleets
 from tests.commands import run
 from tests.fleets import ago, everything, opened, rows, seed, sql
 
-ROOT = Path(__file__).parents[2]
 SUCCESS = {"outcome": "success"}
 FAILURE = {"outcome": "failure", "type": "client-error", "reason": "no"}
 BRISK = {"health_threshold": 1, "recovery_restart_failures": 0}

@@ -35,10 +35,9 @@ from modelctl import (
     crash_points,
 )
 from modelctl.database import database, tables
-from tests import fleets
+from tests import ROOT, fleets
 from tests.commands import Cli, Result, plain, run, seen
-from tests.conftest import ROOT
-from tests.crashing import Call, Job, Nursery
+from tests.faults.crashing import Call, Job, Nursery
 from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql
 from tests.servers import Redis
 

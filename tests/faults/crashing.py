@@ -15,7 +15,6 @@ import subprocess
 import sys
 import traceback
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO, Any, Self
 
 from modelctl import crash_points
@@ -23,6 +22,7 @@ from modelctl.config.load import Config, DatabaseConfig, RedisConfig
 from modelctl.database import tables
 from modelctl.errors import ModelctlError
 from modelctl.fleet.fleet import Fleet
+from tests import ROOT
 
 # A child that hangs ends itself, and the test fails.
 _PATIENCE = 60
@@ -78,8 +78,8 @@ class Nursery:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crashing"],
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", "tests.faults.crashing"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
