@@ -385,7 +385,7 @@ def test_every_point_is_reached() -> None:
     named = []
     for path in (ROOT / "modelctl").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("points.reach", "reach"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "crash_points.reach":
                 named.append(ast.literal_eval(node.args[0]))
     assert set(named) == set(POINTS)
     assert {name for operation in OPERATIONS.values() for name in operation.path} == set(POINTS)
