@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as type checkers know it; loading typing takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
-    from modelctl.config.load import Config as Config
+    from modelctl.config.config import Config as Config
     from modelctl.errors import (
         DatabaseUnavailableError as DatabaseUnavailableError,
     )
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Config": "config.load",
+    "Config": "config.config",
     "DatabaseUnavailableError": "errors",
     "ExitCode": "errors",
     "InvalidConfigError": "errors",

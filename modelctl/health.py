@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from modelctl.config.load import Config, RecoveryConfig
+    from modelctl.config.config import Config
+    from modelctl.config.sections import RecoveryConfig
 
 # Who switched a model off when nobody did.
 HEALTH_RULE = "health rule"

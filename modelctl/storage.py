@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
     from modelctl.models.batches import Batches
     from modelctl.recovery.bring_back import BringBack

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelctl import Config, FailureType, ModelStatus, Outcome, UsageError
-from modelctl.config.load import HealthConfig, RecoveryConfig
+from modelctl.config.sections import HealthConfig, RecoveryConfig
 from modelctl.health import (
     Guards,
     Health,

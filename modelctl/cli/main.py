@@ -17,7 +17,8 @@ import typer.core
 import typer.main
 
 from modelctl import __version__
-from modelctl.config.load import Config, parse_duration
+from modelctl.config.config import Config
+from modelctl.config.durations import parse_duration
 from modelctl.errors import (
     DatabaseUnavailableError,
     ExitCode,
@@ -1293,7 +1294,7 @@ def _confirm_detaching() -> None:
 @config_command("show")
 def config_show(ctx: typer.Context, output: AnOutput = None) -> None:
     """Print every value and where it came from; no passwords."""
-    from modelctl.config.load import settings
+    from modelctl.config.settings import settings
 
     config = ctx.obj.load()
     rows = settings(config)

@@ -1,11 +1,15 @@
-"""How the models of a provider are asked, and whether that is safe. Part of the configuration."""
+"""The sections ``[probe.NAME]``: how to probe the models of one provider, and whether that is safe."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from modelctl.config.named import read_named_sections
 from modelctl.errors import UsageError
 
 _URL = re.compile(
@@ -15,10 +19,12 @@ _URL = re.compile(
 )
 PLACE = r"\{(?:id|name)\}"
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash"}
-# Anything else beside a placeholder looks like code for an interpreter that is not known here.
+# A word that has a placeholder and anything else could be code for an interpreter that is not
+# known here.
 _PLAIN_WORD = re.compile(rf"(?:[\w@%+=:,./-]|{PLACE})*")
-# The scripts in which every placeholder certainly stands unquoted: nothing that would need a real
-# parser (backslashes, backquotes, comments, here-documents, arithmetic, $'...', nested quotes).
+# The scripts in which every placeholder is certainly outside of quotes. What only a real parser could
+# judge is not accepted: backslashes, backquotes, comments, here-documents, arithmetic, $'...' and
+# nested quotes.
 _VARIABLE = rf"\$(?!{PLACE})(?:\w+|\{{\w+\}}|[?@*!])"
 _SCRIPT = re.compile(
     rf"(?:(?<!\$){PLACE}|(?!{PLACE})[^'\"`\\#$<(\[]|<(?!<)|\[(?!\[)|\$?\((?!\()|{_VARIABLE}"
@@ -28,23 +34,25 @@ _SCRIPT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ProbeConfig:
-    """How the models of one provider are asked: with *url* or *command*.
+    """How to probe the models of one provider: with *url* or with *command*.
 
-    *command* is run without a shell. ``{id}`` and ``{name}`` in its words are replaced, and its
-    environment has MODELCTL_ID, MODELCTL_NAME and MODELCTL_PROVIDER; exit 0 is healthy. An id may
-    be anything that another program wrote into the database, so a placeholder stands
+    *command* runs without a shell. ``{id}`` and ``{name}`` in its words are replaced, and its
+    environment has MODELCTL_ID, MODELCTL_NAME and MODELCTL_PROVIDER; exit 0 means healthy. An id
+    may be any text that another program wrote into the database, so a placeholder is accepted only
 
-    - not in the first word, and elsewhere beside letters, digits and ``_@%+=:,./-`` alone; the
-      word is then one argument, exactly the id (which may begin with "-": write ``--model={id}``);
-    - or in the script of ``sh -c`` (any shell of `_SHELLS`, also behind env, busybox...), where it
-      becomes one word in single quotes. That holds only outside of quotes, so a script is refused
-      that has a placeholder inside quotes, or that has a placeholder and also a backslash, a
-      backquote, ``#``, ``<<``, ``((``, ``[[``, or a ``$`` that begins no variable and no ``$(``.
+    - in a word that is not the first and has otherwise only letters, digits and ``_@%+=:,./-``. The
+      word becomes one argument with exactly the id (which may begin with "-": write
+      ``--model={id}``);
+    - or in the script of ``sh -c`` (any shell of `_SHELLS`, also after env, busybox and the like),
+      where it becomes one word in single quotes. That is safe only outside of quotes. So a script
+      is refused if it has a placeholder inside quotes, or if it has a placeholder and also a
+      backslash, a backquote, ``#``, ``<<``, ``((``, ``[[``, or a ``$`` that begins neither a
+      variable nor ``$(``.
 
-    *stream*: the endpoint answers with an event stream only, so it is asked for one.
+    ``"$MODELCTL_ID"`` in a script, or ``"$1"`` with ``{id}`` as a word after it, needs none of these
+    rules. Nothing protects a program that runs its arguments as code: eval, ssh, su -c.
 
-    ``"$MODELCTL_ID"`` in a script, or ``"$1"`` with ``{id}`` as a word behind it, needs no such
-    rules. Nothing can help a program that makes code of its arguments: eval, ssh, su -c.
+    *stream*: ask for an event stream, because the endpoint answers with nothing else.
     """
 
     provider: str
@@ -61,18 +69,27 @@ class ProbeConfig:
     allow_private: bool = False
 
 
-def check_probe(config: ProbeConfig) -> None:
-    """Check what can be checked without asking anybody; never shows the URL.
+def read_probes(file: Path | None, tables: Mapping[str, Any]) -> dict[str, ProbeConfig]:
+    """Read the sections [probe.NAME] of *file*, where NAME is a provider.
 
     Raises:
-        UsageError: says what is wrong, not in which probe.
+        InvalidConfigError: says what is wrong, where, and what to do.
+    """
+    return read_named_sections("probe", tables, file, ProbeConfig, check_probe)
+
+
+def check_probe(config: ProbeConfig) -> None:
+    """Check a probe without contacting anything.
+
+    Raises:
+        UsageError: says what is wrong, not in which probe; the message does not quote the URL.
     """
     if bool(config.url) == bool(config.command):
-        raise UsageError("a probe has either a url or a command")
+        raise UsageError("a probe needs either a url or a command")
     if config.key_env and config.key_file:
-        raise UsageError("a probe has either key_env or key_file, not both")
+        raise UsageError("a probe takes either key_env or key_file, not both")
     if not 0 <= config.max_tokens <= 10_000:
-        raise UsageError("max_tokens must be 0 (none is sent) to 10000")
+        raise UsageError("max_tokens must be 0 to 10000; 0 sends no limit")
     if not 0.1 <= config.timeout <= 600:
         raise UsageError("timeout must be 0.1s to 10m")
     name = config.max_tokens_field
@@ -96,12 +113,14 @@ def _check_url(url: str, allow_http: bool) -> None:
     if match is None or not 0 < int(match["port"] or 443) < 65536:
         raise UsageError("url is malformed", hint="write it like https://api.openai.com/v1")
     if scheme == "http" and not allow_http:
-        raise UsageError("url is plain http, which shows the key", hint="allow_http permits it")
+        raise UsageError(
+            "url is plain http, which sends the key unencrypted", hint="allow_http permits it"
+        )
 
 
 def _check_command(command: tuple[str, ...]) -> None:
     if not command[0].strip() or "\0" in "".join(command):
-        raise UsageError("command must begin with a program, and have no NUL")
+        raise UsageError("command must begin with a program and have no NUL character")
     if re.search(PLACE, command[0]):
         raise UsageError("the program of a command must not depend on the model")
     if not re.search(PLACE, " ".join(command)):
@@ -112,19 +131,23 @@ def _check_command(command: tuple[str, ...]) -> None:
         if re.search(PLACE, word) and not allowed.fullmatch(word):
             raise UsageError(
                 "command has {id} or {name} where quoting it is not safe",
-                hint="in the script of sh -c, write it outside of all quotes; anywhere else as a"
-                ' word of its own, or read the variables "$MODELCTL_ID" and "$MODELCTL_NAME"',
+                hint="in the script of sh -c, write it outside of all quotes; elsewhere, write it as a"
+                ' word of its own, or use the variables "$MODELCTL_ID" and "$MODELCTL_NAME"',
             )
 
 
 def script_of(command: tuple[str, ...]) -> int:
-    """Return which word of *command* a shell runs as a script (0: none); when in doubt, refuse."""
+    """Return the position of the word of *command* that a shell runs as a script; 0: there is none.
+
+    Raises:
+        UsageError: *command* has a shell, but which word is the script is not certain.
+    """
     names = [os.path.basename(word) for word in command]
     shell = next((number for number, name in enumerate(names) if name in _SHELLS), len(command))
     for number in range(shell + 1, len(command) - 1):
         if re.fullmatch("-[A-Za-z]*c[A-Za-z]*", command[number]):
             options = command[shell + 1][:1] in ("-", "+") and command[number][-1] == "c"
             if not options or command[number + 1][:1] in ("-", "+"):
-                raise UsageError("a shell in a command is written: sh [OPTIONS] -c SCRIPT")
+                raise UsageError("a shell in a command must be written as sh [OPTIONS] -c SCRIPT")
             return number + 1
     return 0

@@ -1,4 +1,4 @@
-"""Who could have written a file: what ssh and sudo ask before they do what it says."""
+"""Whether another user could have written a file: the check of ssh and sudo before they obey it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _MOST_LINKS = 40
 
 
 def distrusted(path: str, opened: os.stat_result) -> str | None:
-    """Say why another user could have written the file at *path*; None: only root and we could.
+    """Return why another user could have written the file at *path*; None: only we and root could.
 
-    Looks at the file, which is *opened*, at every folder above it, and at every symbolic link on
-    the way and what is above that.
+    Checks the file, every folder above it, every symbolic link on the way, and every folder above
+    that. *opened*: the state of the file that was read.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: the state of a folder or a link cannot be read.
     """
     if not stat.S_ISREG(opened.st_mode):
         return f"{path} is not a regular file"
@@ -26,7 +26,7 @@ def distrusted(path: str, opened: os.stat_result) -> str | None:
         name = names.pop()
         if name in ("", "."):
             continue
-        if name == "..":  # of a folder that was looked at on the way
+        if name == "..":  # the folder above was checked on the way down
             place = os.path.dirname(place)
             continue
         place = os.path.join(place, name)
@@ -46,14 +46,17 @@ def distrusted(path: str, opened: os.stat_result) -> str | None:
 
 
 def _wrong(place: str, found: os.stat_result) -> str | None:
+    """Return why another user could change what is at *place*."""
     if found.st_uid not in (0, os.geteuid()):
         return f"{place} belongs to another user (uid {found.st_uid})"
-    # Everybody may write to a link as to what it points to. In a folder such as /tmp nobody may
-    # rename or remove what belongs to others.
-    shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
-    if stat.S_ISLNK(found.st_mode) or shared or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    # The mode of a link has no meaning: what it points to is checked. In a sticky folder such as /tmp
+    # nobody can rename or remove files of other users.
+    sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    if stat.S_ISLNK(found.st_mode) or sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
-    if os.statvfs(place).f_flag & os.ST_RDONLY:  # as configurations in a container may be
+    if (
+        os.statvfs(place).f_flag & os.ST_RDONLY
+    ):  # a configuration mounted into a container, for example
         return None
     whose = "everybody" if found.st_mode & stat.S_IWOTH else f"its group (gid {found.st_gid})"
     return f"{place} can be written by {whose}"

@@ -13,7 +13,7 @@ from modelctl.errors import InvalidConfigError, clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 SETTLE_SECONDS = 15

@@ -28,7 +28,7 @@ from modelctl.model import CacheState, Count, VerifiedCount
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
     from modelctl.reports import CacheReport, DrainResult
 

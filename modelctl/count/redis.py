@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from modelctl import crash_points
-from modelctl.config.load import mask_url
+from modelctl.config.urls import mask_url
 from modelctl.count.cache import LEASE_SECONDS, Hit
 from modelctl.count.redis_link import RedisLink
 from modelctl.count.sweep import Sweep, is_pattern
@@ -24,7 +24,7 @@ from modelctl.redis_client.url import identity_of
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.redis_client.servers import Talk
     from modelctl.reports import CacheKey
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from redis import ConnectionPool
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.redis_client.answers import Command
     from modelctl.redis_client.servers import Server, Talk
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.reports import CacheKey
 
 

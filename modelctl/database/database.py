@@ -20,7 +20,7 @@ from modelctl.errors import DatabaseUnavailableError, ModelctlError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.postgres import Connector
 
 T = TypeVar("T")

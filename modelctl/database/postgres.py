@@ -25,7 +25,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.string import TextLoader
 
 from modelctl import deadline
-from modelctl.config.load import format_duration, nearest
+from modelctl.config.durations import format_duration
+from modelctl.config.spelling import closest_name
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import PQGen, PQGenConn
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
 
 CONNECT_SECONDS = 5.0  # for each address; the URL may say otherwise (connect_timeout)
 _INTERVAL = 0.1  # between two looks at Ctrl-C
@@ -171,7 +172,7 @@ class Connector:
                 return InvalidConfigError(
                     f"database.url has an unknown parameter '{name}'",
                     hint=_FOREIGN_PARAMETERS.get(name)
-                    or f"the nearest is '{nearest(name, sorted(known))}'",
+                    or f"the nearest is '{closest_name(name, sorted(known))}'",
                 )
         return InvalidConfigError(
             "database.url is not a PostgreSQL URL", hint="postgresql://user@host:5432/database"

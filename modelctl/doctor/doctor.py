@@ -8,7 +8,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
-from modelctl.config.load import Config, mask_url
+from modelctl.config.config import Config
+from modelctl.config.urls import mask_url
 from modelctl.count import places
 from modelctl.errors import (
     DatabaseUnavailableError,

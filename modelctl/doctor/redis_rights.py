@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from redis import ConnectionPool, ResponseError
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.redis_client.servers import Talk
 
 # For all servers together.

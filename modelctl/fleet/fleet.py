@@ -12,7 +12,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from modelctl import crash_points, deadline, forks
-from modelctl.config.load import Config, default_actor
+from modelctl.config.config import Config
+from modelctl.config.load import default_actor
 from modelctl.count.protocol import CachedCount
 from modelctl.errors import (
     InvalidConfigError,

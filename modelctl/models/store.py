@@ -61,7 +61,7 @@ from modelctl.models.results import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.health import Outcome
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.models.results import Model
     from modelctl.reports import Candidate, Hold
 

@@ -27,7 +27,7 @@ from modelctl.redis_client.url import target_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from modelctl.config.load import RedisConfig
+    from modelctl.config.sections import RedisConfig
     from modelctl.redis_client.url import Target
 
 _T = TypeVar("_T")

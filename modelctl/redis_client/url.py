@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
-from modelctl.config.load import redis_parameters
+from modelctl.config.urls import redis_parameters
 
 if TYPE_CHECKING:
-    from modelctl.config.load import RedisConfig
+    from modelctl.config.sections import RedisConfig
 
 
 class Target(NamedTuple):

@@ -13,20 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelctl.config import load as module
-from modelctl.config.load import (
+from modelctl.config.config import Config
+from modelctl.config.durations import format_duration, parse_duration
+from modelctl.config.load import default_actor
+from modelctl.config.sections import (
     KEYS,
     CacheConfig,
-    Config,
     DatabaseConfig,
     HealthConfig,
     RecoveryConfig,
     RedisConfig,
-    default_actor,
-    format_duration,
-    mask_url,
-    parse_duration,
-    settings,
 )
+from modelctl.config.settings import settings
+from modelctl.config.urls import mask_url
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.health import cooldowns
 from modelctl.model import FailureType
@@ -739,7 +738,7 @@ def test_urls_of_the_example_file_are_valid() -> None:
 
 def test_the_recommended_guards_can_be_taken_over(home: Path) -> None:
     """The block that the example recommends for [recovery] is valid, and switches every guard on."""
-    text = EXAMPLE.read_text().partition("# Recommended where nobody watches")[2]
+    text = EXAMPLE.read_text().partition("# Recommended for an unattended fleet")[2]
     block = text.partition("\n\n")[0].splitlines()[1:]
     config = load(home, "[recovery]\n" + "\n".join(line.removeprefix("# ") for line in block))
     rule = config.recovery
@@ -824,8 +823,8 @@ def test_default_actor(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_import_and_load_without_a_file_stay_cheap(home: Path) -> None:
     """Nothing that only a file, a fault or a nameless user needs is loaded at start."""
     code = (
-        "import sys, modelctl.config.load as c; c.SYSTEM_FILE = c.Path('/nowhere');"
-        "c.Config.load(); c.default_actor();"
+        "import sys, modelctl.config.load as l; from modelctl.config.config import Config;"
+        "l.SYSTEM_FILE = l.Path('/nowhere'); Config.load(); l.default_actor();"
         "print(*{'tomllib', 'difflib', 'pwd', 'json', 'socket'} & set(sys.modules))"
     )
     done = subprocess.run(

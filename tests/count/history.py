@@ -47,7 +47,7 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from modelctl import Fleet, crash_points
-from modelctl.config.load import Config
+from modelctl.config.config import Config
 from modelctl.count.cache import LEASE_SECONDS
 from modelctl.errors import DatabaseUnavailableError, StaleCacheError
 from tests.servers import Postgres, Redis, RedisGroup

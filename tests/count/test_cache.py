@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from redis.cluster import RedisCluster
 
 from modelctl import Fleet, crash_points
-from modelctl.config.load import CacheConfig, Config, DatabaseConfig, RedisConfig
+from modelctl.config.config import Config
+from modelctl.config.sections import CacheConfig, DatabaseConfig, RedisConfig
 from modelctl.count.cache import Cache, Hit, Miss, NullCache
 from modelctl.count.protocol import open_cache, read
 from modelctl.count.redis import RedisCache
@@ -397,7 +398,7 @@ def test_a_cache_survives_a_fork_before_its_first_use(rig: Rig) -> None:
     fill(rig.cache(), 42)
     config = rig.cache().link._config if isinstance(rig, RedisRig) else rig.config()
     program = (
-        "import os, sys; from modelctl.config.load import *; from modelctl.count.protocol import open_cache\n"
+        "import os, sys; from modelctl.config.config import *; from modelctl.count.protocol import open_cache\n"
         "cache = open_cache(Config(DatabaseConfig(sys.argv[1]), RedisConfig(sys.argv[2])))\n"
         "child = os.fork()\n"
         "for _ in range(20): assert cache.peek().active == 42\n"

@@ -22,7 +22,8 @@ import pytest
 import redis
 
 from modelctl import Fleet, crash_points
-from modelctl.config.load import Config, DatabaseConfig, RedisConfig
+from modelctl.config.config import Config
+from modelctl.config.sections import DatabaseConfig, RedisConfig
 from modelctl.errors import MissingSchemaError, StaleCacheError
 from modelctl.model import CacheState, Count
 from tests import servers
@@ -737,7 +738,8 @@ def test_a_count_beside_a_long_write(embedded: World, filled: bool) -> None:
 READ_ONLY = """
 import os, sys
 from modelctl import Fleet
-from modelctl.config.load import Config, DatabaseConfig
+from modelctl.config.config import Config
+from modelctl.config.sections import DatabaseConfig
 def fleet(path):
     return Fleet(Config(DatabaseConfig("sqlite:///" + path)), actor="test")
 fleet(sys.argv[1]).count()  # loads what a count needs, while it can be read

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from modelctl import Fleet
 from modelctl.cli.main import main
-from modelctl.config.load import CacheConfig, Config, DatabaseConfig, RedisConfig
+from modelctl.config.config import Config
+from modelctl.config.sections import CacheConfig, DatabaseConfig, RedisConfig
 from modelctl.count import redis_link
 from modelctl.count.cache import Hit
 from modelctl.count.redis import RedisCache

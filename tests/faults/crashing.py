@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, Self
 
 from modelctl import crash_points
-from modelctl.config.load import Config, DatabaseConfig, RedisConfig
+from modelctl.config.config import Config
+from modelctl.config.sections import DatabaseConfig, RedisConfig
 from modelctl.database import tables
 from modelctl.errors import ModelctlError
 from modelctl.fleet.fleet import Fleet

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from modelctl import crash_points
-from modelctl.config.load import Config
+from modelctl.config.config import Config
 from modelctl.count import outbox, protocol
 from modelctl.count.cache import Hit
 from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError

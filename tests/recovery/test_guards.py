@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from modelctl import Fleet, InvalidConfigError, ModelStatus, crash_points
-from modelctl.config.load import RecoveryConfig
 from modelctl.config.probes import ProbeConfig
+from modelctl.config.sections import RecoveryConfig
 from modelctl.database.tables import GUARD_LOCK
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType

@@ -1,0 +1,59 @@
+"""Sections that stand many times, each with a name of its own, such as ``[probe.NAME]``.
+
+Such a section is a dataclass, whose first field is the name and whose other fields are the keys
+with their defaults, and a function that checks it. A new one also needs its word in
+`sections.NAMED_SECTIONS`, a field of `Config`, and a line in `Config.load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from modelctl.config.keys import read_value
+from modelctl.config.spelling import closest_name
+from modelctl.errors import InvalidConfigError, UsageError, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+def read_named_sections(
+    word: str,
+    tables: Mapping[str, Any],
+    file: Path | None,
+    make: Callable[..., T],
+    check: Callable[[T], None],
+) -> dict[str, T]:
+    """Read all sections ``[word.NAME]`` of *file*, whose contents are *tables*, by their names.
+
+    Raises:
+        InvalidConfigError: says what is wrong, where, and what to do.
+    """
+    _, *keys = fields(make)  # type: ignore[arg-type]  # a dataclass
+    defaults = {key.name: key.default for key in keys}
+    sections = {}
+    for name, table in tables.items():
+        place = f'[{word}."{clean(name, longest=50)}"] in {file}'
+        if not isinstance(table, dict):
+            hint = f"write [{word}.NAME] on a line of its own, and its keys below"
+            raise InvalidConfigError(f"{word}.{name} in {file} must be a section", hint=hint)
+        values = {}
+        for key, raw in table.items():
+            if key not in defaults:
+                hint = f"the nearest is {closest_name(key, defaults)}"
+                raise InvalidConfigError(f"unknown key {key} in {place}", hint=hint)
+            try:
+                values[key] = read_value(raw, defaults[key])
+            except UsageError as exc:
+                message = f"{key} of {place}: {exc.message}"
+                raise InvalidConfigError(message, hint=exc.hint) from None
+        sections[name] = make(name, **values)
+        try:
+            check(sections[name])
+        except UsageError as exc:
+            raise InvalidConfigError(f"{place}: {exc.message}", hint=exc.hint) from None
+    return sections
