@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 UNREADABLE = "its id cannot be read"

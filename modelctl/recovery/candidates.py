@@ -20,7 +20,7 @@ from modelctl.reports import Candidate, Waiting
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 

@@ -19,7 +19,7 @@ from modelctl.database.tables import (
 from modelctl.reports import Hold
 
 if TYPE_CHECKING:
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 

@@ -10,7 +10,7 @@ from modelctl.database.tables import Statements, UtcTime, text
 from modelctl.reports import LastRecover
 
 if TYPE_CHECKING:
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 # How much the clocks of two servers of one database may differ.

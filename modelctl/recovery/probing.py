@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from modelctl.config.load import Config
+    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
