@@ -1,4 +1,4 @@
-"""Outbox: the invalidations that changes owe, and the count that is read beside them.
+"""Outbox: the invalidations that changes still have to deliver, and the count in the database.
 
 Triggers write a row of ``modelctl_outbox`` in the transaction of each change of status.
 """
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS = 15
 _DELIVERY = "delivery "
-# The triggers that see every change of who is counted.
+# The triggers that together see every change of the count.
 _WATCHING = ("modelctl_insert", "modelctl_update", "modelctl_delete", "modelctl_truncate")
-# Which table and triggers the cached counts were counted with, as a negative number. `db upgrade` and
-# deliveries note it. Where a table was restored from a dump or swapped for another, no trigger fired
-# for its rows: then it differs from what was noted, and an invalidation is due.
+# The seal: a negative number made of the ids of the table and its triggers, with which the cached
+# counts were counted. `db upgrade` and deliveries store it. If the table is restored from a dump or
+# swapped for another one, no trigger fires for its rows, but the seal differs from the stored one:
+# then an invalidation is due.
 SEAL = """(-1 - (9223372036854775807 & hashtextextended(concat_ws(' ',
     CAST(to_regclass('models') AS oid), (
         SELECT string_agg(concat(t.oid, t.tgenabled), ' ' ORDER BY t.tgname) FROM pg_trigger t
@@ -48,14 +49,14 @@ class Outbox:
         self._broken = f"EXISTS ({noted} <> CAST({SEAL} AS text))"
 
     def count(self) -> tuple[int, bool, bool]:
-        """Return COUNT(*) of the active models, whether a queued invalidation is due, and *watched*.
+        """Return COUNT(*) of the active models, whether an invalidation is due, and *watched*.
 
-        Watched: triggers see every change, so that the number may be cached. One statement with its
-        own snapshot, on the primary.
+        *watched*: the triggers see every change, so the number may be cached. It is one statement with
+        a snapshot of its own, on the primary.
 
         Raises:
-            InvalidConfigError: the server is a standby, whose count may be old; or what is called
-                models is not the table, or no table, and may show fewer models than there are.
+            InvalidConfigError: the server is a standby, whose count may be old; or ``models`` is
+                another table than modelctl's, or a view, which may show fewer models than there are.
         """
         if self._on_sqlite:  # where the cache itself looks
             sql = "SELECT count(*), FALSE, TRUE, FALSE, 'r' FROM models WHERE active = TRUE"
@@ -85,7 +86,7 @@ class Outbox:
         return active, owed, watched
 
     def _watched(self) -> str | None:
-        """The table of that name in another schema that modelctl's triggers are on instead."""
+        """Return the table ``models`` of another schema, if modelctl's triggers are on that one."""
         sql = (
             "SELECT CAST(t.tgrelid AS regclass)::text"
             " FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid AND c.relname = 'models'"
@@ -98,7 +99,7 @@ class Outbox:
         return found
 
     def unsettled(self) -> bool:
-        """Whether a change is committed whose first invalidation is not delivered yet."""
+        """Whether there is a committed change whose first invalidation is not delivered yet."""
         if self._on_sqlite:
             return False
         sql = (
@@ -111,9 +112,9 @@ class Outbox:
         return bool(unsettled)
 
     def due(self) -> list[tuple[int, bool]]:
-        """Return the outbox rows due now as (id, settle), the oldest first, at most 10,000.
+        """Return the rows that are due now as (id, settle), the oldest first, at most 10,000.
 
-        A seal that is broken is one of them; its id is negative.
+        A seal that differs from the stored one is one of them; its id is negative.
         """
         sql = (
             f"(SELECT id, settle FROM {self._table} WHERE due <= statement_timestamp()"
@@ -123,13 +124,14 @@ class Outbox:
             return [(row[0], row[1]) for row in connection.execute(text(sql))]
 
     def settle(self, due: Sequence[tuple[int, bool]], place: str, server: str) -> None:
-        """Mark *due* as delivered: the settled ones go, the others are due once more in 15 s.
+        """Mark the rows *due* as delivered: those that settle are deleted, the others settle in 15 s.
 
-        What a row was when it was seen decides, not what it is now: another drain may have
-        delivered it first, and its second delivery must still come.
+        Settling is the second delivery, which removes what other programs' readers stored in between.
+        Whether a row settles is what `due` returned, not what it is now: another process may have
+        delivered it meanwhile, and its second delivery must still come.
 
-        *place*: where they were delivered, and *server*: the run id found there. It is noted, once
-        a minute, for `places`.
+        *place*: where they were delivered; *server*: the run id there. Both are stored, once a minute,
+        for `places`.
         """
         sql = (
             f"WITH gone AS (DELETE FROM {self._table} WHERE id = ANY(CAST(:settled AS bigint[]))),"
@@ -150,16 +152,16 @@ class Outbox:
             "name": _DELIVERY + place,
             "server": server,
         }
-        # One statement by itself, because it may be repeated.
+        # One statement in autocommit: doing it twice does no harm.
         with self._database.reading() as connection:
             connection.execute(text(sql), values)
 
     def places(self, schema: str | None = None) -> dict[str, str]:
-        """Return where invalidations were delivered in the last day, the newest first.
+        """Return the places where invalidations were delivered in the last day, the newest first.
 
-        Each with the run id of the server there. More than one: processes of this database use
-        different Redis addresses or count keys, and the changes of one do not reach the cached
-        counts of the other. *schema*: of another fleet in this database.
+        Each with the run id of the server there. If there are several, processes of this database use
+        different Redis addresses or count keys, and the changes of one do not reach the cached count
+        of the other. *schema*: that of another fleet in this database.
         """
         if self._on_sqlite:
             return {}
@@ -173,25 +175,24 @@ class Outbox:
             return {row[0]: row[1] for row in connection.execute(text(sql))}
 
     def other_fleets(self) -> list[str]:
-        """Return the schemas of other fleets in this database, those whose state may be read."""
+        """Return the schemas of the other fleets in this database whose state we may read."""
         sql = (
             "SELECT n.nspname"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE c.relname = 'modelctl_state' AND c.relkind IN ('r', 'p')"
+            # A table with that name and other columns belongs to another program.
             " AND (SELECT count(*) FROM pg_attribute WHERE attrelid = c.oid"
-            " AND attname IN ('name', 'at', 'value')) = 3"
+            " AND attname IN ('name', 'at', 'value') AND NOT attisdropped) = 3"
             " AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
             " AND n.nspname ~ '^[a-z_][a-z0-9_]*$' AND n.nspname <> :own"
-            # A table that only has the name is another program's.
-            " AND 3 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid"
-            " AND a.attname IN ('name', 'at', 'value') AND NOT a.attisdropped) ORDER BY 1"
+            " ORDER BY 1"
         )
         with self._database.reading() as connection:
             found = connection.execute(text(sql), {"own": self._schema})
             return [*found.scalars()]
 
     def queue(self) -> tuple[int, int, float | None]:
-        """Return how many invalidations are queued, how many settle, the age of the oldest queued (s)."""
+        """Return how many rows are queued, how many settle, and the age of the oldest queued (seconds)."""
         if self._on_sqlite:
             return 0, 0, None
         sql = (

@@ -1,4 +1,4 @@
-"""Which answers of Redis make sense: what comes may be from anything that listens on the port."""
+"""Which answers of Redis make sense: anything may listen on the port, so every answer is checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-# One answer at most: a page of a SCAN is some 100 KB.
+# The longest answer (bytes); a page of a SCAN is about 100 KB.
 LONGEST = 16_000_000
 HEADER = re.compile(rb"[*$](-1|[0-9]{1,19})|:[+-]?[0-9]{1,19}|[+-].*", re.DOTALL)
 _CURSOR = re.compile(rb"[0-9]{1,20}")
@@ -17,11 +17,11 @@ _CHANGED_AT = re.compile(rb"^second_repl_offset:[0-9]+\r?$", re.MULTILINE)
 
 
 class NonsenseError(ValueError):
-    """What came is no answer of a Redis server."""
+    """The answer is not one that a Redis server gives."""
 
 
 class Command(NamedTuple):
-    """What is asked, and whether an answer to it makes sense."""
+    """The words of a command, and a function that says whether an answer to it makes sense."""
 
     words: tuple[str | bytes, ...]
     makes_sense: Callable[[Any], bool]
@@ -31,7 +31,7 @@ def checked(commands: Sequence[Command], answers: Sequence[Any]) -> list[Any]:
     """Return the answers.
 
     Raises:
-        NonsenseError: one makes no sense; an answer that is an error is raised itself.
+        NonsenseError: an answer makes no sense. An answer that is an error is raised as it is.
     """
     for command, answer in zip(commands, answers, strict=True):
         if isinstance(answer, Exception):
@@ -42,10 +42,11 @@ def checked(commands: Sequence[Command], answers: Sequence[Any]) -> list[Any]:
 
 
 def home(info: Any) -> str:
-    """Find in the answer to `INFO` who the server is; empty where it does not or may not say.
+    """Return who the server is, from its answer to `INFO`; empty if it does not tell.
 
-    That is its run id. A server that was made the primary, for the second time perhaps, has the
-    keys of before, so its replication id stands there too: that is new at each promotion.
+    That is its run id, which is new at each start. A server that was promoted to primary keeps its
+    run id, and it may have keys from an earlier time as a primary: so its replication id, which is new
+    at each promotion, is added.
     """
     if isinstance(info, Exception):
         return ""
@@ -66,12 +67,12 @@ def is_ok(answer: Any) -> bool:
 
 
 def is_ok_or_none(answer: Any) -> bool:
-    """Of SET NX: done, or it was there."""
+    """SET NX: it was stored, or (None) the key was there."""
     return answer is None or answer == b"OK"
 
 
 def is_queued(answer: Any) -> bool:
-    """Of a command in a transaction."""
+    """A command inside of a transaction."""
     return bool(answer == b"QUEUED")
 
 
@@ -86,12 +87,12 @@ def is_text(answer: Any) -> bool:
 
 
 def is_text_or_none(answer: Any) -> bool:
-    """A string, or there is none."""
+    """A string, or None."""
     return answer is None or isinstance(answer, bytes)
 
 
 def is_pair(answer: Any) -> bool:
-    """Two strings, each of which may be missing."""
+    """Two strings, each of which may be None."""
     return isinstance(answer, list) and len(answer) == 2 and all(map(is_text_or_none, answer))
 
 
@@ -104,11 +105,12 @@ def is_page(answer: Any) -> bool:
 
 
 def is_transaction(answer: Any) -> bool:
-    """A transaction of SET and DEL that was carried out, or (None) that a WATCH stopped."""
+    """EXEC of SETs and DELs: their answers, or None if a watched key changed."""
     if isinstance(answer, list):
         return bool(answer) and all(is_ok(one) or is_number(one) for one in answer)
     return answer is None
 
 
-# All sections: before Redis 7 it is one or all, and two are needed. An error is an answer: see `home`.
+# Without a section's name, because two are needed and Redis before 7 gives one or all. An error is an
+# answer too: see `home`.
 INFO = Command(("INFO",), lambda _: True)

@@ -1,10 +1,10 @@
-"""redis-py's connections, with what they lack: every wait ends in time, and an answer has a limit.
+"""redis-py's connections, with a time limit for a whole conversation and a size limit for an answer.
 
-redis-py knows how to speak with a server, a Sentinel and a cluster, how to keep connections and how
-to reconnect. But its time limits are for each read of a socket, so that a server that sends a byte
-a second holds it for minutes; it looks names up without a limit; and it reads whatever is sent, for
-as long as it is sent. So its connections are made here (`waiting`), their sockets are watched, and
-what makes no sense is refused.
+redis-py speaks with servers, Sentinels and clusters, keeps connections and opens new ones. Three
+things it does not do: its time limit is for each read of a socket, so a server that sends one byte a
+second holds it for minutes; it resolves names without a time limit; it reads an answer however long
+it is. Therefore the sockets are connected by `waiting`, every read and write goes through `_Socket`,
+and an answer that does not follow the protocol is an error.
 """
 
 # mypy: disable-error-code="no-untyped-call, misc"
@@ -32,7 +32,7 @@ _MOST_NODES = 1000
 
 
 class _Socket:
-    """A socket each of whose waits ends with the conversation, and that reads no endless answer."""
+    """A socket whose reads and writes end when the conversation's time is over, and that limits an answer."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -40,7 +40,7 @@ class _Socket:
         self._taken = 0
 
     def settimeout(self, seconds: float | None) -> None:
-        """Wait, or (0) do not; how long is not for redis-py to say."""
+        """0: do not wait. Any other number of redis-py's is ignored: the conversation has a time limit."""
         self._waits = seconds != 0
 
     def recv(self, size: int) -> bytes:
@@ -66,7 +66,7 @@ class _Socket:
 
 
 class _Buffer(SocketBuffer):
-    """redis-py's, which takes no other number than one of RESP2, and looks for the end of a string."""
+    """redis-py's buffer, which also checks the first line of an answer and the end of a string."""
 
     def readline(self, *args: Any, **kwargs: Any) -> bytes:
         line: bytes = super().readline(*args, **kwargs)
@@ -90,26 +90,28 @@ class _Parser(_RESP2Parser):
         self._buffer = _Buffer(connection._sock, self.socket_read_size, connection.socket_timeout)
 
     def has_more(self) -> bool:
-        """Whether something came that was not read."""
+        """Whether more arrived than was read."""
         return self._buffer is not None and self._buffer.unread_bytes() > 0
 
 
 class _Watched:
-    """What is added to each of redis-py's kinds of connection."""
+    """What each of redis-py's kinds of connection gets: the limits, and who the server is."""
 
     home = ""  # who the server is, see `answers.home`
     home_asked_at = ask_home_at = 0.0
     _asked: Any = ""
 
     def __init__(self, *, home_seconds: float = math.inf, **kwargs: Any) -> None:
-        self.home_seconds = home_seconds  # then it is asked again
+        self.home_seconds = (
+            home_seconds  # after that many seconds the server is asked again who it is
+        )
         super().__init__(parser_class=_Parser, **kwargs)  # type: ignore[call-arg]
 
     def __str__(self) -> str:
         return str(self._host_error())  # type: ignore[attr-defined]
 
     def has_more(self) -> bool:
-        """Whether something came that was not read."""
+        """Whether more arrived than was read."""
         return self._parser.has_more()  # type: ignore[attr-defined, no-any-return]
 
     def _connect(self) -> _Socket:
@@ -165,7 +167,7 @@ class TlsMaster(_Watched, SentinelManagedConnection, SSLConnection):
 
 
 def _check_slots(answer: Any) -> None:
-    """Refuse what is no map of a cluster: redis-py goes through every slot that it names."""
+    """Refuse an answer to CLUSTER SLOTS that makes no sense: redis-py loops over every slot in it."""
     slots, nodes = 0, set()
     for first, last, *servers in answer:
         if not 0 <= first <= last < _SLOTS:

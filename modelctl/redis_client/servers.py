@@ -1,4 +1,4 @@
-"""Which server of Redis to ask, a conversation with it, and what its errors mean; by redis-py."""
+"""Which Redis server to ask, a conversation with it, and what its errors mean; built on redis-py."""
 
 # mypy: disable-error-code="no-untyped-call, misc"
 # (redis-py's cluster and Sentinel have few types)
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _Place = TypeVar("_Place")
-# Of several errors, one in the other, those that say what happened.
+# Errors that say what happened. redis-py raises some of them inside of others.
 _REFUSALS = (AuthenticationError, NoPermissionError)
 _TELLING = (OSError, ResponseError, *_REFUSALS)
 _REFUSED_DATABASE = re.compile("DB index is out of range|invalid DB index")
 _SENTINEL_SECONDS = 1.0
-# A node may become the primary once more while our connection to it stays open. (A Sentinel
-# closes the connections of a server whose role it changes.)
+# How often a node of a cluster is asked who it is: it may become the primary again while our connection
+# to it stays open. (A Sentinel closes the connections of a server whose role it changes.)
 _HOME_SECONDS = 1.0
 _SETTINGS: dict[str, Any] = {
     # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
     "protocol": 2,
     "legacy_responses": False,
     "driver_info": None,
-    # No retries inside: whoever calls has a budget.
+    # No retries in here: the caller has a time limit and retries itself.
     "retry": Retry(NoBackoff(), 0),
-    # `RedisCache` counts how many connections are in use, over all servers.
+    # No limit in here: `RedisLink` limits the connections in use, over all servers together.
     "max_connections": 2**31,
 }
 
@@ -64,28 +64,28 @@ class Talk:
 
     @property
     def home(self) -> str:
-        """Who the server is, see `answers.home`; empty where it does not tell."""
+        """Who the server is (see `answers.home`); empty if it does not tell."""
         if monotonic() >= self._connection.ask_home_at:
             self.ask()
         return str(self._connection.home)
 
     def home_now(self) -> str:
-        """The same, asked since this count or change began.
+        """As `home`, but asked after this count or change began.
 
-        A server may be promoted under an open connection.
+        A server may be promoted while the connection stays open.
         """
         if self._connection.home_asked_at < self._wait.since:
             self._connection.ask_home_at = 0.0
         return self.home
 
     def ask(self, *commands: Command) -> list[Any]:
-        """Send all commands in one piece, and return the answer to each.
+        """Send all commands in one message; return the answer to each.
 
-        The first time on a connection, and now and then, the question who it is goes ahead of them.
+        INFO goes ahead of them on a new connection, and again when `home` is to be asked anew.
 
         Raises:
-            RedisError: the server said no, or is not there.
-            NonsenseError: what came is no answer to that.
+            RedisError: the server answered with an error, or cannot be reached.
+            NonsenseError: an answer does not fit its command.
         """
         connection = self._connection
         words = [command.words for command in commands]
@@ -121,7 +121,7 @@ class Trouble(NamedTuple):
 
 
 def trouble(error: BaseException) -> Trouble:
-    """Say what an error in a conversation means; redis-py hides some in others."""
+    """Return what an error in a conversation means; the telling one may be the cause of another."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
@@ -137,16 +137,16 @@ def trouble(error: BaseException) -> Trouble:
 
 
 def _first(ask: Callable[[_Place], _T], places: Sequence[_Place]) -> _T:
-    """Return what the first of them gives that gives anything, or raise the error that tells most.
+    """Ask one place after the other; return the first answer, or raise the error that tells most.
 
-    One that is silent leaves time for those after it.
+    A place that does not answer leaves time for those after it.
     """
     wrong: list[Exception] = []
     for number, place in enumerate(places):
         try:
             with waiting.share(len(places) - number):
                 return ask(place)
-        except Exception as exc:  # whatever it is, another one may know
+        except Exception as exc:  # whatever it is, the next place may answer
             wrong.append(exc)
 
     def weight(exc: Exception) -> int:
@@ -174,18 +174,18 @@ class Server:
         return [self.pool_of("")]
 
     def failed(self) -> bool:
-        """Something went wrong; return whether to begin anew, with what the URL names."""
+        """Note that a conversation failed; return whether to open everything anew from the URL."""
         return False
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that are not in use."""
         self._pool.disconnect(inuse_connections=False)
 
 
 class _Sentinels(Server):
-    """The master that Sentinels name.
+    """The master that the Sentinels name.
 
-    They are asked once a second: an old master goes on answering for a while after a failover.
+    They are asked once a second, because an old master still answers for a while after a failover.
     """
 
     _pool: SentinelConnectionPool
@@ -215,7 +215,7 @@ class _Sentinels(Server):
 
 class _Sentinel(Sentinel):
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Ask one after the other, as redis-py does; a silent one leaves time for those after it."""
+        """Ask one Sentinel after the other; one that does not answer leaves time for those after it."""
 
         def ask(client: Redis) -> tuple[str, int]:
             state: Any = client.sentinel_master(service_name)
@@ -231,7 +231,7 @@ class _Sentinel(Sentinel):
 
 
 class _Cluster(Server):
-    """The nodes of a cluster. Nobody is redirected: after an error the map is read again."""
+    """The nodes of a cluster. A redirection is an error, after which the map of slots is read again."""
 
     def __init__(self, target: Target, settings: dict[str, Any]) -> None:
         def read(address: tuple[str, int]) -> NodesManager:
@@ -246,7 +246,7 @@ class _Cluster(Server):
         return node.redis_connection.connection_pool  # type: ignore[no-any-return]
 
     def pools(self) -> list[ConnectionPool]:
-        # Nobody redirects a SCAN: a node that joined since would be left out.
+        # A SCAN is never redirected, so read the map anew: a node that joined would be left out.
         self._nodes.initialize(disconnect_startup_nodes_pools=False)
         nodes = self._nodes.get_nodes_by_server_type("primary")
         return [node.redis_connection.connection_pool for node in nodes]
@@ -261,7 +261,7 @@ class _Cluster(Server):
 
 
 def open_servers(config: RedisConfig) -> Server:
-    """Return what *config.url* names; a cluster is asked at once which nodes it has.
+    """Return the server or servers that *config.url* names; a cluster is asked for its nodes at once.
 
     Raises:
         UsageError: the URL has a parameter that makes no sense.

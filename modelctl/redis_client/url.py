@@ -1,4 +1,4 @@
-"""What redis.url says: which servers, how to be let in, what to check of TLS."""
+"""Reads redis.url: which servers, the login, and what TLS has to check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """What a URL says."""
+    """The parts of a URL of Redis."""
 
     kind: str  # empty, unix, sentinel or cluster
     tls: bool
@@ -36,7 +36,7 @@ class Target(NamedTuple):
 
 
 def target_of(url: str) -> Target:
-    """Read a URL that `config` let pass.
+    """Read a URL that the configuration has checked.
 
     Raises:
         UsageError: it has a parameter that makes no sense.
@@ -74,7 +74,7 @@ def _address(text: str, port: int) -> tuple[str, int]:
 
 
 def identity_of(url: str) -> str:
-    """Return which Redis a URL names, the same for all that name the same, without secrets."""
+    """Return a text that is equal for all URLs that name the same Redis database; without secrets."""
     found = target_of(url)
     places = sorted(f"{host}:{port}" for host, port in found.addresses) or [found.path]
     return "/".join(filter(None, (",".join(places), found.master, str(found.database))))

@@ -1,7 +1,7 @@
-"""How long a conversation with Redis may wait, and connections that are made in that time.
+"""How long a conversation with Redis may wait, and how a socket is connected within that time.
 
-Every wait has to end whatever is at the other end: a name server that is silent, a port that takes
-connections and says nothing, a server that sends a byte a second.
+Every wait ends, whatever is at the other end: a name server that does not answer, a port that accepts
+connections and sends nothing, a server that sends one byte a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NUMERIC = re.compile(r"[0-9.]+|.*:.*")  # an IP address needs no name server
 
 
 class _Now(threading.local):
-    """When the wait of this thread has to end."""
+    """When the current wait of this thread has to end (monotonic seconds)."""
 
     end = 0.0
 
@@ -30,7 +30,7 @@ _now = _Now()
 
 
 def left() -> float:
-    """Return how many seconds this thread may still wait; TimeoutError where it is over."""
+    """Return how many seconds this thread may still wait; TimeoutError if none are left."""
     seconds = _now.end - monotonic()
     if seconds <= 0:
         raise TimeoutError("no answer in time")
@@ -47,13 +47,13 @@ def _until(end: float) -> Iterator[None]:
 
 
 def share(parts: int) -> Any:
-    """In this block wait for one part of the time that is left."""
+    """In this block, wait for at most one of *parts* equal parts of the time that is left."""
     return _until(monotonic() + left() / parts)
 
 
 @contextmanager
 def acquired(lock: threading.RLock) -> Iterator[None]:
-    """Hold the lock in this block; wait for it no longer than there is time."""
+    """Hold *lock* in this block; TimeoutError if it is not free within the time that is left."""
     if not lock.acquire(timeout=left()):
         raise TimeoutError("no answer in time")
     try:
@@ -63,15 +63,16 @@ def acquired(lock: threading.RLock) -> Iterator[None]:
 
 
 class Wait:
-    """Seconds that may be spent waiting for Redis, at most those of an outer one; ours are free.
+    """Seconds that may be spent waiting for Redis, at most what the *outer* limit has left.
 
-    In a ``with`` block the waiting ends in time, and what the block takes is taken off.
+    Only time inside of a ``with`` block of it counts: waiting there ends when the seconds are used up,
+    and the block's time is taken off them. What the program does in between is free.
     """
 
     def __init__(self, seconds: float, outer: Wait | None = None) -> None:
         self.left: float = seconds if outer is None else min(seconds, outer.left)
         self._outer = outer
-        # Since when the outermost one runs: a count, a change.
+        # When the outermost limit began: that of the count, or of the change.
         self.since: float = monotonic() if outer is None else outer.since
 
     def __enter__(self) -> None:
@@ -89,10 +90,10 @@ class Wait:
 
 
 def connect(place: tuple[str, int] | str) -> socket.socket:
-    """Connect to a host and port, or to a unix socket; to the first address that answers.
+    """Connect to a host and port, at the first address that answers, or to a unix socket.
 
     Raises:
-        OSError: there is nobody; a TimeoutError: nobody answered in time.
+        OSError: no address accepts the connection; TimeoutError: none answered in time.
     """
     if isinstance(place, str):
         addresses: list[Any] = [(socket.AF_UNIX, 0, 0, "", place)]
@@ -104,7 +105,7 @@ def connect(place: tuple[str, int] | str) -> socket.socket:
     for number, (family, _, _, _, address) in enumerate(addresses):
         connection = socket.socket(family)
         try:
-            # Those that are silent leave time for the others.
+            # An address that does not answer leaves time for those after it.
             connection.settimeout(left() / (len(addresses) - number))
             connection.connect(address)
             if family != socket.AF_UNIX:
@@ -119,7 +120,10 @@ def connect(place: tuple[str, int] | str) -> socket.socket:
 
 
 class _Lookup(threading.Thread):
-    """One question to the name server, in a thread; all who wait for it share it."""
+    """One question to the name server, in a thread of its own: getaddrinfo has no time limit.
+
+    All threads of this process that need the same name share the question.
+    """
 
     _asked: dict[tuple[int, str, int], _Lookup] = {}  # noqa: RUF012 - shared on purpose
 
@@ -131,7 +135,7 @@ class _Lookup(threading.Thread):
 
     @classmethod
     def of(cls, host: str, port: int) -> _Lookup:
-        """Ask, unless the same question waits for its answer in this process."""
+        """Return the running question for this name, or start one."""
         mine = cls((os.getpid(), host, port))
         lookup = cls._asked.setdefault(mine._key, mine)
         if lookup is mine:
@@ -139,7 +143,7 @@ class _Lookup(threading.Thread):
         return lookup
 
     def run(self) -> None:
-        """Ask."""
+        """Ask the name server."""
         _, host, port = self._key
         try:
             self._found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -149,7 +153,7 @@ class _Lookup(threading.Thread):
         self._done.set()
 
     def result(self) -> list[Any]:
-        """Return the addresses, or raise what the name server said."""
+        """Return the addresses, or raise the name server's error."""
         self._done.wait(left())
         if self._found is None:
             raise TimeoutError(f"the name {self._key[1]} was not resolved in time")
