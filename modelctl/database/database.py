@@ -83,7 +83,7 @@ class Database:
 
     @property
     def unchecked(self) -> bool:
-        """Whether texts may be no text: bytes of another encoding, in a database without one."""
+        """Whether texts may be no text: bytes that the encoding of the database does not define."""
         return self._connector is None or self._connector.unchecked
 
     def storable(self, text: str) -> str:
@@ -121,6 +121,12 @@ class Database:
             yield
         except (sa_exc.DBAPIError, self.engine.dialect.loaded_dbapi.Error) as exc:
             raise self._translate(exc) from None
+        except UnicodeEncodeError as exc:
+            if not (self._connector and self._connector.unchecked):
+                raise
+            from modelctl.database.postgres import lacking
+
+            raise lacking(self._connector.encoding, exc.object[exc.start]) from None
         except sa_exc.TimeoutError:
             raise self._crowded() from None
         except (sa_exc.ResourceClosedError, sa_exc.PendingRollbackError):

@@ -142,7 +142,8 @@ class Connector:
         self.local = ""
         # The encoding of the database as Python calls it, "": it takes all characters.
         self.codec = ""
-        self.unchecked = False  # whether it has no encoding, so that texts may be anything
+        self.encoding = "UTF8"  # of the database
+        self.unchecked = False  # whether texts may hold bytes that are no characters
         self._proven = False
 
     def _read_url(self) -> dict[str, Any]:
@@ -223,17 +224,24 @@ class Connector:
             if usual:
                 adapters.register_loader(oid, _lenient(usual))
         adapters.register_loader("jsonb", TextLoader)  # read where it may be odd: `JsonObject`
-        encoding = connection.info.parameter_status("server_encoding") or "UTF8"
-        self.unchecked = encoding == "SQL_ASCII"
-        if encoding != "UTF8" and not self.unchecked:
+        self.encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+        if self.encoding not in ("UTF8", "SQL_ASCII"):
             with suppress(psycopg.NotSupportedError):
-                self.codec = pg2pyenc(encoding.encode())
-        # A database without an encoding takes whatever bytes come, and as UTF-8 it gives back only
-        # what is: one text that is not would fail a whole listing.
+                self.codec = pg2pyenc(self.encoding.encode())
+        # A database without an encoding takes whatever bytes come, and one of single bytes also those
+        # that it does not define. As UTF-8 it gives back only what has a character: one text that has
+        # none would fail a whole listing. Behind a pooler the next transaction may not know of it.
+        single = self.codec and not self.local and _SINGLE_BYTES.match(self.encoding)
+        self.unchecked = self.encoding == "SQL_ASCII" or bool(single)
         if self.unchecked:
-            connection.execute("SET client_encoding = SQL_ASCII")
+            connection.execute(f"SET client_encoding = {self.encoding}".encode())
+            loader = _any_text(self.codec or "utf-8")
             for text in ("text", "varchar", "bpchar", "name", '"char"', "jsonb", INVALID_OID):
-                adapters.register_loader(text, _AnyText)
+                adapters.register_loader(text, loader)
+
+
+# Of PostgreSQL's encodings.
+_SINGLE_BYTES = re.compile("(LATIN|ISO_8859_|WIN|KOI8)")
 
 
 def _settings(options: str) -> Iterator[tuple[str, str]]:
@@ -458,11 +466,15 @@ def _lenient(usual: Any) -> Any:
     return Lenient
 
 
-class _AnyText(Loader):
-    """A loader of text that may be anything: what is not UTF-8 becomes lone surrogates."""
+@functools.cache
+def _any_text(codec: str) -> type[Loader]:
+    """A loader of text that may be anything: bytes without a character become lone surrogates."""
 
-    def load(self, data: Any) -> str:
-        return str(data, "utf-8", "surrogateescape")
+    class AnyText(Loader):
+        def load(self, data: Any) -> str:
+            return str(data, codec, "surrogateescape")
+
+    return AnyText
 
 
 # ── What errors mean ──
@@ -546,9 +558,14 @@ def _cannot_be_converted(said: str) -> ModelctlError | None:
             f" ({said})",
             hint="write that text anew, or move the data to a database in UTF8",
         )
+    return lacking(its, character)
+
+
+def lacking(encoding: str, character: str) -> UsageError:
+    """Say that a character is none in the encoding of the database."""
     point = f"U+{ord(character):04X}"
     error = UsageError(
-        f"the database is in {its}, which lacks '{character}' ({point})",
+        f"the database is in {encoding}, which lacks '{character}' ({point})",
         hint="leave the character out, or use a database in UTF8; nothing was changed",
     )
     error.character = character

@@ -300,13 +300,43 @@ def win1252(postgres: Postgres) -> Iterator[str]:
 
 
 def test_bytes_that_an_encoding_does_not_define(win1252: str, cli: Cli, monkeypatch: Any) -> None:
-    """A text that PostgreSQL cannot convert is no wrong usage: the encoding is named; the rest works."""
+    """A row with such bytes is shown, escaped, and named; the others are as they would be without."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", win1252)
     with opened(win1252) as fleet:
+        seed(fleet, ["good€", "bad", "off"])
+        trip(fleet, "off")
+    odd = r"convert_from('\x6e81', 'WIN1252')"
+    sql(win1252, f"UPDATE models SET display_name = {odd}, provider = {odd} WHERE id = 'bad'")
+    sql(win1252, f"UPDATE modelctl_events SET reason = {odd} WHERE model_id = 'off'")
+    listed = cli("list", "-o", "json")
+    assert listed.code == 0
+    assert [model["id"] for model in listed.json] == ["bad", "good€", "off"]
+    assert "'bad' has values that cannot be read: display_name, provider" in cli("list").err
+    assert r"n\udc81" in cli("list").out
+    for words in ("stats", "leaderboard", "events", "show bad", "show good€", "doctor"):
+        assert cli(*words.split()).code == 0, words
+    assert cli("recover", "--cooldown", "0s").lines[0] == "off"
+    assert cli("disable", "bad", "good€", "--reason", "für 5 €").code == 0
+    stored = "SELECT id, disabled_reason FROM models WHERE id LIKE 'good%'"
+    assert sql(win1252, stored) == [("good€", "für 5 €")]
+    assert "'bad': values that cannot be read" in cli("doctor").out
+    cli("disable", "off", "--reason", SMILE).failed(ExitCode.USAGE, "in WIN1252, which lacks")
+
+
+@pytest.fixture
+def euc_jp(postgres: Postgres) -> Iterator[str]:
+    """Give a database in an encoding of several bytes, not all of which are defined."""
+    yield from database_in(postgres, "EUC_JP")
+
+
+def test_bytes_that_postgresql_cannot_convert(euc_jp: str, cli: Cli, monkeypatch: Any) -> None:
+    """Such a text is no wrong usage: the encoding is named; what does not read it works."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", euc_jp)
+    with opened(euc_jp) as fleet:
         seed(fleet, ["good", "bad"])
-    odd = r"convert_from('\x81', 'WIN1252')"
-    sql(win1252, f"UPDATE models SET display_name = {odd} WHERE id = 'bad'")
-    cli("list").failed(ExitCode.INVALID_CONFIG, "the database is in WIN1252", "0x81")
+    odd = r"convert_from('\xfea1', 'EUC_JP')"
+    sql(euc_jp, f"UPDATE models SET display_name = {odd} WHERE id = 'bad'")
+    cli("list").failed(ExitCode.INVALID_CONFIG, "the database is in EUC_JP", "0xfe")
     assert cli("count", "--fresh").out == "2\n"
     assert cli("disable", "bad", "good").code == 0
     assert cli("show", "good").code == 0
