@@ -148,7 +148,7 @@ def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
     return connection
 
 
-def of_one(sql: str) -> str:
+def compare_with_one(sql: str) -> str:
     """Let only 1 be true: to SQLite 2 IS TRUE, but it is not counted by active = TRUE."""
     return sql.replace(" IS TRUE", " IS 1").replace(" IS NOT TRUE", " IS NOT 1")
 

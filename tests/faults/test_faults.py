@@ -30,7 +30,7 @@ from modelctl import (
     StaleCacheError,
     crash_points,
 )
-from modelctl.database import database, sqlite, tables
+from modelctl.database import database, engines, sqlite, tables
 from modelctl.model import CacheState, Count
 from tests import commands, fleets, servers
 from tests.fleets import opened, seed, sql, trip
@@ -731,7 +731,7 @@ def test_a_commit_of_which_nobody_knows_the_id(
     _, states, _ = dry(world, call)
     world.renew(*ROWS)
     world.fleet.close()
-    monkeypatch.setattr(database, "_WRITE", database._BEGIN)  # which asks for no id
+    monkeypatch.setattr(database, "_WRITE", engines.BEGIN)  # which asks for no id
     world.to_postgres.fault = lambda request: how if COMMIT in request else None
     with pytest.raises(DatabaseUnavailableError, match="it is not known whether") as caught:
         call(world.fleet)

@@ -419,7 +419,7 @@ def test_recover_finds_its_models_by_an_index(url: str) -> None:
     run(url, "ANALYZE models")
     for index, condition in (("auto_disabled", AUTO_OFF), ("disabled_until", TIMED_OFF)):
         query = f"SELECT id FROM models WHERE {condition}"
-        query = sqlite.of_one(query) if kind(url) == "sqlite" else query
+        query = sqlite.compare_with_one(query) if kind(url) == "sqlite" else query
         assert f"modelctl_models_{index}" in plan(url, query)
 
 
