@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POINTS = (
-    "before-commit",  # a change is made, not committed
-    "after-commit",
-    "after-due",  # the outbox is read
-    "after-del",  # the count, its vouch and the lease are deleted
-    "in-sweep",  # one page of other keys is deleted
-    "before-settle",  # all caches are clear, the outbox does not say so
-    "after-lease",  # a reader knows whether it may fill
+    "before-commit",  # a change is made, but not committed
+    "after-commit",  # it is committed
+    "after-due",  # the change has read the outbox
+    "after-del",  # it has deleted the count, its vouch and the lease
+    "in-sweep",  # it has deleted one page of other keys
+    "before-settle",  # all caches are clear, but the rows of the outbox are still there
+    "after-lease",  # a reader knows whether it holds the lease
     "after-snapshot",  # it has counted
-    "in-fill",  # it has seen its lease, and not yet stored the count
+    "in-fill",  # it has checked its lease, but not yet stored the count
 )
 
 hook: Callable[[str], None] | None = None
 
 
 def reach(name: str) -> None:
-    """Tell whoever listens that the process is at the point called *name*."""
+    """Call the hook of a test, if there is one: the process is at the point called *name*."""
     if hook is not None:
         hook(name)

@@ -1,9 +1,9 @@
-"""How long a call may wait for the database: one budget for all that it asks.
+"""How long a call may wait for the database: one budget of seconds for all its statements.
 
-Only the time that is spent waiting for the database counts: not Redis, not a probe, not whoever
-reads a listing slowly. Work in many steps (a batch, an import, a drain, a long listing) renews the
-budget with each step that is done, so that it is never cut off while it makes progress. Outside of
-a call each statement has a budget of its own.
+Only the time spent waiting for the database counts: not Redis, not a probe, not a caller that reads
+a listing slowly. Work in many steps (a batch, an import, a drain, a long listing) renews the budget
+after each step, so that it is never stopped while it makes progress. Outside of a call each
+statement has a budget of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _running: ContextVar[_Budget | None] = ContextVar("modelctl_budget", default=Non
 
 @contextmanager
 def call(seconds: float) -> Iterator[None]:
-    """Give what runs inside *seconds* in all; a call inside of another one shares its budget."""
+    """Give the code inside a budget of *seconds*; a call inside another call shares its budget."""
     if _running.get() is not None:
         yield
         return
@@ -42,7 +42,7 @@ def call(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Give what runs inside *seconds*, whatever the call around it has left."""
+    """Give the code inside a new budget of *seconds*, whatever the call around it has left."""
     token = _running.set(_Budget(seconds))
     try:
         yield
@@ -51,20 +51,20 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def renew() -> None:
-    """Begin the budget again: a step of long work is done."""
+    """Start the budget again, after a step of long work."""
     if budget := _running.get():
         budget.left = budget.seconds
 
 
 def left(default: float) -> float:
-    """Return how many seconds the call may still wait; *default* outside of a call."""
+    """Return how many seconds the call may still wait, or *default* outside of a call."""
     budget = _running.get()
     return default if budget is None else budget.left
 
 
 @contextmanager
 def spending() -> Iterator[None]:
-    """Take the time that passes inside from the budget."""
+    """Subtract the time that the code inside takes from the budget."""
     started = time.monotonic()
     try:
         yield

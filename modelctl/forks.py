@@ -1,6 +1,7 @@
-"""What a child process forgets after a fork: the connections and the locks of its parent.
+"""Forks: a child process drops the connections and the locks that it inherits from its parent.
 
-The locks inside of a C library cannot be made anew. So a fork waits until no other thread is in SQLite.
+The locks inside the SQLite library cannot be replaced in the child. So a fork waits until no other
+thread is using SQLite.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-# How long a fork waits (seconds); a listing that somebody pages through holds no connection.
+# How many seconds a fork waits at most. A listing that is read slowly holds no connection meanwhile.
 LONGEST_WAIT = 2.0
 
 _holders: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 
 
 def watch(holder: Any, forget: Callable[[Any], None]) -> None:
-    """Call *forget* with *holder* in each child of this process, as long as the holder lives.
+    """Call *forget* with *holder* in each child of this process, as long as the holder exists.
 
-    It drops connections without a word to their servers, and makes new locks: the thread that holds
-    an old one does not live in the child.
+    *forget* drops connections without telling their servers, and replaces locks: the thread that
+    holds a lock of the parent does not exist in the child.
     """
     _holders[holder] = forget
 
 
 class _Gate:
-    """Threads go in and out; a fork waits for those inside, and keeps the others out meanwhile."""
+    """Counts the threads that use SQLite; a fork waits for them, and new ones wait for the fork."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
@@ -37,17 +38,17 @@ class _Gate:
         self._forking = False
 
     def enter(self) -> int:
-        """Go in, and return what `leave` has to be given."""
+        """Wait while a fork is running, then enter; return the value to pass to `leave`."""
         thread = threading.get_ident()
         with self._changed:
-            # Who is inside already may go in once more, or the fork would wait for it in vain.
+            # A thread that is inside may enter again: otherwise it and the fork wait for each other.
             while self._forking and not self._inside[thread]:
                 self._changed.wait()
             self._inside[thread] += 1
         return thread
 
     def leave(self, thread: int) -> None:
-        """Go out."""
+        """Leave; a fork may be waiting for that."""
         with self._changed:
             self._inside[thread] -= 1
             if self._inside[thread] <= 0:
@@ -55,7 +56,7 @@ class _Gate:
             self._changed.notify_all()
 
     def before_fork(self) -> None:
-        """Wait for those inside, and hold the lock until the fork is done."""
+        """Wait until no other thread is inside, and hold the lock until the fork is done."""
         self._changed.acquire()
         self._forking = True
         until = time.monotonic() + LONGEST_WAIT
@@ -64,7 +65,7 @@ class _Gate:
                 break
 
     def after_fork(self) -> None:
-        """Let the threads of the parent in again."""
+        """Let the threads of the parent enter again."""
         self._forking = False
         self._changed.notify_all()
         self._changed.release()
@@ -74,7 +75,7 @@ gate = _Gate()
 
 
 def _in_child() -> None:
-    gate.__init__()  # type: ignore[misc]  # nobody is inside, and nobody holds the lock
+    gate.__init__()  # type: ignore[misc]  # empty, with a lock that is free
     for holder, forget in list(_holders.items()):
         forget(holder)
 

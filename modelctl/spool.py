@@ -1,4 +1,4 @@
-"""A sequence on disk: what may be longer than the memory and is read more than once."""
+"""Sequences on disk: for rows that may not fit in memory and are read more than once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CACHE_KIB = 4096
 
 
 def unwritable(exc: OSError) -> ModelctlError:
-    """Say that the folder for temporary files takes no more."""
+    """Return the error that the folder for temporary files cannot be written."""
     return ModelctlError(
         f"cannot write to {tempfile.gettempdir()}: {exc.strerror}",
         hint="TMPDIR names another folder for temporary files",
@@ -27,15 +27,15 @@ def unwritable(exc: OSError) -> ModelctlError:
 
 
 class Spool(Sequence[T]):
-    """In memory up to a mebibyte, then in a file without a name.
+    """A sequence that is in memory up to a mebibyte, then in a temporary file without a name.
 
     Raises:
-        ModelctlError: the folder for temporary files takes no more.
+        ModelctlError: the folder for temporary files cannot be written.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
-        """*items* are read to the end; what they raise passes through."""
-        self._file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - lives as long as we
+        """Read *items* to the end; their exceptions are not caught."""
+        self._file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - open as long as the spool
         weakref.finalize(self, self._file.close)
         self._written = 0
         self._latest: list[T] = []
@@ -43,7 +43,7 @@ class Spool(Sequence[T]):
             self.append(item)
 
     def append(self, item: T) -> None:
-        """Add one at the end."""
+        """Add an item at the end."""
         self._latest.append(item)
         if len(self._latest) == _BATCH:
             self._write()
@@ -54,7 +54,7 @@ class Spool(Sequence[T]):
         try:
             self._file.seek(0, 2)
             pickle.dump(self._latest, self._file, protocol=5)
-            self._file.flush()  # here, not where it is read: then it would look like a fault there
+            self._file.flush()  # so that a full disk fails here, not where the file is read
         except OSError as exc:
             raise unwritable(exc) from exc
         self._written += len(self._latest)
@@ -69,7 +69,7 @@ class Spool(Sequence[T]):
         position = 0
         for _ in range(0, self._written, _BATCH):
             self._file.seek(position)
-            batch = pickle.load(self._file)  # noqa: S301 - our own file, which has no name
+            batch = pickle.load(self._file)  # noqa: S301 - our own file, which no other program can open by name
             position = self._file.tell()
             yield from batch
         yield from self._latest
@@ -100,10 +100,10 @@ class Spool(Sequence[T]):
 
 
 class KeyedSpool(Sequence[Row]):
-    """Rows of text, each key (the first field) once; what memory does not hold is in a file.
+    """A sequence of rows of text with unique keys (the first field), in a temporary file if it is long.
 
     Raises:
-        ModelctlError: the folder for temporary files takes no more.
+        ModelctlError: the folder for temporary files cannot be written.
     """
 
     def __init__(self, kind: type[Row]) -> None:
@@ -112,18 +112,18 @@ class KeyedSpool(Sequence[Row]):
         self._make: Callable[[Iterable[Any]], Row] = kind._make
         self._failed = sqlite3.Error
         names = kind._fields
-        # Without a name SQLite keeps it to itself, and deletes it.
-        # The garbage collector closes it in whichever thread it runs.
+        # For "" SQLite makes a temporary file of its own, and deletes it on closing. The garbage
+        # collector may close the connection in any thread.
         self._rows = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._rows.close)
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
             self._rows.execute(f"PRAGMA {setting}")
         self._rows.execute(f"CREATE TABLE rows ({', '.join(names)}, UNIQUE ({names[0]}))")
-        self._insert = f"INSERT OR IGNORE INTO rows VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - places alone
+        self._insert = f"INSERT OR IGNORE INTO rows VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - only placeholders
         self._length = 0
 
     def add(self, row: Row) -> bool:
-        """Add one at the end, unless its key is there already; return whether it was added."""
+        """Add a row at the end, unless its key is there already; return whether it was added."""
         try:
             added = self._rows.execute(self._insert, row).rowcount > 0
         except self._failed as exc:
@@ -132,7 +132,7 @@ class KeyedSpool(Sequence[Row]):
         return added
 
     def by_key(self) -> Iterator[Row]:
-        """Give all in the order of their keys, by code points."""
+        """Yield all rows in the order of their keys, by code points."""
         return map(self._make, self._rows.execute("SELECT * FROM rows ORDER BY 1"))
 
     def __len__(self) -> int:

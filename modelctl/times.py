@@ -1,4 +1,4 @@
-"""Times as the databases give them. Imports nothing of ours."""
+"""Times as the databases return them, made UTC. Imports no other module of modelctl."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def in_utc(time: datetime) -> datetime | None:
-    """Return an aware time; one without a zone is UTC, one that has no equal in UTC is None."""
+    """Return *time* in UTC; without a zone it is UTC already, and None if UTC has no such year."""
     if time.tzinfo is None:
         return time.replace(tzinfo=UTC)
     try:

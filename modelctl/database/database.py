@@ -1,4 +1,4 @@
-"""Database: transactions on PostgreSQL or SQLite, their retries, and a COMMIT that got no answer."""
+"""Transactions on PostgreSQL or SQLite: their retries, and a COMMIT that got no answer."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# SQLSTATEs of a transaction that the server rolled back because of another one: serialization failure,
-# deadlock, lock timeout. It is retried for this many seconds, and in any case this often.
+# SQLSTATEs of a transaction that failed because of another one: serialization failure, deadlock, lock
+# timeout. It is retried for so many seconds, and at least so often.
 _RETRIED = ("40001", "40P01", "55P03")
 _RETRY_SECONDS = 2.0
 _TRIES = 3
 # How a transaction that writes begins:
-# - It asks for its own id and for the start time of the server. With them we can ask for the outcome if
-#   the answer to its COMMIT is lost.
-# - It gives up waiting for a lock before PostgreSQL looks for a deadlock (deadlock_timeout, 1 s), so that
+# - It asks for its own id and for the start time of the server. With them we can ask for the outcome
+#   if the answer to its COMMIT is lost.
+# - It gives up waiting for a lock before PostgreSQL looks for a deadlock (deadlock_timeout, 1 s). So
 #   in a deadlock with another program it is our transaction that fails, and is retried.
-# - An application's deferred triggers run at the end of each statement. So we can check the rows that a
-#   statement has changed, and the COMMIT does not undo them afterwards.
+# - An application's deferred triggers run at the end of each statement. So we can check the rows that
+#   a statement has changed, and the COMMIT does not undo them afterwards.
 LOCK_TIMEOUT = "150ms"
 _WRITE = (
     f"{BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time(),"
@@ -48,8 +48,8 @@ _WRITE = (
 _RESOLVE_SECONDS = 2.0
 _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
 
-# If a connection is lost during a listing, SQLAlchemy logs that it cannot close the cursor. In a process
-# that has not configured logging, Python would print that with a traceback, beside our own message.
+# If a connection is lost during a listing, SQLAlchemy logs that it cannot close the cursor. Without
+# a handler Python would print that with a traceback, beside our own message.
 logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
 
 

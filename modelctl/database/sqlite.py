@@ -1,4 +1,4 @@
-"""The embedded database file: opening, creating, and what its errors mean."""
+"""The embedded database file: opening it, creating it, and what its errors mean to the operator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_SECONDS = 5.0
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what heals when somebody makes room
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a retry works once there is room
 
 
 def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -46,8 +46,8 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
         try:
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         except sqlite3.OperationalError:
-            # A file in WAL mode wants to create its -shm file beside it; in a folder that may
-            # not be written that fails. No -wal file: nobody writes, so the file cannot change.
+            # SQLite creates a -shm file beside a file in WAL mode, which fails in a read-only folder.
+            # Without a -wal file nobody is writing, so the file can be opened as immutable.
             connection.close()
             if os.access(path.parent, os.W_OK) or path.with_name(path.name + "-wal").exists():
                 raise
@@ -58,9 +58,9 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
 
 
 def complete(path: Path, prefix: str) -> list[str]:
-    """Return at most 100 ids that begin with *prefix* and mean nothing to a shell.
+    """Return at most 100 ids that begin with *prefix* and need no quotes in a shell.
 
-    Without SQLAlchemy: whoever presses Tab waits for it.
+    Without SQLAlchemy, so that the completion of a shell is fast.
     """
     sql = (
         "SELECT id FROM models WHERE substr(id, 1, length(?1)) = ?1"
@@ -76,7 +76,7 @@ def complete(path: Path, prefix: str) -> list[str]:
 
 
 def has_models(path: Path) -> bool:
-    """Whether there is a model in the database at *path*, which may not be there; without SQLAlchemy."""
+    """Whether there is a database at *path* and a model in it; without SQLAlchemy."""
     if not exists(path):
         return False
     connection = connect(path)
@@ -89,7 +89,7 @@ def has_models(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file; InvalidConfigError where it is a folder or may not be looked at."""
+    """Whether there is a file at *path*; raise InvalidConfigError if it is a folder or not readable."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -105,7 +105,7 @@ def exists(path: Path) -> bool:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection; while it is open in one thread, no other thread forks."""
+    """A connection; as long as it is open in one thread, a fork by another thread waits."""
 
     _thread: int | None = None
 
@@ -143,13 +143,13 @@ def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
         factory=_Connection,
     )
     connection.create_function("sqrt", 1, _root, deterministic=True)  # not in every build
-    # Bytes of another program that are no UTF-8 can still be shown, escaped.
+    # So that bytes of another program that are not UTF-8 can be shown, escaped.
     connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     return connection
 
 
 def compare_with_one(sql: str) -> str:
-    """Let only 1 be true: to SQLite 2 IS TRUE, but it is not counted by active = TRUE."""
+    """Make only 1 true: for SQLite 2 IS TRUE as well, but active = TRUE does not count it."""
     return sql.replace(" IS TRUE", " IS 1").replace(" IS NOT TRUE", " IS NOT 1")
 
 
@@ -158,10 +158,10 @@ def _root(number: float | None) -> float | None:
 
 
 def create(path: Path, migrate: Callable[[Path], None]) -> None:
-    """Create the database at *path* (folder 0700, file 0600) with *migrate*; or leave what is there.
+    """Create the database at *path* (folder 0700, file 0600) with *migrate*, unless it is there.
 
-    It is built under another name and then linked, so that nobody ever opens half of it and of
-    two creators at the same time one wins.
+    It is built under another name and then linked to *path*: no program can open an unfinished
+    file, and if two processes create it at the same time, one of them wins.
 
     Raises:
         InvalidConfigError: the folder cannot be made or written.
@@ -177,12 +177,13 @@ def create(path: Path, migrate: Callable[[Path], None]) -> None:
             os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
             try:
                 migrate(draft)
-            except ModelctlError as exc:  # nobody knows the name of the draft
+            except ModelctlError as exc:  # the user does not know the draft
                 message = exc.message.replace(clean(str(draft)), clean(str(path)))
                 raise type(exc)(message, hint=exc.hint) from exc
             with contextlib.closing(_open(draft, "mode=rw", BUSY_SECONDS)) as connection:
-                # Readers do not wait for writers, and a long listing does not stop a writer. Not
-                # before: on a full disk part of it would stay in the -wal file, unnoticed.
+                # With WAL readers do not wait for writers, and a long listing does not block one.
+                # Only now: before, on a full disk, a part of the schema would stay in the -wal file
+                # without an error.
                 connection.execute("PRAGMA journal_mode = WAL")
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
@@ -201,7 +202,7 @@ def create(path: Path, migrate: Callable[[Path], None]) -> None:
 
 
 def translate(exc: BaseException, path: Path) -> ModelctlError:
-    """Say what an error of sqlite3 means to the operator."""
+    """Return the error of modelctl that tells the operator what an error of sqlite3 means."""
     text = str(exc)
     if "no such table" in text or "no such column" in text or "has no column" in text:
         return MissingSchemaError(
