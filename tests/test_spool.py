@@ -199,6 +199,7 @@ def test_its_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_its_file_is_closed_with_it() -> None:
     """A spool that nobody holds any more closes its file at once, and without a warning."""
+    gc.collect()  # files of earlier tests
     before = descriptors()
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
