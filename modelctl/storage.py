@@ -75,7 +75,7 @@ class Storage:
         """Pauses and incidents."""
         from modelctl.recovery.holds import Holds
 
-        return Holds(self._config, self.database)
+        return Holds(self.database)
 
     @functools.cached_property
     def last_run(self) -> LastRun:
@@ -89,7 +89,7 @@ class Storage:
         """The models that probes ask, and the failures of these."""
         from modelctl.recovery.probing import Probing
 
-        return Probing(self._config, self.database)
+        return Probing(self.database)
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.database.tables import text
+from modelctl.database.sql import text
 from modelctl.errors import InvalidConfigError, clean
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from sqlalchemy import exc as sa_exc
 
 from modelctl import crash_points, deadline
 from modelctl.database.engines import BEGIN, postgres_engine, sqlite_engine, with_settings
+from modelctl.database.sql import Postgres, Sql, Sqlite
 from modelctl.errors import DatabaseUnavailableError, ModelctlError
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Database:
         self._writers = threading.BoundedSemaphore(max(1, pool_size - 1))
         # The prefix of modelctl's own tables: their schema, on PostgreSQL.
         self.own = "" if config.sqlite_path else f'"{config.database.schema}".'
+        self.schema = config.database.schema
+        self.on_sqlite = config.sqlite_path is not None
+        self.sql: Sql = Sqlite() if self.on_sqlite else Postgres()
         # The columns of an application's table models; read only after a statement failed at one.
         self.columns: dict[str, Any] = {}
         # Called with a warning about rows that cannot be read.

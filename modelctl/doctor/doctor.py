@@ -71,7 +71,7 @@ class Doctor:
     def _rights_in_database(self) -> Rights:
         from modelctl.doctor.rights import Rights
 
-        return Rights(self._config, self._store.database)
+        return Rights(self._store.database)
 
     def look(self, *, audit: bool = False) -> Diagnosis:
         """Run all checks; *audit*: also compare the cached count with the database."""

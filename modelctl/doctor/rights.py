@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc as sa_exc
 
-from modelctl.database.tables import MODELS, Statements, events_in, text
+from modelctl.database.sql import text
 from modelctl.errors import InvalidConfigError
+from modelctl.tables.columns import MODELS, events_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import sqlalchemy as sa
+
+    from modelctl.database.database import Database
 
 # What the README grants. Each is tried by a statement that touches no row.
 NEEDED = {
@@ -27,7 +30,7 @@ NEEDED = {
 # The columns that are read and written, where a right may be granted on some of them only.
 _COLUMNS: dict[str, Sequence[str]] = {
     "models": [column.name for column in MODELS.c],
-    "modelctl_events": [column.name for column in events_in(None).c],
+    "modelctl_events": [column.name for column in events_table(None).c],
     "modelctl_outbox": ["id", "due", "settle"],
     "modelctl_state": ["name", "at", "value"],
     "modelctl_holds": ["scope", "provider", "failure_type", "since", "until", "reason", "actor"],
@@ -57,8 +60,11 @@ class Findings:
     locked: tuple[str, ...]
 
 
-class Rights(Statements):
-    """Tries on PostgreSQL; `write_much` is for SQLite."""
+class Rights:
+    """Tries what this process may do on PostgreSQL; `write_much` is for SQLite."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def read_only(self) -> str | None:
         """Say why transactions of this connection cannot write; None: they can."""
@@ -66,7 +72,7 @@ class Rights(Statements):
             "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), source"
             " FROM pg_settings WHERE name = 'default_transaction_read_only'"
         )
-        with self.database.reading() as connection:
+        with self._database.reading() as connection:
             standby, read_only, source = connection.execute(text(sql)).one()
         if standby:
             return "the server is a standby; name the primary in database.url, or several hosts"
@@ -93,8 +99,8 @@ class Rights(Statements):
             " OR (n.nspname = :schema AND c.relname = ANY(CAST(:names AS text[])))"
         )
         names = [name for name in NEEDED if name != "models"]
-        values = {"schema": self.config.database.schema, "names": names}
-        with self.database.reading() as connection:
+        values = {"schema": self._database.schema, "names": names}
+        with self._database.reading() as connection:
             return {row[0]: Table(*row[1:]) for row in connection.execute(text(sql), values)}
 
     def watched(self) -> list[str]:
@@ -107,14 +113,14 @@ class Rights(Statements):
             " WHERE f.nspname = :schema AND p.proname = 'modelctl_enqueue' AND t.tgparentid = 0"
             " ORDER BY 1"
         )
-        with self.database.reading() as connection:
-            found = connection.execute(text(sql), {"schema": self.config.database.schema})
+        with self._database.reading() as connection:
+            found = connection.execute(text(sql), {"schema": self._database.schema})
             return [*found.scalars()]
 
     def search_path(self) -> str:
         """Return where this connection looks for ``models``, in the order of the search."""
         sql = "SELECT array_to_string(current_schemas(false), ', ')"
-        with self.database.reading() as connection:
+        with self._database.reading() as connection:
             return str(connection.scalar(text(sql)))
 
     def lacking(self, tables: dict[str, Table]) -> Findings:
@@ -126,7 +132,7 @@ class Rights(Statements):
         Raises:
             InvalidConfigError: nothing can be written at all.
         """
-        schema = self.config.database.schema
+        schema = self._database.schema
         allowed = (
             "SELECT quote_ident(current_user), has_schema_privilege(CAST(:schema AS name), 'USAGE')"
         )
@@ -149,10 +155,10 @@ class Rights(Statements):
                         break  # whatever else is tried waits as long
             return Findings(role, tuple(missing), tuple(locked))
 
-        return self.database.write(work, dry_run=True)
+        return self._database.write(work, dry_run=True)
 
     def _statements(self, name: str) -> Iterator[tuple[str, str]]:
-        table = name if name == "models" else f"{self.own}{name}"
+        table = name if name == "models" else f"{self._database.own}{name}"
         columns = _COLUMNS[name]
         written = [column for column in columns if column != "id"]
         inserted = _INSERTED.get(name, written)
@@ -185,7 +191,7 @@ class Rights(Statements):
             " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock',"
             " 'ShareUpdateExclusiveLock') ORDER BY l.granted DESC, l.pid LIMIT 3"
         )
-        with self.database.reading() as connection:
+        with self._database.reading() as connection:
             found = connection.execute(text(sql), {"tables": list(tables)}).all()
         return [
             f"process {pid}{f' ({name})' if name else ''}"
@@ -212,7 +218,7 @@ class Rights(Statements):
                 )
             )
 
-        self.database.write(work, dry_run=True)
+        self._database.write(work, dry_run=True)
 
 
 def _attempt(connection: sa.Connection, sql: str) -> str | None:

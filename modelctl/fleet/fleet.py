@@ -1079,13 +1079,13 @@ class _Run:
 
     def refusals(self) -> Iterator[str]:
         """Name what the database kept off, by its reason; the first three of them."""
-        from modelctl.database.tables import named
+        from modelctl.tables.ids import quoted
 
         reasons: dict[str, list[str]] = {}
         for model_id, why in self.refused.items():
             reasons.setdefault(why, []).append(model_id)
         for why, ids in islice(reasons.items(), 3):
-            yield f"{named(ids)} did not come back: {why}"
+            yield f"{quoted(ids)} did not come back: {why}"
         if len(reasons) > 3:
             yield f"{numbered(sum(map(len, [*reasons.values()][3:])))} more did not come back"
 

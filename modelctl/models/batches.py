@@ -6,29 +6,23 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl import deadline, health
-from modelctl.database import tables
-from modelctl.database.tables import (
-    AUTO_OFF,
-    MODELS,
-    ON,
-    STATUS,
-    KeptError,
-    NewColumnsError,
-    NewEvent,
-    Oddities,
-    all_found,
-    as_declared,
-    differences,
-    findable,
-    is_findable,
-    named,
-    readable,
-    text,
-)
+from modelctl.database import bulk
+from modelctl.database.sql import text
 from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
 from modelctl.models.changes import FAILED_NOW, SUCCEEDED_NOW, TRUSTED, Changes
+from modelctl.models.events import NewEvent, differences, log
 from modelctl.models.results import KeptChange, OutcomeChange, StatusChange
+from modelctl.tables.application import (
+    KeptError,
+    NewColumnsError,
+    defaults_to_insert,
+    explain_refused_insert,
+    look_at_columns,
+)
+from modelctl.tables.columns import AUTO_OFF, MODELS, ON, STATUS
+from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
+from modelctl.tables.odd_values import OddRows, as_declared, readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,7 +114,7 @@ class Batches(Changes):
             first: dict[str, ModelStatus] = {}
             last: dict[str, ModelStatus] = {}
             source = outcomes()
-            while chunk := list(islice(source, tables.CHUNK)):
+            while chunk := list(islice(source, bulk.CHUNK)):
                 if skip_unknown:
                     size, chunk = len(chunk), self._known(connection, chunk, unknown)
                     skipped += size - len(chunk)
@@ -147,7 +141,7 @@ class Batches(Changes):
     ) -> list[Outcome]:
         """Return the outcomes of *chunk* whose models are there, and lock these; note the others."""
         storable = self.database.storable
-        ids = {o.id for o in chunk if is_findable(o.id) and storable(o.id) == o.id}
+        ids = {o.id for o in chunk if is_storable(o.id) and storable(o.id) == o.id}
         # Locked, so that none of them can be removed before it is recorded.
         sql = f"SELECT id FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
         known = {*connection.execute(text(sql), {"ids": self.ids(ids)}).scalars()}
@@ -177,20 +171,20 @@ class Batches(Changes):
     ) -> dict[str, health.Health]:
         """Lock the models of *chunk*, in the order of their ids, and return their health."""
         wanted = list({outcome.id for outcome in chunk})
-        findable(wanted)
+        check_storable(wanted)
         sql = (
             f"SELECT {', '.join(c.name for c in _HEALTH)}, {self.filled(TRUSTED)} AS trusted"
             f" FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
         )
         parameters = {"ids": self.ids(wanted), **self.ladder()}
         rows = connection.execute(text(sql), parameters).all()
-        all_found(wanted, {row[0] for row in rows})
-        odd = Oddities(self.database.warn)
+        check_found(wanted, {row[0] for row in rows})
+        odd = OddRows(self.database.warn)
         found = {}
         for row in rows:
             values, columns = as_declared(_HEALTH, row[:-1])
             if columns:
-                odd.name(named(values[:1]), columns)
+                odd.add(quoted(values[:1]), columns)
             model_id, active, off, failures, ejections, provider, spared = values
             found[model_id] = health.Health(
                 active=active is True,
@@ -201,7 +195,7 @@ class Batches(Changes):
                 trusted=bool(row[-1]),
                 would_disable=spared or None,
             )
-        odd.rest()
+        odd.finish()
         return found
 
     def _guards(self, connection: sa.Connection, providers: set[str]) -> health.Guards:
@@ -219,7 +213,7 @@ class Batches(Changes):
         if rule.min_active:
             sql = f"SELECT count(*) FROM models WHERE {ON}"
             guards.active = connection.scalar(text(sql)) or 0
-        these = self.sql.among.format(column="coalesce(models.provider, '')")
+        these = self.sql.is_among("coalesce(models.provider, '')")
         parameters = {"ids": self.ids(sorted(providers))}
         sql = (
             f"SELECT coalesce(provider, ''), count(*), count(*) FILTER (WHERE {ON}),"
@@ -240,7 +234,7 @@ class Batches(Changes):
     ) -> None:
         """Tell *guards* who failed and who is off, as far as it matters to an incident."""
         parameters = parameters | {"window": self.config.recovery.incident_window}
-        since = self.sql.shifted.format(seconds="-:window")
+        since = self.sql.seconds_from_now("-:window")
         # Those that are spared fail on without an event.
         sql = (
             "SELECT coalesce(provider, ''), failure_type, id FROM models"
@@ -260,14 +254,14 @@ class Batches(Changes):
                 guards.off.add(model_id)
         epoch = self.sql.epoch
         incidents = (
-            f"SELECT provider, min({epoch.format(time='since')}) AS began FROM {self.own}modelctl_holds"
+            f"SELECT provider, min({epoch('since')}) AS began FROM {self.own}modelctl_holds"
             f" WHERE failure_type IS NOT NULL AND until > {self.sql.now} GROUP BY provider"
         )
         sql = (
             "SELECT coalesce(models.provider, ''), models.id FROM models"
             f" LEFT JOIN ({incidents}) AS i ON i.provider = coalesce(models.provider, '')"
-            f" WHERE {AUTO_OFF} AND {these} AND {epoch.format(time='disabled_at')} >"
-            f" coalesce(i.began, {epoch.format(time=self.sql.now)}) - :window"
+            f" WHERE {AUTO_OFF} AND {these} AND {epoch('disabled_at')} >"
+            f" coalesce(i.began, {epoch(self.sql.now)}) - :window"
         )
         for provider, model_id in connection.execute(text(sql), parameters):
             guards.out.setdefault(provider, set()).add(model_id)
@@ -321,7 +315,7 @@ class Batches(Changes):
             connection.execute(
                 text(f"{sql} WHERE models.id = noted.id"), self.sql.values(_NOTED, noted)
             )
-        self.log(connection, events, actor)
+        log(self.database, connection, events, actor)
         self._hold(connection, guards)
         # Of the time of the last success and failure: whether it is the one that was written.
         look = f"{STATUS}, {SUCCEEDED_NOW}, {FAILED_NOW}"
@@ -356,10 +350,10 @@ class Batches(Changes):
         sql = (
             f"INSERT INTO {self.own}modelctl_holds (scope, provider, failure_type, since, until, reason, actor)"
             f" SELECT scope, provider, failure_type, {now},"
-            f" {self.sql.shifted.format(seconds='1.5 * :window')}, reason, '{health.HEALTH_RULE}'"
+            f" {self.sql.seconds_from_now('1.5 * :window')}, reason, '{health.HEALTH_RULE}'"
             f" FROM {self.sql.rows('going', _HOLD)} WHERE TRUE"
             " ON CONFLICT (scope) DO UPDATE SET until = excluded.until"
-            f" WHERE modelctl_holds.until <= {self.sql.shifted.format(seconds=':window')}"
+            f" WHERE modelctl_holds.until <= {self.sql.seconds_from_now(':window')}"
         )
         window = {"window": self.config.recovery.incident_window}
         connection.execute(text(sql), self.sql.values(_HOLD, going) | window)
@@ -367,7 +361,7 @@ class Batches(Changes):
             NewEvent("", "incident", reason=reason, failure_type=kind, provider=provider)
             for (provider, kind), reason in reasons.items()
         ]
-        self.log(connection, began, health.HEALTH_RULE)
+        log(self.database, connection, began, health.HEALTH_RULE)
 
     def _batch_update(self) -> str:
         at = self.sql.now
@@ -455,7 +449,7 @@ class Batches(Changes):
         try:
             return transaction()
         except RefusedError as exc:
-            raise self.refuse_unknown_columns(exc) from exc
+            raise explain_refused_insert(self.database, exc) from exc
 
     def _import(
         self,
@@ -467,7 +461,7 @@ class Batches(Changes):
     ) -> tuple[int, int, int]:
         added = differs = ignored = done = 0
         source = iter(entries)
-        while chunk := list(islice(source, tables.CHUNK)):
+        while chunk := list(islice(source, bulk.CHUNK)):
             rows = [entry[:3] for entry in chunk]
             new, changed, status = self._import_chunk(connection, rows, on_conflict, actor)
             added += new
@@ -499,8 +493,8 @@ class Batches(Changes):
         """Return which of the *new* models are off although new ones are active in this table."""
         off = [model_id for model_id, status in new.items() if status != ModelStatus.ACTIVE]
         if off and not self.database.columns:
-            self.look_at_columns(connection)
-            if self.new_columns():
+            look_at_columns(self.database, connection)
+            if defaults_to_insert(self.database):
                 raise NewColumnsError
         active = self.database.columns.get("active")
         default = (active and active.default) or "true"
@@ -527,7 +521,7 @@ class Batches(Changes):
             f" updated_at = {self.sql.now} FROM {incoming} WHERE models.id = incoming.id"
         )
         # Not ON CONFLICT alone: an application's NOT NULL column would refuse even what is there.
-        more = self.new_columns()
+        more = defaults_to_insert(self.database)
         names, given = ("".join(f", {part}" for part in parts) for parts in (more, more.values()))
         insert = (
             f"INSERT INTO models (id, display_name, provider{names})"
@@ -546,12 +540,12 @@ class Batches(Changes):
             for row in sorted(found, key=lambda row: row[0])
         }
         if not self.database.columns and any(self._is_cut(e, changed) for e in chunk):
-            self.look_at_columns(connection)
+            look_at_columns(self.database, connection)
             if self._cut(chunk) != chunk:
                 raise NewColumnsError
         if changed and on_conflict == "fail":
             raise RefusedError(
-                f"{named(list(changed))} differ from the catalogue",
+                f"{quoted(list(changed))} differ from the catalogue",
                 hint="nothing was written; see --on-conflict",
             )
         events: list[NewEvent] = []
@@ -588,5 +582,5 @@ class Batches(Changes):
             words = [word or None for word in of_new[model_id]]
             details = differences(_TEXTS, (None, None), words)
             events.append(NewEvent(model_id, "added", None, status, details=details))
-        self.log(connection, events, actor)
+        log(self.database, connection, events, actor)
         return len(new), changed, {i: row[0] for i, row in now.items()}

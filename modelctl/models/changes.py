@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl import health
-from modelctl.database.tables import (
-    AUTO_OFF,
-    ON,
-    STATUS,
-    TIMED_OFF,
-    KeptError,
-    Statements,
-    text,
-    whole,
-)
+from modelctl.database.sql import Sql, text
 from modelctl.model import ModelStatus
 from modelctl.models.results import KeptChange, OutcomeChange, StatusChange
+from modelctl.tables.application import KeptError
+from modelctl.tables.columns import AUTO_OFF, ON, STATUS, TIMED_OFF
+from modelctl.tables.odd_values import whole
+from modelctl.tables.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -287,61 +282,62 @@ UNDISPUTED = (
 )
 
 
+def off_since(sql: Sql) -> str:
+    """When the cooldown of an auto-disabled model began, in seconds; NULL: no time is stored."""
+    times = map(sql.epoch, ("last_failure_at", "disabled_at", "updated_at"))
+    return f"coalesce({', '.join(times)})"
+
+
 class Changes(Statements):
     """Applies changes, inside of a transaction or as one; says when a model comes back."""
 
     @property
     def may_return(self) -> str:
         """Whether a model may come back by itself, ever."""
-        ends = self.sql.finite.format(time="disabled_until")
+        ends = self.sql.is_finite("disabled_until")
         return f"(({AUTO_OFF}) OR ({TIMED_OFF} AND {ends}))"
 
     @property
     def due(self) -> str:
         """When its cooldown or its timed disable ends (seconds since 1970); long ago: nobody knows."""
-        until = self.sql.epoch.format(time="disabled_until")
-        cooldown = f"coalesce({self.sql.off_since()} + {self.sql.cooldown}, {LONG_AGO})"
+        until = self.sql.epoch("disabled_until")
+        cooldown = f"coalesce({off_since(self.sql)} + {self.sql.cooldown}, {LONG_AGO})"
         return f"CASE WHEN auto_disabled IS TRUE THEN {cooldown} ELSE {until} END"
 
     @property
     def retry(self) -> str:
         """When it comes back at the earliest, a pause included; NULL: when a person enables it."""
-        end = self.sql.epoch.format(time="h.until")
+        end = self.sql.epoch("h.until")
         paused = (
             f"coalesce((SELECT max(coalesce({end}, {NEVER})) FROM {_during(_PAUSE)}), {LONG_AGO})"
         )
-        retry = self.sql.later.format(one=self.due, other=self.filled(paused))
+        retry = self.sql.greater(self.due, self.filled(paused))
         waits = f"auto_disabled IS TRUE AND {FOR_A_PERSON}"
         return f"CASE WHEN {self.may_return} AND NOT ({waits}) THEN {retry} END"
-
-    @property
-    def exact_to(self) -> int:
-        """The digits of a second that the database stores: the arithmetic of a double has more."""
-        return 3 if self.on_sqlite else 6
 
     def filled(self, fragment: str) -> str:
         """Write a fragment in this database's SQL."""
         epoch = self.sql.epoch
-        until = self.sql.time.format(epoch="CAST(:until AS double precision)")
+        until = self.sql.time("CAST(:until AS double precision)")
         return (
             fragment.replace("{own}", self.own)
             .replace("{stored_reason}", self.stored_reason)
             .replace("{until}", until)
-            .replace("{end}", epoch.format(time="disabled_until"))
-            .replace("{until_comes}", self.sql.finite.format(time="disabled_until"))
-            .replace("{old_until}", self.sql.written.format(time="disabled_until"))
-            .replace("{new_until}", self.sql.written.format(time=until))
-            .replace("{json}", self.sql.json)
-            .replace("{object}", self.sql.object)
-            .replace("{collect}", self.sql.collect)
-            .replace("{is_not}", self.sql.is_not)
-            .replace("{failed}", epoch.format(time="models.last_failure_at"))
-            .replace("{succeeded}", epoch.format(time="models.last_success_at"))
-            .replace("{back}", epoch.format(time="recovered_at"))
+            .replace("{end}", epoch("disabled_until"))
+            .replace("{until_comes}", self.sql.is_finite("disabled_until"))
+            .replace("{old_until}", self.sql.time_as_text("disabled_until"))
+            .replace("{new_until}", self.sql.time_as_text(until))
+            .replace("{json}", "" if self.on_sqlite else "to_jsonb")
+            .replace("{object}", "json_object" if self.on_sqlite else "jsonb_build_object")
+            .replace("{collect}", "json_group_object" if self.on_sqlite else "jsonb_object_agg")
+            .replace("{is_not}", "IS NOT" if self.on_sqlite else "IS DISTINCT FROM")
+            .replace("{failed}", epoch("models.last_failure_at"))
+            .replace("{succeeded}", epoch("models.last_success_at"))
+            .replace("{back}", epoch("recovered_at"))
             .replace("{cooldown}", self.sql.cooldown)
-            .replace("{window}", self.sql.shifted.format(seconds=":window"))
-            .replace("{began}", self.sql.began)
-            .replace("{epoch}", epoch.format(time=self.sql.now))
+            .replace("{window}", self.sql.seconds_from_now(":window"))
+            .replace("{began}", self.sql.transaction_began)
+            .replace("{epoch}", epoch(self.sql.now))
             .replace("{now}", self.sql.now)
         )
 

@@ -8,33 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from modelctl import health
+from modelctl.database.bulk import rows_of
 from modelctl.database.database import Database
-from modelctl.database.tables import (
-    AUTO_OFF,
-    COUNTERS,
-    MODELS,
-    ON,
-    Oddities,
-    StoredFlag,
-    UtcTime,
-    all_found,
-    as_declared,
-    filled_to,
-    findable,
-    is_findable,
-    is_number,
-    named,
-    readable,
-    text,
-    time_at,
-    whole,
-)
+from modelctl.database.sql import text
 from modelctl.errors import RefusedError, clean
 from modelctl.model import ModelStatus, numbered, storable
 from modelctl.models.changes import (
@@ -48,6 +29,7 @@ from modelctl.models.changes import (
     Changes,
     as_it_was_to_be,
 )
+from modelctl.models.events import iter_events
 from modelctl.models.results import (
     Event,
     LeaderboardEntry,
@@ -57,9 +39,15 @@ from modelctl.models.results import (
     Stats,
     StatusChange,
 )
+from modelctl.tables.application import filled_to, refusing
+from modelctl.tables.columns import AUTO_OFF, COUNTERS, MODELS, ON, StoredFlag, UtcTime
+from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
+from modelctl.tables.odd_values import OddRows, as_declared, is_number, readable, whole
+from modelctl.times import time_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from modelctl.config.config import Config
     from modelctl.health import Outcome
@@ -87,9 +75,7 @@ class Survey(NamedTuple):
 
 # Of a counter of 4 bytes: the last number, and one that leaves months to widen it.
 FULL, NEARLY_FULL = 2**31 - 1, 2_000_000_000
-_A_PAGE = 1000  # rows that need no cursor
 _NEAR_AMONG = 20_000  # models among which those with a similar id are looked for
-_STATUSES = frozenset(ModelStatus)
 # Of a row of models: what a flag is, and where the texts are.
 _FLAGS = (True, False, None)
 _TEXTS = tuple(i for i, column in enumerate(MODELS.c) if isinstance(column.type, sa.Text))
@@ -156,27 +142,20 @@ class ModelStore:
             query = query.where(c.active.is_not(sa.true()), wanted)
         if provider is not None:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
-        yield from self._models(self._found(query, limit))
-
-    def _found(self, query: Any, limit: int | None) -> Iterable[Any]:
-        """Read all rows of a query, to disk if they are more than a page."""
-        if limit is None or limit > _A_PAGE:
-            return self._changes.spooled(query)
-        with self._database.reading() as connection:
-            return connection.execute(query).all()
+        yield from self._models(rows_of(self._database, query, limit))
 
     def _models(self, rows: Iterable[Any]) -> Iterator[Model]:
-        odd = Oddities(self._database.warn)
+        odd = OddRows(self._database.warn)
         for row in rows:
             yield self._model(row, odd)
-        odd.rest()
+        odd.finish()
 
     def get(self, model_id: str) -> Model:
         """Return one model; `ModelNotFoundError` where there is none."""
-        findable([model_id])
+        check_storable([model_id])
         with self._database.reading() as connection:
             found = connection.execute(self._rows().where(MODELS.c.id == model_id)).all()
-        all_found([model_id], [row.id for row in found])
+        check_found([model_id], [row.id for row in found])
         return next(self._models(found))
 
     def complete(self, prefix: str) -> list[str]:
@@ -219,7 +198,7 @@ class ModelStore:
         values = {"id": wanted, "length": len(wanted), "whole": f"%{_literal(last)}", **patterns}
         with self._database.reading() as connection:
             found = connection.execute(text(sql), values).scalars().all()
-        return nearest(wanted, [i for i in found if isinstance(i, str) and is_findable(i)])
+        return nearest(wanted, [i for i in found if isinstance(i, str) and is_storable(i)])
 
     def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return pairs of one of *ids* and another model whose id looks the same."""
@@ -238,7 +217,7 @@ class ModelStore:
             alike, same = (f"{a}{b}" for a, b in zip((capitals, small), ASCII_ALIKE, strict=True))
             odd, folded = "id ~ '[^!-~]'", f"translate(id, '{alike}', '{same}')"
         sql = (
-            f"SELECT id FROM models WHERE {odd} OR {self._sql.among.format(column=folded)}"
+            f"SELECT id FROM models WHERE {odd} OR {self._sql.is_among(folded)}"
             f" ORDER BY {self._sql.by_id}"
         )
         found = self._changes.spooled(
@@ -259,18 +238,18 @@ class ModelStore:
         )
         return sa.select(MODELS, now, retry)
 
-    def _as_declared(self, row: Sequence[Any], odd: Oddities) -> Sequence[Any]:
+    def _as_declared(self, row: Sequence[Any], odd: OddRows) -> Sequence[Any]:
         """Make each value what its column is for; name the model where one was not."""
         values, columns = as_declared(MODELS.c, row)
         if columns:
-            odd.name(named([values[0]]), columns)
+            odd.add(quoted([values[0]]), columns)
         else:
             self._usual.add(tuple(map(type, row)))
         return values
 
-    def _model(self, row: Any, odd: Oddities) -> Model:
+    def _model(self, row: Any, odd: OddRows) -> Model:
         usual = tuple(map(type, row)) in self._usual and row[3] in _FLAGS and row[4] in _FLAGS
-        if not usual or not all(row[i] is None or is_findable(row[i]) for i in _TEXTS):
+        if not usual or not all(row[i] is None or is_storable(row[i]) for i in _TEXTS):
             row = self._as_declared(row, odd)
         # By position: a list of all models spends its time here.
         (
@@ -300,7 +279,7 @@ class ModelStore:
         ) = row
         retry_at = left = None
         if retry is not None:
-            retry_at = time_at(retry, now.timestamp(), self._changes.exact_to)
+            retry_at = time_at(retry, now.timestamp(), self._database.sql.digits_of_a_second)
             left = max(0.0, (retry_at - now).total_seconds())
         return Model(
             model_id,
@@ -346,8 +325,8 @@ class ModelStore:
         with self._database.reading() as connection:
             for provider, *rest in connection.execute(text(sql)):
                 if odd and rest.pop(-2):
-                    warn(f"{named([readable(rest[5])])} has values that cannot be counted")
-                elif provider is not None and not is_findable(readable(provider)):
+                    warn(f"{quoted([readable(rest[5])])} has values that cannot be counted")
+                elif provider is not None and not is_storable(readable(provider)):
                     warn(f"the provider '{clean(provider)}' of {numbered(rest[0])} cannot be read")
                 if not all(map(is_number, rest[3:5])):
                     of = clean(readable(provider))
@@ -376,7 +355,7 @@ class ModelStore:
         for column in columns:
             name, kind = column.name, column.type
             if isinstance(kind, UtcTime):
-                fine = f"{self._sql.finite.format(time=name)} IS TRUE"
+                fine = f"{self._sql.is_finite(name)} IS TRUE"
                 if not self._on_sqlite:
                     fine = f"{name} BETWEEN '0001-01-01' AND '9999-12-30'"
                     fine += f" OR {name} = 'infinity'" if name == "disabled_until" else ""
@@ -421,54 +400,23 @@ class ModelStore:
             query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        odd = Oddities(self._database.warn)
+        odd = OddRows(self._database.warn)
         entries = []
         for rank, row in enumerate(rows, 1):
             known = c.id, c.display_name, c.provider, c.success_count, c.failure_count
             values, columns = as_declared(known, row[:5])
             if columns:
-                odd.name(named(values[:1]), columns)
+                odd.add(quoted(values[:1]), columns)
             model_id, name, of, good, bad = values
             entries.append(LeaderboardEntry(rank, model_id, name, of, row[5], good, bad, row[6]))
-        odd.rest()
+        odd.finish()
         return tuple(entries)
 
     def iter_events(
         self, model_id: str | None, *, since: float | datetime | None, limit: int | None
     ) -> Iterator[Event]:
-        """Give the newest *limit* events, newest first; *since*: not older (seconds, or a time)."""
-        events = self._changes.events
-        c = events.c
-        query = events.select().order_by(c.id.desc()).limit(limit)
-        if model_id is not None:
-            query = query.where(c.model_id == storable(model_id))
-        if since is not None:
-            query = query.where(c.at >= self._since(since))
-        odd = Oddities(self._database.warn)
-        for row in self._found(query, limit):
-            yield self._event(row, odd)
-        odd.rest()
-
-    def _event(self, row: Any, odd: Oddities) -> Event:
-        values, columns = as_declared(self._changes.events.c, row)
-        event_id, at, of, event, before, after, *words = values
-        for name, status in (("before", before), ("after", after)):
-            if status and status not in _STATUSES:
-                columns.append(name)
-        before, after = (ModelStatus(s) if s in _STATUSES else None for s in (before, after))
-        if columns:
-            odd.name(f"event {event_id}", columns)
-        return Event(event_id, at, of or None, event, before, after, *words)
-
-    def _since(self, since: float | datetime) -> Any:
-        """A time in UTC, or the database's clock so many seconds ago, as an expression."""
-        if isinstance(since, datetime):
-            shown = f"{since.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
-            return sa.literal(shown, sa.Text) if self._on_sqlite else sa.literal(since)
-        seconds = since
-        if self._on_sqlite:
-            return sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now", f"-{seconds:.3f} seconds")
-        return sa.func.statement_timestamp() - timedelta(seconds=seconds)
+        """See `events.iter_events`."""
+        return iter_events(self._database, model_id, since=since, limit=limit)
 
     # ── Changes of status ──
 
@@ -549,7 +497,7 @@ class ModelStore:
     ) -> tuple[StatusChange, ...]:
         """*only*: leave the others as they are, without a word."""
         wanted = list(dict.fromkeys(ids))
-        findable(wanted)
+        check_storable(wanted)
         parameters |= {"actor": actor, "reason": reason, "failure_type": failure_type}
         parameters["ids"] = self._changes.ids(wanted)
         # In the order of the ids: that keeps two changes from a deadlock.
@@ -572,7 +520,7 @@ class ModelStore:
 
         def checked(done: list[StatusChange]) -> list[StatusChange]:
             if not only:
-                all_found(wanted, {c.id for c in done})
+                check_found(wanted, {c.id for c in done})
             return done
 
         def alone() -> list[StatusChange]:
@@ -585,7 +533,7 @@ class ModelStore:
         if len(wanted) > 1 or dry_run or turn or self._on_sqlite or change is REMOVE:
             done = self._changes.write(work, dry_run=dry_run)
         else:
-            done = self._changes.refusing(alone)
+            done = refusing(self._database, alone)
         found = {c.id: c for c in done}
         return tuple(found[model_id] for model_id in wanted if model_id in found)
 
@@ -607,10 +555,8 @@ class ModelStore:
 
     def survey(self) -> Survey:
         """Count what `doctor` looks at, in one statement over the rows."""
-        failed, worked = (
-            self._sql.epoch.format(time=c) for c in ("last_failure_at", "last_success_at")
-        )
-        counted = self._sql.among.format(column="failure_type")
+        failed, worked = (self._sql.epoch(c) for c in ("last_failure_at", "last_success_at"))
+        counted = self._sql.is_among("failure_type")
         odd = self._odd(MODELS.c)
         sql = (
             f"SELECT count(*), count(*) FILTER (WHERE {ON}),"
@@ -646,7 +592,7 @@ class ModelStore:
         found = [
             row[0]
             for row in self._changes.spooled(query)
-            if not all(is_findable(readable(value)) for value in row)
+            if not all(is_storable(readable(value)) for value in row)
         ]
         return {"unreadable": len(found), "such_as": readable(found[0])} if found else {}
 

@@ -6,11 +6,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from modelctl import deadline
-from modelctl.database import tables
-from modelctl.database.tables import KeptError, is_findable, readable, text
+from modelctl.database import bulk
+from modelctl.database.sql import RECOVER_LOCK, lock_key, text
 from modelctl.errors import RefusedError, UsageError
 from modelctl.models.changes import RECOVER, Changes
 from modelctl.recovery.candidates import Candidates
+from modelctl.tables.application import KeptError, adapting, keeper
+from modelctl.tables.ids import is_storable
+from modelctl.tables.odd_values import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,14 +61,14 @@ class BringBack:
             size = None if room is None else room + before
             due = self._candidates.due_ids(parameters, size) if ids is None else ids
             source = (model_id for model_id in due if _can_come_back(model_id, refused))
-            chunk = list(islice(source, tables.CHUNK))
+            chunk = list(islice(source, bulk.CHUNK))
             while True:  # also with an empty chunk: it finds out whether another run is at work
                 done = self._chunk(chunk, parameters, refused)
                 deadline.renew()
                 yield done
                 if done is None:
                     return
-                chunk = list(islice(source, tables.CHUNK))
+                chunk = list(islice(source, bulk.CHUNK))
                 if not chunk:
                     break
             room = len(refused) - before
@@ -81,13 +84,14 @@ class BringBack:
         not say which ones, each half is tried alone.
         """
         try:
-            return self._changes.adapting(
+            return adapting(
+                self._database,
                 lambda: self._database.write(
                     lambda connection: self._transaction(connection, ids, parameters)
-                )
+                ),
             )
         except KeptError as exc:
-            why = f"the database kept it as it was ({self._changes.keeper()})"
+            why = f"the database kept it as it was ({keeper(self._database)})"
             refused |= dict.fromkeys(exc.ids, why)
             parts = [[model_id for model_id in ids if model_id not in refused]]
         except (RefusedError, UsageError) as exc:
@@ -109,16 +113,16 @@ class BringBack:
         self, connection: sa.Connection, ids: list[str], parameters: dict[str, Any]
     ) -> list[str] | None:
         """Lock the run, then the rows that are still due, and switch these on."""
-        if not self._changes.on_sqlite:
-            key = self._changes.lock_key(tables.RECOVER_LOCK)
+        if not self._database.on_sqlite:
+            key = lock_key(RECOVER_LOCK, self._database.schema)
             if not connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({key})")):
                 return None
         still_due = (
-            f"{self._changes.sql.ids} AND {self._changes.may_return}"
+            f"{self._database.sql.ids} AND {self._changes.may_return}"
             f" AND ({self._candidates.why_waiting}) IS NULL"
-            f" ORDER BY id{self._changes.sql.skip_locked}"
+            f" ORDER BY id{self._database.sql.skip_locked}"
         )
-        wanted = parameters | {"ids": self._changes.ids(ids)}
+        wanted = parameters | {"ids": self._database.sql.list_of_texts(ids)}
         changes = self._changes.apply(connection, RECOVER, still_due, wanted)
         done = {change.id for change in changes}
         return [model_id for model_id in ids if model_id in done]
@@ -126,7 +130,7 @@ class BringBack:
 
 def _can_come_back(model_id: Any, refused: dict[str, str]) -> bool:
     """Whether nothing is known against bringing it back; add an unreadable id to *refused*."""
-    if not isinstance(model_id, str) or not is_findable(model_id):
+    if not isinstance(model_id, str) or not is_storable(model_id):
         refused[readable(model_id)] = UNREADABLE
         return False
     return model_id not in refused

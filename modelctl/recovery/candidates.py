@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modelctl.database import tables
-from modelctl.database.tables import (
-    AUTO_OFF,
-    ON,
-    TIMED_OFF,
-    is_findable,
-    readable,
-    text,
-    time_at,
-)
+from modelctl.database import bulk
+from modelctl.database.sql import text
 from modelctl.models.changes import FOR_A_PERSON, PAUSED, Changes
 from modelctl.reports import Candidate, Waiting
+from modelctl.tables.columns import AUTO_OFF, ON, TIMED_OFF
+from modelctl.tables.ids import is_storable
+from modelctl.tables.odd_values import readable
+from modelctl.times import time_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,14 +27,14 @@ class Candidates:
         self._config = config
         self._database = database
         self._changes = Changes(config, database)
-        self._sql = self._changes.sql
+        self._sql = database.sql
 
     # ── Conditions in SQL, which other statements of this wing use too ──
 
     @property
     def may_return(self) -> str:
         """The condition of a candidate: it may come back by itself at some time."""
-        if not self._changes.on_sqlite:
+        if not self._database.on_sqlite:
             return self._changes.may_return
         # SQLite's planner does not combine two indexes for an OR.
         off = "SELECT id FROM models WHERE"
@@ -69,7 +65,7 @@ class Candidates:
     def clock(self) -> float:
         """Return the database's clock (seconds since 1970)."""
         with self._database.reading() as connection:
-            sql = f"SELECT {self._sql.epoch.format(time=self._sql.now)}"
+            sql = f"SELECT {self._sql.epoch(self._sql.now)}"
             return float(connection.scalar(text(sql)) or 0)
 
     def plan(
@@ -91,11 +87,13 @@ class Candidates:
         )
         parameters = self.parameters(cooldowns, now)
         if ids is not None:
-            parameters["ids"] = self._changes.ids(ids)
-        for model_id, provider, timed, retry, why in self._changes.spooled(text(sql), parameters):
-            if not isinstance(model_id, str) or not is_findable(model_id):
+            parameters["ids"] = self._sql.list_of_texts(ids)
+        for model_id, provider, timed, retry, why in bulk.spooled(
+            self._database, text(sql), parameters
+        ):
+            if not isinstance(model_id, str) or not is_storable(model_id):
                 why = "unreadable"
-            at = None if retry is None else time_at(retry, now, self._changes.exact_to)
+            at = None if retry is None else time_at(retry, now, self._sql.digits_of_a_second)
             waiting = None
             if why is not None:
                 left = None if at is None else max(0.0, at.timestamp() - now)
@@ -115,10 +113,10 @@ class Candidates:
         if limit is not None:
             sql = f"{due} ORDER BY due, {self._sql.by_id} LIMIT :size"
             parameters = parameters | {"size": limit}
-            return iter(self._changes.spooled(text(sql), parameters, lambda row: row[0]))
-        sql = due if self._changes.on_sqlite else f"{due} ORDER BY ctid"
-        found: Sequence[Any] = self._changes.spooled(text(sql), parameters)
-        if len(found) <= tables.CHUNK:
+            return iter(bulk.spooled(self._database, text(sql), parameters, lambda row: row[0]))
+        sql = due if self._database.on_sqlite else f"{due} ORDER BY ctid"
+        found: Sequence[Any] = bulk.spooled(self._database, text(sql), parameters)
+        if len(found) <= bulk.CHUNK:
             found = sorted(found, key=lambda row: (row[1], readable(row[0])))
         return (row[0] for row in found)
 

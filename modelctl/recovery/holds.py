@@ -7,34 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from modelctl.database.tables import (
-    FOREVER,
-    NewEvent,
-    Statements,
-    UtcTime,
-    differences,
-    text,
-    written,
-)
+from modelctl.database.sql import text
+from modelctl.models.events import NewEvent, differences, log
 from modelctl.reports import Hold
+from modelctl.tables.columns import UtcTime
+from modelctl.times import FOREVER, written
 
 if TYPE_CHECKING:
-    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 
 class Holds:
     """Reads the holds, and begins and ends pauses."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._statements = Statements(config, database)
-        self._sql = self._statements.sql
+        self._sql = database.sql
         self._now = self._sql.now
-
-    @property
-    def _table(self) -> str:
-        return f"{self._statements.own}modelctl_holds"
+        self._table = f"{database.own}modelctl_holds"
 
     def current(self) -> tuple[Hold, ...]:
         """Return the pauses and incidents that are not over yet."""
@@ -68,7 +58,7 @@ class Holds:
         """
         upsert = sa.text(
             f"INSERT INTO {self._table} (scope, provider, since, until, reason, actor)"
-            f" VALUES (:scope, :provider, {self._now}, {self._sql.shifted.format(seconds=':seconds')},"
+            f" VALUES (:scope, :provider, {self._now}, {self._sql.seconds_from_now(':seconds')},"
             " :reason, :actor) ON CONFLICT (scope) DO UPDATE SET since = excluded.since,"
             " until = excluded.until, reason = excluded.reason, actor = excluded.actor"
             " RETURNING until"
@@ -89,7 +79,7 @@ class Holds:
                 new_values = (details["until"], reason)
                 details |= differences(("until", "reason"), old_values, new_values) or {}
             paused = NewEvent("", "paused", reason=reason, provider=provider, details=details)
-            self._statements.log(connection, [paused], actor)
+            log(self._database, connection, [paused], actor)
             return until
 
         return self._database.write(work)
@@ -108,7 +98,7 @@ class Holds:
                 resumed = NewEvent(
                     "", "resumed", reason=reason, provider=provider, details={"old": old}
                 )
-                self._statements.log(connection, [resumed], actor)
+                log(self._database, connection, [resumed], actor)
             return bool(found)
 
         return self._database.write(work)

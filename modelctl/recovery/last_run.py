@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from modelctl.database.tables import Statements, UtcTime, text
+from modelctl.database.sql import text
 from modelctl.reports import LastRecover
+from modelctl.tables.columns import UtcTime
 
 if TYPE_CHECKING:
     from modelctl.config.config import Config
@@ -23,21 +24,20 @@ class LastRun:
     def __init__(self, config: Config, database: Database) -> None:
         self._expect_every = config.recovery.expect_every
         self._database = database
-        statements = Statements(config, database)
-        self._now = statements.sql.now
-        self._own = statements.own
+        self._now = database.sql.now
+        self._state = f"{database.own}modelctl_state"
 
     def finished(self) -> None:
         """Store that a run finished now."""
         sql = (
-            f"INSERT INTO {self._own}modelctl_state (name, at) VALUES ('recover', {self._now})"
+            f"INSERT INTO {self._state} (name, at) VALUES ('recover', {self._now})"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
         )
         self._database.write(lambda connection: connection.execute(text(sql)))
 
     def read(self) -> LastRecover:
         """Return when a run last finished, and whether that is too long ago."""
-        sql = f"SELECT at, {self._now} AS now FROM {self._own}modelctl_state WHERE name = 'recover'"
+        sql = f"SELECT at, {self._now} AS now FROM {self._state} WHERE name = 'recover'"
         query = sa.text(sql).columns(at=UtcTime, now=UtcTime)
         with self._database.reading() as connection:
             row = connection.execute(query).first()

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.database.tables import (
-    STATUS,
-    NewEvent,
-    Statements,
-    all_found,
-    findable,
-    readable,
-    text,
-)
+from modelctl.database.sql import text
 from modelctl.model import ModelStatus
+from modelctl.models.events import NewEvent, log
+from modelctl.tables.application import assignments, write
+from modelctl.tables.columns import STATUS
+from modelctl.tables.ids import check_found, check_storable
+from modelctl.tables.odd_values import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import sqlalchemy as sa
 
-    from modelctl.config.config import Config
     from modelctl.database.database import Database
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
@@ -29,19 +25,18 @@ _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
 class Probing:
     """Reads the models to ask and records what failed."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._statements = Statements(config, database)
-        self._sql = self._statements.sql
+        self._sql = database.sql
 
     def models(self, ids: Sequence[str]) -> list[tuple[str, str, ModelStatus]]:
         """Return id, provider and status of each; `ModelNotFoundError` names the missing ones."""
-        findable(ids)
+        check_storable(ids)
         sql = f"SELECT id, coalesce(provider, ''), {STATUS} FROM models WHERE {self._sql.ids}"
-        wanted = {"ids": self._statements.ids(ids)}
+        wanted = {"ids": self._sql.list_of_texts(ids)}
         with self._database.reading() as connection:
             found = {row[0]: row for row in connection.execute(text(sql), wanted)}
-        all_found(ids, found)
+        check_found(ids, found)
         return [(i, readable(found[i][1]), ModelStatus(found[i][2])) for i in ids]
 
     def claim(self, seconds: float, owner: str) -> bool:
@@ -50,8 +45,8 @@ class Probing:
         The same *owner* may prolong its claim, or end it with 0 seconds.
         """
         sql = (
-            f"INSERT INTO {self._statements.own}modelctl_state (name, at, value)"
-            f" VALUES ('probe', {self._sql.shifted.format(seconds=':seconds')}, :owner)"
+            f"INSERT INTO {self._database.own}modelctl_state (name, at, value)"
+            f" VALUES ('probe', {self._sql.seconds_from_now(':seconds')}, :owner)"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value"
             f" WHERE modelctl_state.at <= {self._sql.now} OR modelctl_state.value = excluded.value"
             " RETURNING name"
@@ -71,23 +66,25 @@ class Probing:
             f"SELECT id, {STATUS} FROM models WHERE {self._sql.ids} AND active IS NOT TRUE"
             f" ORDER BY id{self._sql.lock}"
         )
-        values = (
-            "failure_count = coalesce(failure_count, 0) + 1,"
-            f" last_failure_at = {self._sql.now}, failure_type = failed.failure_type,"
-            f" failure_reason = failed.reason, updated_at = {self._sql.now}"
-        )
 
         def work(connection: sa.Connection) -> None:
-            wanted = {"ids": self._statements.ids(answers)}
+            wanted = {"ids": self._sql.list_of_texts(answers)}
             off = connection.execute(text(lock), wanted).all()
             rows = [
                 (model_id, kind, reason and self._database.storable(reason))
                 for model_id, _ in off
                 for kind, reason in [answers[model_id]]
             ]
+            values = assignments(
+                self._database,
+                failure_count="coalesce(failure_count, 0) + 1",
+                last_failure_at=self._sql.now,
+                failure_type="failed.failure_type",
+                failure_reason="failed.reason",
+                updated_at=self._sql.now,
+            )
             update = (
-                f"UPDATE models SET {self._statements.fitting(values)}"
-                f" FROM {self._sql.rows('failed', _FAILED)}"
+                f"UPDATE models SET {values} FROM {self._sql.rows('failed', _FAILED)}"
                 " WHERE models.id = failed.id RETURNING models.id"
             )
             # A trigger of the application may have left some rows as they were.
@@ -98,6 +95,6 @@ class Probing:
                 if model_id in written
                 for kind, reason in [answers[model_id]]
             ]
-            self._statements.log(connection, sorted(events), actor)
+            log(self._database, connection, sorted(events), actor)
 
-        self._statements.write(work)
+        write(self._database, work)

@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 from modelctl import crash_points
 from modelctl.config.config import Config
 from modelctl.config.sections import DatabaseConfig, RedisConfig
-from modelctl.database import tables
+from modelctl.database import bulk
 from modelctl.errors import ModelctlError
 from modelctl.fleet.fleet import Fleet
 from tests import ROOT
@@ -188,7 +188,7 @@ def _child(job: Job, pipe: IO[str]) -> None:
     warnings: list[str] = []
     error = ""
     crash_points.hook = arrive
-    tables.CHUNK = job.chunk
+    bulk.CHUNK = job.chunk
     try:
         with fleet(job.database, job.redis) as subject:
             subject.on_warning = warnings.append

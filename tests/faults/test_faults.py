@@ -30,7 +30,7 @@ from modelctl import (
     StaleCacheError,
     crash_points,
 )
-from modelctl.database import database, engines, sqlite, tables
+from modelctl.database import bulk, database, engines, sqlite
 from modelctl.model import CacheState, Count
 from tests import commands, fleets, servers
 from tests.fleets import opened, seed, sql, trip
@@ -645,7 +645,7 @@ def test_a_change_whose_connection_ends_at_any_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What a result or an error says of the change is true; nothing is half done or done twice."""
-    monkeypatch.setattr(tables, "CHUNK", 2 if kind == "recover" else 5)
+    monkeypatch.setattr(bulk, "CHUNK", 2 if kind == "recover" else 5)
     call = (SINGLE | MULTIPLE)[kind]
     result, states, requests = dry(world, call)
     assert len(states) == (3 if kind == "recover" else 2)

@@ -16,7 +16,8 @@ import psycopg
 import pytest
 
 from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError, ModelStatus
-from modelctl.database import database, tables
+from modelctl.database import bulk, database
+from modelctl.database.sql import RECOVER_LOCK
 from tests import ROOT, fleets
 from tests.fleets import everything, opened, seed, sql, trip
 
@@ -166,7 +167,7 @@ def test_opposite_orders_never_deadlock(
 def test_two_imports_of_the_same_models(pg: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model is added once, whatever the order of the catalogues, without a deadlock."""
     monkeypatch.setattr(database, "_TRIES", 1)
-    monkeypatch.setattr(tables, "CHUNK", 10)
+    monkeypatch.setattr(bulk, "CHUNK", 10)
     lines = [b'{"id": "m%03d"}' % n for n in range(200)]
     with ThreadPoolExecutor(2) as pool:
         catalogues = [b"\n".join(lines), b"\n".join(reversed(lines))]
@@ -260,7 +261,7 @@ def test_batches_that_deadlock_are_both_recorded(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that gives up a lock is recorded again from its first outcome; nobody is broken off."""
-    monkeypatch.setattr(tables, "CHUNK", 1)
+    monkeypatch.setattr(bulk, "CHUNK", 1)
     seed(pg, "ab")
     slept: list[float] = []
     monkeypatch.setattr(database, "time", _Clock(slept))
@@ -311,7 +312,7 @@ def test_three_tries_are_enough(
 ) -> None:
     """What fails three times, and for 2 s, is "busy, try again", with nothing recorded."""
     monkeypatch.setattr(database, "_RETRY_SECONDS", 0)
-    monkeypatch.setattr(tables, "CHUNK", 1)
+    monkeypatch.setattr(bulk, "CHUNK", 1)
     tries: list[int] = []
 
     def in_between(done: int) -> None:
@@ -339,7 +340,7 @@ def test_a_second_recover_is_busy(pg: Fleet, pg_cleared: str) -> None:
     off(pg, "ab")
     before = everything(pg_cleared)
     with psycopg.connect(pg_cleared) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [tables.RECOVER_LOCK])
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [RECOVER_LOCK])
         result = pg.recover(cooldown=0)
         assert (result.busy, result.recovered) == (True, ())
         assert sorted(w.id for w in result.waiting) == ["a", "b"]
@@ -366,7 +367,7 @@ def test_two_recovers_at_the_same_time(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between them every model comes back once."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     off(fleet, "abcdefghi")
     with opened(fleet_url) as other, ThreadPoolExecutor(2) as pool:
         start = threading.Barrier(2)

@@ -25,7 +25,7 @@ from modelctl import (
     crash_points,
     health,
 )
-from modelctl.database import tables
+from modelctl.database import bulk
 from tests import fleets
 from tests.fleets import ACTOR, ago, everything, opened, rows, seed, sql, trip
 
@@ -1009,7 +1009,7 @@ def test_recover_of_rows_that_another_program_wrote(
 
 def test_recover_in_chunks(fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More models than one chunk all come back, each once, in their order."""
-    monkeypatch.setattr(tables, "CHUNK", 3)
+    monkeypatch.setattr(bulk, "CHUNK", 3)
     ids = [f"m{n}" for n in range(9)]
     seed(fleet, ids)
     trip(fleet, *ids)
@@ -1027,7 +1027,7 @@ def test_what_fails_again_during_a_run_waits_for_the_next(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run with no cooldown ends, even while its models go on failing."""
-    monkeypatch.setattr(tables, "CHUNK", 1)
+    monkeypatch.setattr(bulk, "CHUNK", 1)
     ids = ["a", "b", "c"]
     seed(fleet, ids)
     trip(fleet, *ids)
@@ -1056,7 +1056,7 @@ def test_one_invalidation_for_all_that_recover(
     pg_database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many models and chunks: the caches are cleared once, at the end."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     reached: list[str] = []
     with opened(pg_database, redis_url=redis_url) as fleet:
         seed(fleet, "abcdefg")
@@ -1136,7 +1136,7 @@ def test_import_fail_is_all_or_nothing(
     known: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """Under `fail` one model that differs, or one bad entry, and nothing is written."""
-    monkeypatch.setattr(tables, "CHUNK", chunk)
+    monkeypatch.setattr(bulk, "CHUNK", chunk)
     before = everything(fleet_url)
     with pytest.raises(RefusedError, match="'b'"):
         known.import_models(catalogue(" "), on_conflict="fail")
@@ -1160,7 +1160,7 @@ def test_import_dry_run(known: Fleet, fleet_url: str, policy: str) -> None:
 
 def test_import_in_chunks(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalogue of many chunks is one transaction that tells how far it is."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     seen: list[int] = []
     lines = "\n".join(json.dumps({"id": f"m{n}", "name": "x"}) for n in range(7)).encode()
     assert fleet.import_models(lines, progress=seen.append).added == 7

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from modelctl import Fleet, ModelStatus, RefusedError, UsageError, migrations
-from modelctl.database.tables import GUARD_LOCK, RECOVER_LOCK, lock_key
+from modelctl.database.sql import GUARD_LOCK, RECOVER_LOCK, lock_key
 from tests import fleets
 from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql
 from tests.servers import Postgres

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 
 from modelctl import migrations
 from modelctl.database import sqlite
-from modelctl.database.tables import AUTO_OFF, TIMED_OFF
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations.declared import HEAD, MODELS_COLUMNS
 from modelctl.migrations.triggers import SQLITE, TRIGGERS
 from modelctl.reports import SchemaStatus
+from modelctl.tables.columns import AUTO_OFF, TIMED_OFF
 from tests.servers import Postgres
 
 NEEDED = MODELS_COLUMNS

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from modelctl import ExitCode, Fleet, ModelStatus, UsageError
-from modelctl.database.tables import MODELS, StoredFlag, StoredTime
 from modelctl.errors import clean
+from modelctl.tables.columns import MODELS, StoredFlag, StoredTime
 from tests.commands import Cli
 from tests.fleets import ago, clear, everything, is_sqlite, opened, seed, sql, trip
 from tests.servers import Postgres

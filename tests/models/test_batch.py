@@ -26,7 +26,7 @@ from modelctl import (
     StatusChange,
     UsageError,
 )
-from modelctl.database import tables
+from modelctl.database import bulk
 from modelctl.health import read_outcomes
 from tests import ROOT, fleets
 from tests.commands import run
@@ -152,7 +152,7 @@ def test_a_batch_equals_one_by_one(
                 fleet.record_failure(outcome.id, outcome.type, reason=outcome.reason)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "CHUNK", chunk)
+        patch.setattr(bulk, "CHUNK", chunk)
         together = left_by(lambda fleet: fleet.record_batch(outcomes))
     assert together == left_by(one_by_one)
 
@@ -166,7 +166,7 @@ def test_a_batch_remembers_the_last_failure_of_one_that_is_spared(
     lines += of("a", {"outcome": "failure", "type": "timeout"})
     lines += of("b", {"outcome": "failure", "type": "parse-error"})
     for chunk in (1, 5000):
-        monkeypatch.setattr(tables, "CHUNK", chunk)
+        monkeypatch.setattr(bulk, "CHUNK", chunk)
         fleets.clear(fleet_url)
         with opened(fleet_url, **spared) as fleet:
             seed(fleet, "ab")
@@ -220,7 +220,7 @@ def test_an_unknown_id_anywhere_and_nothing_is_written(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """The last of many outcomes names no model: none is recorded."""
-    monkeypatch.setattr(tables, "CHUNK", chunk)
+    monkeypatch.setattr(bulk, "CHUNK", chunk)
     seed(fleet, "ab")
     before = everything(fleet_url)
     with pytest.raises(ModelNotFoundError, match="'nope'"):
@@ -236,7 +236,7 @@ def test_unknown_ids_can_be_skipped(
     fleet: Fleet, fleet_url: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With unknown="skip" the other outcomes are recorded, and the ids that are not there named."""
-    monkeypatch.setattr(tables, "CHUNK", size)
+    monkeypatch.setattr(bulk, "CHUNK", size)
     seed(fleet, "ab")
     strangers = [{"id": model_id, **FAILURE} for model_id in UNKNOWN_IDS]
     outcomes = [*strangers, *of("aaaaa", FAILURE), strangers[0], *of("b", SUCCESS)]
@@ -316,7 +316,7 @@ def test_an_interruption_in_the_middle_records_nothing(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     """Between two chunks or while the outcomes are read: nothing of the batch stays."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     seed(fleet, "a")
     before = everything(fleet_url)
 
@@ -424,7 +424,7 @@ def test_progress_tells_how_many_are_recorded(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each chunk, up to the whole."""
-    monkeypatch.setattr(tables, "CHUNK", 4)
+    monkeypatch.setattr(bulk, "CHUNK", 4)
     seed(fleet, "a")
     seen: list[int] = []
     fleet.record_batch(of("a" * 10, SUCCESS), progress=seen.append)

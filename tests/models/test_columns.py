@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from modelctl import ExitCode, Fleet, ModelStatus, RefusedError
+from modelctl.tables.application import look_at_columns
 from tests.commands import Cli
 from tests.fleets import everything, is_sqlite, opened, sql, trip
 
@@ -215,7 +216,7 @@ def test_texts_that_are_never_null(empty: str, known: bool) -> None:
         """Call it in a process that knows the columns already, or not."""
         with opened(url) as other:
             if known:
-                other._store.models._changes.look_at_columns()
+                look_at_columns(other._store.database)
             return call(other)
 
     def flip(active: bool) -> None:

@@ -407,9 +407,9 @@ def test_recover_leaves_out_what_is_kept(url: str, how: str, limit: int) -> None
 @pytest.mark.parametrize("how", ["suppress", "refuse"])
 def test_many_that_are_kept_among_many(url: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever their number, in chunks, each comes back or is left out once."""
-    from modelctl.database import tables
+    from modelctl.database import bulk
 
-    monkeypatch.setattr(tables, "CHUNK", 20)
+    monkeypatch.setattr(bulk, "CHUNK", 20)
     ids = [f"m{n:02}" for n in range(50)]
     bad = ids[::7]
     (suppress if how == "suppress" else refuse)(url, ", ".join(f"'{i}'" for i in bad))

@@ -25,7 +25,7 @@ from modelctl import (
     RefusedError,
     UsageError,
 )
-from modelctl.database import postgres_errors, tables
+from modelctl.database import bulk, postgres_errors
 from tests import fleets, servers
 from tests.fleets import opened, seed, sql
 from tests.servers import Postgres
@@ -149,7 +149,7 @@ def test_statements_grow_with_chunks_alone(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch, chunk: int, chunks: int
 ) -> None:
     """A chunk costs the same few statements, whatever is in it."""
-    monkeypatch.setattr(tables, "CHUNK", chunk)
+    monkeypatch.setattr(bulk, "CHUNK", chunk)
     ids = [f"m{n}" for n in range(100)]
 
     def lines(name: str) -> bytes:

@@ -34,7 +34,8 @@ from modelctl import (
     UsageError,
     crash_points,
 )
-from modelctl.database import database, tables
+from modelctl.database import bulk, database
+from modelctl.database.sql import RECOVER_LOCK
 from tests import ROOT, fleets
 from tests.commands import Cli, Result, plain, run, seen
 from tests.faults.crashing import Call, Job, Nursery
@@ -697,7 +698,7 @@ def test_a_batch_that_is_an_incident(fleet_url: str, monkeypatch: pytest.MonkeyP
     """One batch that fails a whole provider switches three models off, whatever its chunks."""
     put(fleet_url, *"abcdef", provider="p")
     for chunk in (4, 5000):
-        monkeypatch.setattr(tables, "CHUNK", chunk)
+        monkeypatch.setattr(bulk, "CHUNK", chunk)
         with opened(fleet_url, **GUARDED) as fleet:
             in_a_batch(fleet, *"abcdef")
             assert status(fleet, *"abcdef") == [AUTO] * 3 + [ACTIVE] * 3
@@ -1141,7 +1142,7 @@ def test_a_limit_is_kept_in_chunks(
     fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """Whatever the size of a chunk, those that waited longest are the ones that a limit lets through."""
-    monkeypatch.setattr(tables, "CHUNK", chunk)
+    monkeypatch.setattr(bulk, "CHUNK", chunk)
     ids = [f"m{number}" for number in range(8)]
     for number, model_id in reversed([*enumerate(ids)]):
         put_off(fleet_url, model_id, failed=(20 - number) * HOUR)
@@ -1260,12 +1261,12 @@ def test_a_run_that_loses_the_lock_says_what_it_did(
     pg_cleared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where another run comes in between two chunks, the rest is left to it."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     put_off(pg_cleared, *"abcde", failed=9 * HOUR)
     with opened(pg_cleared) as fleet, psycopg.connect(pg_cleared) as other:
 
         def come_in_between(done: int) -> None:
-            other.execute("SELECT pg_advisory_xact_lock(%s)", [tables.RECOVER_LOCK])
+            other.execute("SELECT pg_advisory_xact_lock(%s)", [RECOVER_LOCK])
 
         result = fleet.recover(progress=come_in_between)
         assert (len(result.recovered), result.busy) == (2, False)
@@ -1305,7 +1306,7 @@ def test_twenty_thousand_in_chunks(fleet_url: str, tool: Cli) -> None:
 
 def test_many_small_chunks(fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk is one transaction, and progress is told after each."""
-    monkeypatch.setattr(tables, "CHUNK", 7)
+    monkeypatch.setattr(bulk, "CHUNK", 7)
     fill(fleet_url, 50)
     commits: list[str] = []
     told: list[int] = []
@@ -1323,7 +1324,7 @@ def test_one_invalidation_for_all_chunks(
     pg_database: str, redis_server: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many chunks a run has, the cached count is deleted once, at its end."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     fill(pg_database, 9)
     put(pg_database, "on")
     with opened(pg_database, redis_url=redis_url) as fleet:
@@ -1558,7 +1559,7 @@ def test_a_pause_in_the_middle_of_a_recover(
     fleet_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks that come after it bring nothing back."""
-    monkeypatch.setattr(tables, "CHUNK", 2)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
     put_off(fleet_url, *"abcde", failed=9 * HOUR)
     pauses: list[Pause] = []
     with opened(fleet_url) as fleet, opened(fleet_url) as other:

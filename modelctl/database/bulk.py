@@ -1,0 +1,59 @@
+"""Many rows: how many one statement takes, and results that may be larger than the memory."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from modelctl import deadline
+from modelctl.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from modelctl.database.database import Database
+
+T = TypeVar("T")
+
+# Rows or outcomes that one statement takes: bounds memory and how long locks are held.
+CHUNK = 5000
+_PAGE = 1000  # rows that are read without a cursor
+
+
+def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Split *items* into lists of at most `CHUNK`."""
+    source = iter(items)
+    while chunk := list(islice(source, CHUNK)):
+        yield chunk
+
+
+def spooled(
+    database: Database, query: Any, parameters: Any = None, make: Callable[[Any], Any] = tuple
+) -> Spool[Any]:
+    """Read all rows of a query, to disk if they are many; *make* makes an item of each.
+
+    Whoever works through them slowly holds no connection, no transaction and, on SQLite without
+    WAL, stops no writer.
+    """
+    with database.connect() as connection:
+        if database.on_sqlite:
+            connection = connection.execution_options(begin=None)
+        how = {"yield_per": 1000}
+        with connection.execute(query, parameters, execution_options=how) as found:
+            return Spool(map(make, _by_page(found)))
+
+
+def rows_of(database: Database, query: Any, limit: int | None) -> Iterable[Any]:
+    """Read the rows of a query: `spooled`, unless its *limit* is at most a page."""
+    if limit is None or limit > _PAGE:
+        return spooled(database, query)
+    with database.reading() as connection:
+        rows: list[Any] = [*connection.execute(query)]
+        return rows
+
+
+def _by_page(found: Any) -> Iterator[Any]:
+    """Give the rows. Each page that arrives renews the deadline of the call."""
+    for page in found.partitions():
+        deadline.renew()
+        yield from page
