@@ -1,4 +1,4 @@
-"""Whether Redis lets this user do what the cache needs: each command is tried, none is carried out."""
+"""Whether Redis allows this user every command that the cache needs. Each is tried, none is executed."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.redis_client.servers import Talk
 
-# For all servers together.
+# How long the check may take, all servers together.
 SECONDS = 5.0
 _WILD = re.compile(r"[*?[\\]")
-# What Redis says where the key is missing in the ACL, and not the command.
+# What Redis answers if the ACL lacks the key, not the command.
 _KEY = re.compile("access (a|one of the) key")
 _FULL = (
     "Redis is out of memory, so nothing can be cached and every count asks the database:"
-    " raise maxmemory, or let it evict keys (maxmemory-policy allkeys-lru)"
+    " raise maxmemory, or allow it to evict keys (maxmemory-policy allkeys-lru)"
 )
 _REPLICA = (
     "this Redis is a read-only replica, so a change cannot clear the cache: name the primary in"
     " redis.url, or use redis+sentinel://"
 )
-# A command, and what its key is called in an ACL.
+# A command, and the pattern of its key in an ACL.
 _Try = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What Redis refuses: rights as in an ACL (``+unlink``, ``~name``), and why it cannot write."""
+    """What Redis refuses.
+
+    *rights*: what the user lacks, as an ACL writes it (``+unlink``, ``~name``). *trouble*: another
+    reason why modelctl cannot use this Redis.
+    """
 
     rights: tuple[str, ...]
     trouble: str | None
 
 
 class RedisRights:
-    """Tries what the cache does, with the same keys and on the same servers.
+    """Tries the commands of the cache, with the same keys and on the same servers.
 
-    A command in a transaction is checked when it is queued: its name, its key, whether there is
-    memory for it and whether this server may write. The transaction is thrown away with its
-    connection, so nothing is read, written or deleted.
+    Redis checks a command of a transaction when it is queued: whether the user may use the command
+    and the key, whether there is memory for it, and whether this server accepts writes. Closing the
+    connection discards the transaction, so nothing is read, written or deleted.
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,7 +65,7 @@ class RedisRights:
         self._cache.close()
 
     def home(self) -> str:
-        """Return who the server is; see `RedisCache.home`."""
+        """Return the run id of the server; see `RedisCache.home`."""
         return self._cache.home()
 
     @property
@@ -78,7 +82,7 @@ class RedisRights:
         """
         from redis import exceptions as said
 
-        rights: dict[str, None] = {}  # in the order in which they are found
+        rights: dict[str, None] = {}  # a set that keeps the order
         trouble = None
         with self._cache.patience(SECONDS):
             refused = [found for pool in self._cache.link.pools() for found in self._refused(pool)]
@@ -94,13 +98,13 @@ class RedisRights:
                 case said.ReadOnlyError():
                     trouble = trouble or _REPLICA
                 case said.MovedError() | said.AskError():
-                    pass  # the key of another node; its rights were looked at before
+                    pass  # another node has the key; the ACL was checked before that
                 case _:
                     trouble = trouble or self._config.hide(f"Redis refuses {words[0]} ({error})")
         return Refusals(tuple(rights), trouble)
 
     def _refused(self, pool: ConnectionPool) -> list[tuple[_Try, ResponseError]]:
-        """Return each command that failed, and what the server said."""
+        """Return each command that failed on the servers of *pool*, and the error."""
         from redis import ResponseError
 
         refused: list[tuple[_Try, ResponseError]] = []
@@ -118,15 +122,15 @@ class RedisRights:
                         return
 
         def in_transaction(ask: Callable[..., Any]) -> None:
-            # Or all that follows would be carried out.
+            # Without a transaction the server would execute the commands below.
             if ask("MULTI") != b"OK":
                 return
             for this in self._commands():
                 answer = ask(*this[0])
                 if isinstance(answer, ResponseError):
                     refused.append((this, answer))
-                elif answer != b"QUEUED":  # the first are harmless reads
-                    refused.append((this, ResponseError("it is no transaction")))
+                elif answer != b"QUEUED":  # stop: so far there were only harmless reads
+                    refused.append((this, ResponseError("it does not queue commands")))
                     return
 
         for work in (alone, in_transaction):
@@ -146,7 +150,7 @@ class RedisRights:
         return f"~{{{self._cache.count_key}}}:*"
 
     def _commands(self) -> Iterator[_Try]:
-        """Give every command, one key at a time, and what that key is called in an ACL."""
+        """Give every command, with one key at a time, and the pattern of that key in an ACL."""
         own = [(self._cache.count_key, f"~{self._cache.count_key}")]
         own += [(key, self._beside) for key in (self._cache.lease_key, self._cache.vouch_key)]
         plain = [(name, f"~{name}") for name in self._config.cache.clear if not _WILD.search(name)]
@@ -164,7 +168,7 @@ class RedisRights:
 
 
 def _matching(pattern: str) -> str:
-    """Return a name that a pattern of Redis matches and that no program would use."""
+    """Return a key that a pattern of Redis matches and that no program would use."""
     name = re.sub(r"\[\^?(\\?.)[^]]*\]", lambda found: found[1][-1], pattern)
     name = name.replace("*", "modelctl-doctor").replace("?", "x")
     return re.sub(r"\\(.)", r"\1", name)

@@ -1,4 +1,4 @@
-"""Rights: what this process may do in the database, tried in transactions that are rolled back."""
+"""What this process may do in the database, tried in transactions that are rolled back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from modelctl.database.database import Database
 
-# What the README grants. Each is tried by a statement that touches no row.
+# What the README grants. Each right is tried with a statement that touches no row.
 NEEDED = {
     "models": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "modelctl_events": ("SELECT", "INSERT"),
@@ -27,7 +27,7 @@ NEEDED = {
     "modelctl_holds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "modelctl_version": ("SELECT",),
 }
-# The columns that are read and written, where a right may be granted on some of them only.
+# The columns that modelctl reads and writes: a right may be granted on some columns only.
 _COLUMNS: dict[str, Sequence[str]] = {
     "models": [column.name for column in MODELS.c],
     "modelctl_events": [column.name for column in events_table(None).c],
@@ -38,13 +38,17 @@ _COLUMNS: dict[str, Sequence[str]] = {
 }
 _INSERTED = {"models": ["id", "display_name", "provider"]}
 _LOCK_MILLISECONDS = 500
-# As much as SQLite must be able to write; a bulk change needs more.
+# How many bytes SQLite must be able to write. A bulk change needs more.
 ROOM = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as the database knows it: its name with schema, what it is, whose rows are hidden."""
+    """A table in PostgreSQL.
+
+    *name*: with its schema, as SQL. *kind*: "table", "view" and so on. *hides_rows*: whether row level
+    security applies to this role.
+    """
 
     name: str
     kind: str
@@ -53,9 +57,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the role lacks: rights as (right, table or schema), and tables that are locked."""
+    """What the role lacks.
 
-    role: str  # as SQL
+    *role*: its name as SQL. *missing*: pairs of a right and a table or schema. *locked*: tables that
+    another session has locked.
+    """
+
+    role: str
     missing: tuple[tuple[str, str], ...]
     locked: tuple[str, ...]
 
@@ -66,8 +74,8 @@ class Rights:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def read_only(self) -> str | None:
-        """Say why transactions of this connection cannot write; None: they can."""
+    def why_read_only(self) -> str | None:
+        """Return why transactions of this connection cannot write; None: they can."""
         sql = (
             "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), source"
             " FROM pg_settings WHERE name = 'default_transaction_read_only'"
@@ -75,7 +83,7 @@ class Rights:
         with self._database.reading() as connection:
             standby, read_only, source = connection.execute(text(sql)).one()
         if standby:
-            return "the server is a standby; name the primary in database.url, or several hosts"
+            return "the server is a standby; name the primary, or several hosts, in database.url"
         if read_only == "off":
             return None
         where = {
@@ -83,12 +91,12 @@ class Rights:
             "database": "for this database: ALTER DATABASE ... RESET default_transaction_read_only",
             "database user": "for this role in this database:"
             " ALTER ROLE ... IN DATABASE ... RESET default_transaction_read_only",
-            "client": "by this client: look at options in database.url and at PGOPTIONS",
-        }.get(source, f"by the server ({source}); a managed one does that when its disk is full")
+            "client": "by this client: check options in database.url and PGOPTIONS",
+        }.get(source, f"by the server ({source}); a managed server does that when its disk is full")
         return f"default_transaction_read_only is on, set {where}"
 
     def tables(self) -> dict[str, Table]:
-        """Return ``models`` and modelctl's own tables, those that are found."""
+        """Return those of ``models`` and modelctl's own tables that exist, by name."""
         sql = (
             "SELECT c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname),"
             " CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view'"
@@ -103,8 +111,8 @@ class Rights:
         with self._database.reading() as connection:
             return {row[0]: Table(*row[1:]) for row in connection.execute(text(sql), values)}
 
-    def watched(self) -> list[str]:
-        """Return the tables that have modelctl's triggers."""
+    def tables_with_triggers(self) -> list[str]:
+        """Return the tables that have modelctl's triggers, as SQL."""
         sql = (
             "SELECT DISTINCT quote_ident(n.nspname) || '.' || quote_ident(c.relname)"
             " FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
@@ -118,32 +126,33 @@ class Rights:
             return [*found.scalars()]
 
     def search_path(self) -> str:
-        """Return where this connection looks for ``models``, in the order of the search."""
+        """Return the schemas in which this connection looks for ``models``, in order."""
         sql = "SELECT array_to_string(current_schemas(false), ', ')"
         with self._database.reading() as connection:
             return str(connection.scalar(text(sql)))
 
-    def lacking(self, tables: dict[str, Table]) -> Findings:
-        """Try everything that the README grants on *tables*.
+    def try_all(self, tables: dict[str, Table]) -> Findings:
+        """Try every right that the README grants on *tables*.
 
-        Not one row is touched, and nobody is waited for for long; triggers that fire for a
-        statement do so in a transaction that is rolled back.
+        No row is touched, and a lock is waited for only briefly. Triggers that fire for each
+        statement fire in a transaction that is rolled back.
 
         Raises:
-            InvalidConfigError: nothing can be written at all.
+            InvalidConfigError: the database accepts no changes at all.
         """
-        schema = self._database.schema
         allowed = (
             "SELECT quote_ident(current_user), has_schema_privilege(CAST(:schema AS name), 'USAGE')"
         )
 
         def work(connection: sa.Connection) -> Findings:
             connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
-            # A hidden row is another check's matter, and would be an error of the same kind.
-            role, usage = connection.execute(text(allowed), {"schema": schema}).one()
-            missing: list[tuple[str, str]] = [] if usage else [("USAGE", f"SCHEMA {schema}")]
+            role, usage = connection.execute(text(allowed), {"schema": self._database.schema}).one()
+            missing: list[tuple[str, str]] = (
+                [] if usage else [("USAGE", f"SCHEMA {self._database.schema}")]
+            )
             locked: list[str] = []
             for name, table in tables.items():
+                # Row level security has a check of its own, and fails with the same SQLSTATE.
                 if table.kind == "view" or table.hides_rows or not (usage or name == "models"):
                     continue
                 for right, sql in self._statements(name):
@@ -152,12 +161,13 @@ class Rights:
                         missing.append((right, table.name))
                     elif state == "55P03":
                         locked.append(table.name)
-                        break  # whatever else is tried waits as long
+                        break  # every further try would wait, too
             return Findings(role, tuple(missing), tuple(locked))
 
         return self._database.write(work, dry_run=True)
 
     def _statements(self, name: str) -> Iterator[tuple[str, str]]:
+        """Give each right that is needed on a table, and a statement that needs it."""
         table = name if name == "models" else f"{self._database.own}{name}"
         columns = _COLUMNS[name]
         written = [column for column in columns if column != "id"]
@@ -178,8 +188,8 @@ class Rights:
                     sql = f"DELETE FROM {table} WHERE FALSE"
             yield right, sql
 
-    def lockers(self, tables: Sequence[str]) -> list[str]:
-        """Say which sessions hold, or wait for, a lock that keeps others from these tables."""
+    def sessions_that_lock(self, tables: Sequence[str]) -> list[str]:
+        """Describe the sessions that hold, or wait for, a lock that blocks other users of *tables*."""
         sql = (
             "SELECT l.pid, coalesce(a.application_name, ''),"
             " CAST(extract(epoch FROM clock_timestamp() - a.xact_start) AS double precision)"
@@ -200,15 +210,15 @@ class Rights:
         ]
 
     def write_much(self) -> None:
-        """Write to a SQLite file what a large change would, and take it back.
+        """Write `ROOM` bytes to a SQLite file, and roll back.
 
         Raises:
             InvalidConfigError: the file or its folder cannot be written.
-            DatabaseUnavailableError: there is no room, or somebody else writes for long.
+            DatabaseUnavailableError: there is no room, or another program writes for too long.
         """
 
         def work(connection: sa.Connection) -> None:
-            # What does not fit into memory goes to disk before the end of the transaction.
+            # With a cache of one page, SQLite writes to the disk before the end of the transaction.
             connection.exec_driver_sql("PRAGMA cache_size = 1")
             connection.execute(
                 text(
@@ -222,7 +232,7 @@ class Rights:
 
 
 def _attempt(connection: sa.Connection, sql: str) -> str | None:
-    """Run a statement; return the SQLSTATE of the error that it was."""
+    """Run a statement and undo it; return the SQLSTATE of its error, None if it succeeded."""
     connection.exec_driver_sql("SAVEPOINT attempt")
     try:
         connection.exec_driver_sql(sql)

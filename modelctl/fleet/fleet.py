@@ -1036,7 +1036,7 @@ class Fleet:
         """
         from modelctl.doctor.doctor import Doctor
 
-        return Doctor(self.config, lambda: self._store, self._cached_count).look(audit=audit)
+        return Doctor(self.config, lambda: self._store, self._cached_count).diagnose(audit=audit)
 
 
 def _texts_of_outcomes(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, object]]:

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from modelctl.cli.main import main
-from modelctl.doctor import doctor
+from modelctl.doctor import check_audit
 from tests import commands, fleets
 from tests.database.test_deadline import Line
 from tests.fleets import everything, opened
@@ -33,7 +33,7 @@ def both(pg_database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> s
     """Configure PostgreSQL and Redis, with one model; audits pause only for a moment."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
     monkeypatch.setenv("MODELCTL_REDIS_URL", redis_url)
-    monkeypatch.setattr(doctor, "AUDIT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(check_audit, "PAUSE_SECONDS", 0.01)
     assert main(["add", "a/b"]) == 0
     return pg_database
 
@@ -259,7 +259,7 @@ def test_a_lock_is_named_and_not_waited_for(role: Role, capsys: pytest.CaptureFi
     assert code == 1
     assert "public.models is locked by process" in found["rights"]
     assert "(a migration)" in found["rights"]
-    assert found["fleet"] == "not looked at: models is locked"
+    assert found["fleet"] == "not checked: models is locked"
     assert checks["holds"]["ok"]
     assert took < 10
 
@@ -563,7 +563,7 @@ def test_a_locked_row_is_not_waited_for(role: Role, capsys: pytest.CaptureFixtur
         began = time.monotonic()
         code, checks = looked(capsys)
         assert time.monotonic() - began < 10
-    assert (code, "not tried" in checks["triggers"]["detail"]) == (0, True)
+    assert (code, "not tested" in checks["triggers"]["detail"]) == (0, True)
 
 
 def test_a_server_that_freezes_is_not_waited_for(

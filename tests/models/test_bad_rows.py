@@ -415,5 +415,5 @@ def test_times_beyond_the_calendar(pg_database: str, cli: Cli, monkeypatch: Any)
         assert cli(*words.split()).code == 0, words
     assert cli("recover", "--dry-run").code == 0
     assert sorted(cli("recover").lines) == ["early", "off"]
-    assert "'early' and 2 more: values that cannot be read" in cli("doctor").out
+    assert "'early' and 2 more have values that cannot be read" in cli("doctor").out
     assert is_sqlite(url) or cli("record-failure", "late").code == 0

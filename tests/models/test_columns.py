@@ -281,9 +281,8 @@ def test_a_counter_that_is_full(empty_pg: str, cli: Cli, monkeypatch: pytest.Mon
         fleet.add("b")
     sql(url, "UPDATE models SET success_count = 2147483646, failure_count = 2000000000")
     names = "success_count, failure_count"
-    assert (
-        f"counters\twarning\tfull or nearly so, and outcomes fail at 2,147,483,647: {names};"
-        in (cli("doctor").out)
+    assert f"counters\twarning\tfull or nearly full: {names}; an outcome fails when" in (
+        cli("doctor").out
     )
     assert cli("record-success", "a").code == 0
     assert "counters\twrong\tfull" in cli("doctor").out

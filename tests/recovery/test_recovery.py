@@ -441,7 +441,7 @@ def test_who_was_spared_is_shown(fleet_url: str, tool: Cli) -> None:
     assert doctor["spared"] == {
         "check": "spared",
         "ok": True,
-        "detail": "would be off: acme/one (floor)",
+        "detail": "would be off without a guard: acme/one (floor)",
         "warning": False,
         "result": "ok",
     }
@@ -1091,7 +1091,7 @@ def test_ejected_too_often_waits_for_a_person(fleet_url: str, tool: Cli, succeed
         ]
         line = tool("recover", *words, "-o", "tsv", **most).out
         assert line == "twice\twaiting\t\tperson\t\n"
-    assert "wait for a person: twice" in tool("doctor", **most).out
+    assert "off until a person enables them: twice" in tool("doctor", **most).out
     assert listed(tool, **most)["twice"]["retry_at"] == ""
     assert tool("enable", "twice", **most).code == 0
     model = tool("show", "twice", "-o", "json", **most).json
