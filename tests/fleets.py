@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from modelctl import Config, Fleet, ModelStatus
 
 ACTOR = "tester"
+HOUR = 3600.0
 _COLUMNS = (
     "id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
     " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason,"
@@ -50,11 +51,89 @@ def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+@dataclass(frozen=True)
+class Ago:
+    """A time for `put` and `alter`: so many seconds before the database's clock, or to come."""
+
+    seconds: float
+
+
 def ago(url: str, seconds: float) -> str:
-    """Return the database's clock so many seconds ago, as an expression."""
+    """Return the database's clock so many seconds ago, as an expression; negative: to come."""
     if is_sqlite(url):
-        return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '{-seconds} seconds')"
-    return f"clock_timestamp() - interval '{seconds} seconds'"
+        return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '{-seconds:+f} seconds')"
+    return f"clock_timestamp() - interval '{seconds:f} seconds'"
+
+
+def put(url: str, *ids: str, **columns: object) -> None:
+    """Add models as another program would; active ones, unless *columns* say otherwise."""
+    _insert(url, "models", [{"id": model_id, **columns} for model_id in ids])
+
+
+def put_off(url: str, *ids: str, failed: float = 0, **columns: object) -> None:
+    """Add models that the health rule disabled, as if they had *failed* so many seconds ago."""
+    state: dict[str, object] = {
+        "active": False,
+        "auto_disabled": True,
+        "consecutive_failures": 5,
+        "ejections": 1,
+        "disabled_by": "health rule",
+        "last_failure_at": Ago(failed),
+        "disabled_at": Ago(failed),
+    }
+    put(url, *ids, **state | columns)
+
+
+def put_hold(url: str, scope: str, **columns: object) -> None:
+    """Add a pause or an incident as modelctl would."""
+    _insert(url, "modelctl_holds", [{"scope": scope, **columns}])
+
+
+def _insert(url: str, table: str, lines: Sequence[Mapping[str, object]]) -> None:
+    """Insert rows with the same columns, in one statement."""
+    places, values = [], []
+    for line in lines:
+        cells = [_cell(url, value) for value in line.values()]
+        places.append(f"({', '.join(place for place, _ in cells)})")
+        values += [value for _, bound in cells for value in bound]
+    names = ", ".join(lines[0])
+    sql(url, f"INSERT INTO {table} ({names}) VALUES {', '.join(places)}", *values)
+
+
+def alter(url: str, *ids: str, **columns: object) -> None:
+    """Set columns of models as another program would; without *ids* of all models."""
+    cells = {name: _cell(url, value) for name, value in columns.items()}
+    values = [value for _, bound in cells.values() for value in bound]
+    changes = ", ".join(f"{name} = {place}" for name, (place, _) in cells.items())
+    where = f" WHERE id IN ({', '.join('?' * len(ids))})" if ids else ""
+    sql(url, f"UPDATE models SET {changes}{where}", *values, *ids)
+
+
+def _cell(url: str, value: object) -> tuple[str, tuple[object, ...]]:
+    """Return a value as SQL and what is bound to it."""
+    return (f"({ago(url, value.seconds)})", ()) if isinstance(value, Ago) else ("?", (value,))
+
+
+def let_pass(url: str, seconds: float) -> None:
+    """Make everything in the tables so many seconds older, as if that time had passed."""
+    times = {
+        "models": (
+            "last_failure_at",
+            "disabled_at",
+            "disabled_until",
+            "recovered_at",
+            "updated_at",
+        ),
+        "modelctl_holds": ("since", "until"),
+        "modelctl_events": ("at",),
+    }
+    for table, columns in times.items():
+        if is_sqlite(url):
+            older = f"strftime('%Y-%m-%dT%H:%M:%fZ', {{0}}, '{-seconds:+f} seconds')"
+        else:
+            older = f"{{0}} - interval '{seconds:f} seconds'"
+        changes = ", ".join(f"{column} = {older.format(column)}" for column in columns)
+        sql(url, f"UPDATE {table} SET {changes}")
 
 
 def rows(url: str) -> list[tuple[Any, ...]]:
@@ -134,41 +213,37 @@ STARTS = st.builds(
 )
 
 
-def put(url: str, models: Mapping[str, Start]) -> None:
+def put_starts(url: str, models: Mapping[str, Start]) -> None:
     """Fill the empty table with models that have a past, which is not in the history."""
 
-    def past(hours: float | None) -> str:
-        return "NULL" if hours is None else f"({ago(url, hours * 3600)})"
+    def past(hours: float | None) -> Ago | None:
+        return None if hours is None else Ago(hours * 3600)
 
-    places = ", ".join(
-        f"(?, ?, ?, ?, ?, ?, ?, ?, {past(model.failed)}, {past(model.back)})"
-        for model in models.values()
-    )
-    values = (
-        (
-            model_id,
-            model.provider,
-            model.status is ModelStatus.ACTIVE,
-            model.status is ModelStatus.AUTO_DISABLED,
-            model.in_a_row,
-            model.ejections,
-            model.noted,
-            model.until,
-        )
+    lines: list[dict[str, object]] = [
+        {
+            "id": model_id,
+            "provider": model.provider,
+            "active": model.status is ModelStatus.ACTIVE,
+            "auto_disabled": model.status is ModelStatus.AUTO_DISABLED,
+            "consecutive_failures": model.in_a_row,
+            "ejections": model.ejections,
+            "would_disable": model.noted,
+            "disabled_until": model.until,
+            "last_failure_at": past(model.failed),
+            "recovered_at": past(model.back),
+        }
         for model_id, model in models.items()
-    )
-    sql(
-        url,
-        "INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, ejections,"
-        f" would_disable, disabled_until, last_failure_at, recovered_at) VALUES {places}",
-        *(value for row in values for value in row),
-    )
+    ]
+    _insert(url, "models", lines)
+
+
+def status(fleet: Fleet, *ids: str) -> list[ModelStatus]:
+    """Return the status of each model."""
+    return [fleet.show(model_id).status for model_id in ids]
 
 
 def seed(fleet: Fleet, ids: Iterable[str]) -> None:
     """Add active models in one go."""
-    import json
-
     lines = "\n".join(json.dumps({"id": model_id}) for model_id in ids)
     fleet.import_models(lines.encode())
 

@@ -27,7 +27,21 @@ from modelctl import (
 )
 from modelctl.database import bulk
 from tests import fleets
-from tests.fleets import ACTOR, ago, everything, opened, rows, seed, sql, trip
+from tests.fleets import (
+    ACTOR,
+    HOUR,
+    Ago,
+    ago,
+    alter,
+    everything,
+    opened,
+    put_hold,
+    rows,
+    seed,
+    sql,
+    status,
+    trip,
+)
 
 ACTIVE, DISABLED, AUTO = ModelStatus
 # Ids that somebody may type or a program may send, and that are never there.
@@ -51,17 +65,6 @@ def history(fleet: Fleet, id: str | None = None) -> list[tuple[Any, ...]]:  # no
         (e.model_id, e.event, e.before, e.after, e.actor, e.reason, e.failure_type)
         for e in fleet.events(id)
     ]
-
-
-def status(fleet: Fleet, *ids: str) -> list[ModelStatus]:
-    """Return the status of each model."""
-    return [fleet.show(model_id).status for model_id in ids]
-
-
-def wait(url: str, model_id: str, hours: float) -> None:
-    """Let the last failure of a model be so many hours ago."""
-    past = ago(url, hours * 3600)
-    sql(url, f"UPDATE models SET last_failure_at = {past} WHERE id = ?", model_id)
 
 
 # The health rule, one outcome at a time
@@ -138,7 +141,7 @@ def test_a_failure_while_off_starts_the_cooldown_again(fleet: Fleet, fleet_url: 
     """An auto-disabled model that fails once more waits from then on."""
     seed(fleet, "a")
     trip(fleet, "a")
-    wait(fleet_url, "a", 2)
+    alter(fleet_url, "a", last_failure_at=Ago(2 * HOUR))
     fleet.record_failure("a", "timeout")
     assert fleet.recover().recovered == ()
     assert fleet.show("a").status is AUTO
@@ -164,7 +167,7 @@ def test_the_rule_is_configuration(fleet: Fleet, fleet_url: str) -> None:
         assert model.failure_reason == "123"
         assert model.last_failure_at is not None
         assert model.retry_at == model.last_failure_at + timedelta(minutes=10)
-        wait(fleet_url, "a", 0.2)
+        alter(fleet_url, "a", last_failure_at=Ago(0.2 * HOUR))
         assert other.recover().recovered == ("a",)
         assert other.show("a").consecutive_failures == 1
         assert other.record_failure("a", "timeout").changes[0].after is AUTO
@@ -174,7 +177,7 @@ def test_a_change_of_the_cooldown_acts_at_once(fleet: Fleet, fleet_url: str) -> 
     """The cooldown is derived: a model that waits under one configuration is due under another."""
     seed(fleet, "a")
     trip(fleet, "a")
-    wait(fleet_url, "a", 0.5)
+    alter(fleet_url, "a", last_failure_at=Ago(0.5 * HOUR))
     assert fleet.recover().recovered == ()
     with opened(fleet_url, recovery_cooldown="20m") as other:
         assert other.recover().recovered == ("a",)
@@ -422,13 +425,12 @@ def act(fleet: Fleet, url: str, verb: str, *what: Any) -> None:
     elif verb == "incident":
         scope = f"incident:{what[1]}:{what[0]}"
         sql(url, "DELETE FROM modelctl_holds WHERE scope = ?", scope)
-        until = ago(url, -what[2])
-        hold = f"INSERT INTO modelctl_holds (scope, provider, failure_type, until) VALUES (?, ?, ?, {until})"
-        sql(url, hold, scope, what[0], what[1])
+        until = Ago(-what[2])
+        put_hold(url, scope, provider=what[0], failure_type=what[1], until=until)
     elif verb in ("back", "failed"):
         column = {"back": "recovered_at", "failed": "last_failure_at"}[verb]
-        past = "NULL" if what[1] is None else ago(url, what[1] * 3600)
-        sql(url, f"UPDATE models SET {column} = {past} WHERE id = ?", what[0])
+        past = None if what[1] is None else Ago(what[1] * HOUR)
+        alter(url, what[0], **{column: past})
     elif verb == "disable":
         model_id, reason, until, force = what
         end = until and datetime.fromisoformat(until)
@@ -456,7 +458,7 @@ def test_the_sql_and_the_pure_rule_agree(
         i: replace(start, provider=provider)
         for (i, provider), start in zip(MODELS.items(), starts, strict=True)
     }
-    fleets.put(fleet_url, models)
+    fleets.put_starts(fleet_url, models)
     with opened(fleet_url, **rule) as fleet:
         ledger = Ledger(fleet.config, models)
         for step in steps:
@@ -712,8 +714,7 @@ def zoo(fleet: Fleet, fleet_url: str) -> Fleet:
     )
     updated = {"a": 1, "b": 4, "c": 2, "d": 5, "e": 3}
     for model_id, seconds in updated.items():
-        past = ago(fleet_url, seconds)
-        sql(fleet_url, f"UPDATE models SET updated_at = {past} WHERE id = ?", model_id)
+        alter(fleet_url, model_id, updated_at=Ago(seconds))
     return fleet
 
 
@@ -924,7 +925,7 @@ def test_recover_after_the_cooldown(fleet: Fleet, fleet_url: str) -> None:
     """What waited an hour comes back with two failures; three more switch it off again."""
     seed(fleet, "abc")
     trip(fleet, "a", "b")
-    wait(fleet_url, "a", 1.01)
+    alter(fleet_url, "a", last_failure_at=Ago(1.01 * HOUR))
     result = fleet.recover()
     assert (result.recovered, result.busy, result.dry_run) == (("a",), False, False)
     assert [w.id for w in result.waiting] == ["b"]
@@ -945,7 +946,7 @@ def test_recover_longest_waiting_first(fleet: Fleet, fleet_url: str) -> None:
     seed(fleet, "abcde")
     trip(fleet, *"abcde")
     for model_id, hours in {"a": 2, "b": 5, "c": 3, "d": 4, "e": 0.5}.items():
-        wait(fleet_url, model_id, hours)
+        alter(fleet_url, model_id, last_failure_at=Ago(hours * HOUR))
     first = fleet.recover(limit=2)
     assert first.recovered == ("b", "d")
     assert [(w.id, w.why, (w.seconds_left or 0) > 0) for w in first.waiting] == [
@@ -961,7 +962,7 @@ def test_recover_with_another_cooldown(fleet: Fleet, fleet_url: str) -> None:
     """A cooldown for one run takes the place of the configured one, for `waiting` too."""
     seed(fleet, "ab")
     trip(fleet, "a", "b")
-    wait(fleet_url, "a", 3)
+    alter(fleet_url, "a", last_failure_at=Ago(3 * HOUR))
     assert fleet.recover(cooldown=4 * 3600).recovered == ()
     waiting = fleet.recover(cooldown=4 * 3600).waiting
     assert 3500 < (waiting[0].seconds_left or 0) <= 3600
@@ -977,8 +978,8 @@ def test_recover_dry_run(fleet: Fleet, fleet_url: str) -> None:
     """It changes nothing, and the real run then does what was said."""
     seed(fleet, "abc")
     trip(fleet, *"abc")
-    wait(fleet_url, "b", 3)
-    wait(fleet_url, "c", 2)
+    alter(fleet_url, "b", last_failure_at=Ago(3 * HOUR))
+    alter(fleet_url, "c", last_failure_at=Ago(2 * HOUR))
     before = everything(fleet_url)
     told = fleet.recover(limit=1, dry_run=True)
     assert everything(fleet_url) == before
@@ -995,12 +996,10 @@ def test_recover_of_rows_that_another_program_wrote(
     """Without a last failure the disabling, else the last change, starts the cooldown."""
     seed(fleet, "ab")
     sql(fleet_url, "UPDATE models SET active = false, auto_disabled = true")
-    past = ago(fleet_url, 7200)
     last = "disabled_at" if columns == "last_failure_at" else "updated_at"
-    for column in columns.split(", "):
-        sql(fleet_url, f"UPDATE models SET {column} = NULL")
-    sql(fleet_url, f"UPDATE models SET {last} = {ago(fleet_url, 60)}")
-    sql(fleet_url, f"UPDATE models SET {last} = {past} WHERE id = 'b'")
+    alter(fleet_url, **dict.fromkeys(columns.split(", ")))
+    alter(fleet_url, **{last: Ago(60)})
+    alter(fleet_url, "b", **{last: Ago(2 * HOUR)})
     assert [m.id for m in fleet.list_models(status=AUTO) if not m.seconds_left] == ["b"]
     result = fleet.recover()
     assert result.recovered == ("b",)
@@ -1014,7 +1013,7 @@ def test_recover_in_chunks(fleet: Fleet, fleet_url: str, monkeypatch: pytest.Mon
     seed(fleet, ids)
     trip(fleet, *ids)
     for number, model_id in enumerate(ids):
-        wait(fleet_url, model_id, 20 - number)
+        alter(fleet_url, model_id, last_failure_at=Ago((20 - number) * HOUR))
     seen: list[int] = []
     assert fleet.recover(limit=7, progress=seen.append).recovered == tuple(ids[:7])
     assert seen == [3, 6, 7]

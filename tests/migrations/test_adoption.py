@@ -13,7 +13,7 @@ import pytest
 from modelctl import Fleet, ModelStatus, RefusedError, UsageError, migrations
 from modelctl.database.sql import GUARD_LOCK, RECOVER_LOCK, lock_key
 from tests import fleets
-from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql
+from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql, status
 from tests.servers import Postgres
 
 ACTIVE, DISABLED, AUTO = ModelStatus
@@ -140,11 +140,6 @@ def adopted(website: Website) -> Iterator[Fleet]:
     """Give a fleet on the application's table."""
     with opened(website.url) as fleet:
         yield fleet
-
-
-def status(fleet: Fleet, *ids: str) -> list[ModelStatus]:
-    """Return the status of each model."""
-    return [fleet.show(model_id).status for model_id in ids]
 
 
 def test_null_is_off_and_zero(adopted: Fleet) -> None:

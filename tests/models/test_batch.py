@@ -30,7 +30,7 @@ from modelctl.database import bulk
 from modelctl.health import read_outcomes
 from tests import ROOT, fleets
 from tests.commands import run
-from tests.fleets import ago, everything, opened, rows, seed, sql
+from tests.fleets import Ago, ago, everything, opened, put_hold, rows, seed, sql
 
 SUCCESS = {"outcome": "success"}
 FAILURE = {"outcome": "failure", "type": "client-error", "reason": "no"}
@@ -119,14 +119,10 @@ def test_a_batch_equals_one_by_one(
 
     def left_by(record: Callable[[Fleet], Any]) -> Any:
         fleets.clear(fleet_url)
-        fleets.put(fleet_url, models)
+        fleets.put_starts(fleet_url, models)
         for provider, kind, left in held:
-            sql(
-                fleet_url,
-                "INSERT INTO modelctl_holds (scope, provider, failure_type, until)"
-                f" VALUES (?, ?, ?, {ago(fleet_url, -left)})",
-                *(f"incident:{kind}:{provider}", provider, kind),
-            )
+            scope, until = f"incident:{kind}:{provider}", Ago(-left)
+            put_hold(fleet_url, scope, provider=provider, failure_type=kind, until=until)
         with opened(fleet_url, **rule, **guards) as fleet:
             before = {m.id: m.status for m in fleet.list_models()}
             result = record(fleet)

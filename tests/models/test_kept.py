@@ -11,7 +11,19 @@ import pytest
 from modelctl import Fleet, ModelStatus, RefusedError
 from modelctl.config.probes import ProbeConfig
 from tests.commands import Cli
-from tests.fleets import ACTOR, ago, configured, everything, is_sqlite, opened, seed, sql, trip
+from tests.fleets import (
+    ACTOR,
+    HOUR,
+    ago,
+    configured,
+    everything,
+    is_sqlite,
+    opened,
+    put_off,
+    seed,
+    sql,
+    trip,
+)
 
 ACTIVE, DISABLED, AUTO = ModelStatus
 BAD = "parse-error"
@@ -417,13 +429,7 @@ def test_many_that_are_kept_among_many(url: str, how: str, monkeypatch: pytest.M
         fleet.enable("off", "off2")
         seed(fleet, ids)
         sql(url, "DELETE FROM models WHERE id LIKE 'm%'")
-        for model_id in ids:
-            sql(
-                url,
-                "INSERT INTO models (id, active, auto_disabled, last_failure_at)"
-                f" VALUES (?, FALSE, TRUE, {ago(url, 7200)})",
-                model_id,
-            )
+        put_off(url, *ids, failed=2 * HOUR)
         fleet.on_warning = lambda _: None
         done = fleet.recover()
         assert sorted(done.recovered) == sorted({*ids} - {*bad})

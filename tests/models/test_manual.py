@@ -15,11 +15,10 @@ from modelctl.model import FailureType
 from modelctl.models.results import KeptChange
 from tests import fleets
 from tests.commands import Cli
-from tests.fleets import ago, everything, opened, rows, seed, sql, trip
+from tests.fleets import HOUR, ago, everything, opened, rows, seed, sql, trip
 
 ACTIVE, DISABLED, AUTO = ModelStatus
 BAD = FailureType.PARSE_ERROR
-HOUR = 3600
 END = datetime(2100, 6, 1, 8, tzinfo=UTC)
 LATER = datetime(2200, 6, 1, 8, tzinfo=UTC)
 END_WORDS, LATER_WORDS = "2100-06-01T08:00:00.000Z", "2200-06-01T08:00:00.000Z"

@@ -10,40 +10,10 @@ import pytest
 from modelctl import Fleet, Hold
 from modelctl.recovery.explain import describe, left, moment
 from tests.commands import Cli
-from tests.fleets import ACTOR, ago, is_sqlite, opened, sql
+from tests.fleets import ACTOR, HOUR, Ago, alter, opened, put, put_off, sql
 
-HOUR = 3600.0
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 UNTIL = datetime(2026, 1, 2, 4, 4, 5, tzinfo=UTC)
-
-
-def put(url: str, model_id: str, **columns: object) -> None:
-    """Add one model as another program would."""
-    names = ", ".join(["id", *columns])
-    places = ", ".join("?" * (len(columns) + 1))
-    sql(url, f"INSERT INTO models ({names}) VALUES ({places})", model_id, *columns.values())
-
-
-def put_off(url: str, model_id: str, failed: float, **columns: object) -> None:
-    """Add a model that the health rule has switched off so many seconds ago."""
-    state: dict[str, object] = {
-        "active": False,
-        "auto_disabled": True,
-        "consecutive_failures": 5,
-        "ejections": 1,
-        "failure_type": "parse-error",
-        "failure_reason": "no JSON",
-        "disabled_by": "health rule",
-        "disabled_reason": "no JSON",
-    }
-    put(url, model_id, **state | columns)
-    for column in ("last_failure_at", "disabled_at"):
-        move(url, model_id, column, ago(url, failed))
-
-
-def move(url: str, model_id: str, column: str, time: str) -> None:
-    """Set a time of a model, an expression."""
-    sql(url, f"UPDATE models SET {column} = {time} WHERE id = ?", model_id)
 
 
 def said(fleet: Fleet, model_id: str) -> str:
@@ -118,7 +88,16 @@ def test_what_is_held(hold: Hold, words: str) -> None:
 
 def test_a_model_in_its_cooldown(fleet_url: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Since when, by what, the last error, the counts, and when it may come back."""
-    put_off(fleet_url, "a", 37 * 60 + 5, ejections=2, provider="acme")
+    reasons = {"failure_reason": "no JSON", "disabled_reason": "no JSON"}
+    put_off(
+        fleet_url,
+        "a",
+        failed=37 * 60 + 5,
+        ejections=2,
+        provider="acme",
+        failure_type="parse-error",
+        **reasons,
+    )
     monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
     model = cli("show", "a", "-o", "json").json
     off, failed, retry = (
@@ -166,7 +145,7 @@ def test_what_the_next_recover_does(
     fleet_url: str, columns: dict[str, Any], configured: dict[str, Any], words: str
 ) -> None:
     """The last sentence says whether it comes back, and if not, what stops it."""
-    put_off(fleet_url, "a", 1.7 * HOUR, **columns)
+    put_off(fleet_url, "a", failed=1.7 * HOUR, **columns)
     with opened(fleet_url, **configured) as fleet:
         assert fleet.show("a").explanation[-1].startswith(words)
         comes_back = "brings it back" in words
@@ -176,8 +155,8 @@ def test_what_the_next_recover_does(
 def test_behind_others(fleet_url: str) -> None:
     """A run's limit is what stops it where so many others are due before it."""
     for number in range(5):
-        put_off(fleet_url, f"m{number}", (9 - number) * HOUR)
-    put_off(fleet_url, "fresh", 60)
+        put_off(fleet_url, f"m{number}", failed=(9 - number) * HOUR)
+    put_off(fleet_url, "fresh", failed=60)
     with opened(fleet_url, recovery_limit=2) as fleet:
         last = [fleet.show(f"m{number}").explanation[-1] for number in range(5)]
         assert last[:2] == ["The next recover brings it back with 2 of 5 failures."] * 2
@@ -219,7 +198,7 @@ def test_disabled_for_a_time(fleet_url: str) -> None:
             "The next recover leaves it off: it is switched off for a time that ends at"
             f" {moment(model.retry_at)} (in 2.0 h)."
         )
-        move(fleet_url, "a", "disabled_until", ago(fleet_url, 1))
+        alter(fleet_url, "a", disabled_until=Ago(1))
         assert fleet.show("a").explanation[-1] == (
             "The next recover brings it back with 0 of 5 failures."
         )
@@ -229,8 +208,8 @@ def test_disabled_for_a_time(fleet_url: str) -> None:
 
 def test_paused(fleet_url: str) -> None:
     """A pause is what stops it, and is described; that of another provider is not its concern."""
-    put_off(fleet_url, "a", 9 * HOUR, provider="p")
-    put_off(fleet_url, "b", 9 * HOUR, provider="q")
+    put_off(fleet_url, "a", failed=9 * HOUR, provider="p")
+    put_off(fleet_url, "b", failed=9 * HOUR, provider="q")
     with opened(fleet_url) as fleet:
         fleet.pause(HOUR, provider="p", reason="maintenance")
         assert "leaves it off while automatic switching is paused." in said(fleet, "a")
@@ -258,7 +237,7 @@ def test_a_model_that_is_well(fleet_url: str) -> None:
 
 def test_a_model_that_came_back(fleet_url: str) -> None:
     """Since when, how trust comes back, and that the next ejection is one too many."""
-    put_off(fleet_url, "a", 2 * HOUR)
+    put_off(fleet_url, "a", failed=2 * HOUR)
     with opened(fleet_url, recovery_max_ejections=3) as fleet:
         fleet.recover()
         assert "once more it waits" not in said(fleet, "a")
@@ -269,7 +248,7 @@ def test_a_model_that_came_back(fleet_url: str) -> None:
         assert "has 2 times switched it off" in model.explanation[1]
         assert "A success at least one cooldown after it came back" in said(fleet, "a")
         assert "Switched off once more it waits for a person." in said(fleet, "a")
-        move(fleet_url, "a", "recovered_at", ago(fleet_url, 2 * HOUR))
+        alter(fleet_url, "a", recovered_at=Ago(2 * HOUR))
         fleet.record_success("a")
         assert "trusted again" not in said(fleet, "a")
         assert "has not switched it off" in said(fleet, "a")
@@ -277,10 +256,10 @@ def test_a_model_that_came_back(fleet_url: str) -> None:
 
 def test_a_model_that_was_enabled_is_back_since_then(fleet_url: str) -> None:
     """What a recover did before the model was disabled and enabled is not when it came back."""
-    put_off(fleet_url, "a", 9 * HOUR)
+    put_off(fleet_url, "a", failed=9 * HOUR)
     with opened(fleet_url) as fleet:
         fleet.recover()
-        move(fleet_url, "a", "recovered_at", ago(fleet_url, 5 * HOUR))
+        alter(fleet_url, "a", recovered_at=Ago(5 * HOUR))
         fleet.disable("a")
         fleet.enable("a")
         model = fleet.show("a")
@@ -318,20 +297,15 @@ def test_every_prediction_comes_true(fleet_url: str) -> None:
         put_off(
             fleet_url,
             f"auto-{number}",
-            (number % 7) * HOUR + 60 * number,
+            failed=(number % 7) * HOUR + 60 * number,
             ejections=number % 5,
             provider="pq"[number % 2],
         )
     for number in range(6):
         put(fleet_url, f"off-{number}", active=False, provider="pq"[number % 2])
         if number % 3:
-            ahead = f"{'-' if number % 3 == 1 else '+'}{number}"
-            end = (
-                f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '{ahead} hours')"
-                if is_sqlite(fleet_url)
-                else f"clock_timestamp() + interval '{ahead} hours'"
-            )
-            move(fleet_url, f"off-{number}", "disabled_until", end)
+            ahead = -number if number % 3 == 1 else number
+            alter(fleet_url, f"off-{number}", disabled_until=Ago(-ahead * HOUR))
     rule = {"recovery_limit": 7, "recovery_cooldown_factor": 1.5, "recovery_max_ejections": 4}
     with opened(fleet_url, **rule) as fleet:
         fleet.pause(HOUR, provider="q")

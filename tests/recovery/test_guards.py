@@ -19,7 +19,7 @@ from modelctl.health import Guards, Share
 from modelctl.model import FailureType
 from modelctl.output import render
 from tests.commands import Cli
-from tests.fleets import ACTOR, ago, configured, opened, seed, sql
+from tests.fleets import ACTOR, HOUR, configured, opened, put_off, seed, sql
 
 BAD = FailureType.PARSE_ERROR
 FLOOR: dict[str, object] = {
@@ -29,27 +29,10 @@ FLOOR: dict[str, object] = {
 }
 
 
-def off(url: str, *ids: str) -> None:
-    """Let the rule have switched models off, two hours ago."""
-    for model_id in ids:
-        sql(
-            url,
-            "UPDATE models SET active = FALSE, auto_disabled = TRUE, ejections = 1,"
-            f" last_failure_at = {ago(url, 7200)} WHERE id = ?",
-            model_id,
-        )
-
-
 def probed(url: str, *command: str, **settings: Any) -> Fleet:
     """Open a fleet whose provider "p" is asked by a command."""
     config = replace(configured(url, **settings), probes={"p": ProbeConfig("p", command=command)})
     return Fleet(config, actor=ACTOR)
-
-
-def providers(url: str, **of: str) -> None:
-    """Give models their providers."""
-    for model_id, provider in of.items():
-        sql(url, "UPDATE models SET provider = ? WHERE id = ?", provider, model_id)
 
 
 def test_one_broken_model_does_not_keep_an_incident_alive() -> None:
@@ -146,9 +129,8 @@ def test_a_batch_without_counted_failures_waits_for_nobody(pg_cleared: str) -> N
 def test_a_limit_is_one_of_requests_too(fleet_url: str) -> None:
     """`recover --probe` asks no more models than it may bring back, as its dry run says."""
     with probed(fleet_url, "false") as fleet:
-        seed(fleet, "abcdef")
-        providers(fleet_url, **dict.fromkeys("abcd", "p"))
-        off(fleet_url, *"abcdef")
+        put_off(fleet_url, *"abcd", failed=2 * HOUR, provider="p")
+        put_off(fleet_url, *"ef", failed=2 * HOUR)
         rehearsed = fleet.recover(probe=True, limit=3, dry_run=True)
         done = fleet.recover(probe=True, limit=3)
         assert (rehearsed.requests, done.requests) == (3, 3)
@@ -159,9 +141,8 @@ def test_a_limit_is_one_of_requests_too(fleet_url: str) -> None:
 def test_the_rest_comes_back_beside_unhealthy_ones(fleet_url: str) -> None:
     """Providers without a probe come back by time, unhealthy models say why they do not."""
     with probed(fleet_url, "sh", "-c", "test {id} = a") as fleet:
-        seed(fleet, "abc")
-        providers(fleet_url, a="p", b="p", c="q")
-        off(fleet_url, *"abc")
+        put_off(fleet_url, *"ab", failed=2 * HOUR, provider="p")
+        put_off(fleet_url, "c", failed=2 * HOUR, provider="q")
         done = fleet.recover(probe=True, cooldown=0)
         assert sorted(done.recovered) == ["a", "c"]
         assert [(w.id, w.why) for w in done.waiting] == [("b", "probe")]
@@ -173,9 +154,7 @@ def test_what_could_not_be_asked_is_not_called_unhealthy(
 ) -> None:
     """A probe that cannot be run says so of each model, in recover and in probe."""
     with probed(fleet_url, "/no/such/command") as fleet:
-        seed(fleet, "ab")
-        providers(fleet_url, a="p", b="p")
-        off(fleet_url, *"ab")
+        put_off(fleet_url, *"ab", failed=2 * HOUR, provider="p")
         done = fleet.recover(probe=True, cooldown=0)
         assert [w.why for w in done.waiting] == ["unasked", "unasked"]
     file = tmp_path / "config.toml"
@@ -195,10 +174,7 @@ def test_what_could_not_be_asked_is_not_called_unhealthy(
 def test_asking_can_begin_again_after_an_error(fleet_url: str) -> None:
     """A run that could not ask leaves no claim behind that stops the next one."""
     keyless = ProbeConfig("p", url="https://example.com/v1", key_env="NO_SUCH_KEY")
-    with opened(fleet_url) as fleet:
-        seed(fleet, "a")
-        providers(fleet_url, a="p")
-        off(fleet_url, "a")
+    put_off(fleet_url, "a", failed=2 * HOUR, provider="p")
     config = configured(fleet_url)
     for _ in range(2):
         with (
@@ -235,8 +211,7 @@ def test_times_of_holds_that_cannot_be_read(fleet_url: str) -> None:
 def test_ejections_that_are_no_whole_number(sqlite_database: str) -> None:
     """SQLite keeps what another program writes; half an ejection stops no recover."""
     with opened(sqlite_database, recovery_cooldown_factor=2) as fleet:
-        seed(fleet, "a")
-        off(sqlite_database, "a")
+        put_off(sqlite_database, "a", failed=2 * HOUR)
         sql(sqlite_database, "UPDATE models SET ejections = 1.5")
         assert fleet.recover().recovered == ("a",)
 

@@ -39,11 +39,24 @@ from modelctl.database.sql import RECOVER_LOCK
 from tests import ROOT, fleets
 from tests.commands import Cli, Result, plain, run, seen
 from tests.faults.crashing import Call, Job, Nursery
-from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql
+from tests.fleets import (
+    ACTOR,
+    HOUR,
+    Ago,
+    ago,
+    alter,
+    everything,
+    is_sqlite,
+    let_pass,
+    opened,
+    put,
+    put_off,
+    sql,
+    status,
+)
 from tests.servers import Redis
 
 ACTIVE, DISABLED, AUTO = ModelStatus
-HOUR = 3600.0
 BAD = "parse-error"
 OTHER = "client-error"
 GUARDED = {"recovery_incident_models": 3, "recovery_incident_window": "10m"}
@@ -52,47 +65,6 @@ Fail = Callable[..., None]
 
 
 # ── A fleet to work on ──────────────────────────────────────────────────────────────────────────
-
-
-def put(url: str, *ids: str, **columns: object) -> None:
-    """Add models as another program would; active ones, unless *columns* say otherwise."""
-    names = ["id", *columns]
-    row = f"({', '.join('?' * len(names))})"
-    values = [value for model_id in ids for value in (model_id, *columns.values())]
-    many = ", ".join([row] * len(ids))
-    sql(url, f"INSERT INTO models ({', '.join(names)}) VALUES {many}", *values)
-
-
-def put_off(url: str, *ids: str, failed: float = 0, ejections: int = 1, **columns: object) -> None:
-    """Add models that the health rule has switched off, so many seconds after they *failed*."""
-    state = {"active": False, "auto_disabled": True, "consecutive_failures": 5}
-    put(url, *ids, **state, ejections=ejections, disabled_by="health rule", **columns)
-    move(url, "last_failure_at", failed, *ids)
-    move(url, "disabled_at", failed, *ids)
-
-
-def move(url: str, column: str, seconds: float, *ids: str) -> None:
-    """Let a time of models be so many seconds ago; negative: to come."""
-    for model_id in ids:
-        sql(url, f"UPDATE models SET {column} = {then(url, seconds)} WHERE id = ?", model_id)
-
-
-def then(url: str, seconds: float) -> str:
-    """Return the database's clock so many seconds ago; negative: to come."""
-    return ago(url, seconds).replace("'--", "'+").replace("interval '+", "interval '")
-
-
-def let_pass(url: str, seconds: float) -> None:
-    """Let so much time go by for all that is held, remembered and written down."""
-    times = ("last_failure_at", "disabled_at", "disabled_until", "recovered_at")
-    holds = [("modelctl_holds", "since"), ("modelctl_holds", "until")]
-    columns = [*holds, ("modelctl_events", "at")]
-    for table, column in columns + [("models", time) for time in times]:
-        if is_sqlite(url):
-            later = f"strftime('%Y-%m-%dT%H:%M:%fZ', {column}, '-{seconds} seconds')"
-        else:
-            later = f"{column} - interval '{seconds} seconds'"
-        sql(url, f"UPDATE {table} SET {column} = {later}")
 
 
 def patiently(call: Callable[..., object], *arguments: Any, **options: Any) -> None:
@@ -171,12 +143,6 @@ def listed(tool: Cli, *words: str, **configured: object) -> dict[str, dict[str, 
     return {row["id"]: row for row in rows}
 
 
-def status(fleet: Fleet, *ids: str) -> list[ModelStatus]:
-    """Return the status of each model."""
-    found = {model.id: model.status for model in fleet.list_models()}
-    return [found[model_id] for model_id in ids]
-
-
 def story(fleet: Fleet, model_id: str | None = None) -> list[str]:
     """Return what happened, the oldest first; of a provider with its name."""
     events = reversed(fleet.events(model_id, limit=10_000))
@@ -250,9 +216,9 @@ def test_a_model_that_keeps_failing_waits_longer_each_time(fleet_url: str) -> No
         one_by_one(fleet, "a")
         for ejections, hours in enumerate([1, 2, 4], 1):
             assert fleet.show("a").ejections == ejections
-            move(fleet_url, "last_failure_at", hours * HOUR - 60, "a")
+            alter(fleet_url, "a", last_failure_at=Ago(hours * HOUR - 60))
             assert fleet.recover().recovered == ()
-            move(fleet_url, "last_failure_at", hours * HOUR + 1, "a")
+            alter(fleet_url, "a", last_failure_at=Ago(hours * HOUR + 1))
             assert fleet.recover().recovered == ("a",)
             model = fleet.show("a")
             assert (model.consecutive_failures, model.ejections) == (2, ejections)
@@ -282,7 +248,7 @@ def test_the_cooldown_counts_from_the_last_failure(
     times = {"last_failure_at": failed, "disabled_at": disabled, "updated_at": updated}
     for column, hours in times.items():
         if hours is not None:
-            move(fleet_url, column, hours * HOUR, "a")
+            alter(fleet_url, "a", **{column: Ago(hours * HOUR)})
     with opened(fleet_url) as fleet:
         assert why(fleet) == {"a": "due" if is_due else "cooldown"}
         assert (fleet.show("a").seconds_left == 0) is is_due
@@ -301,8 +267,8 @@ def test_trust_comes_back_by_a_success_after_a_cooldown(fleet_url: str, succeed:
     """Only a success at least one cooldown, its own grown one, after the return is trusted."""
     for model_id, ejections, back in (("young", 3, 3.9), ("old", 3, 4.1), ("first", 1, 1.1)):
         put(fleet_url, model_id, ejections=ejections, consecutive_failures=2)
-        move(fleet_url, "last_failure_at", 9 * HOUR, model_id)
-        move(fleet_url, "recovered_at", back * HOUR, model_id)
+        alter(fleet_url, model_id, last_failure_at=Ago(9 * HOUR))
+        alter(fleet_url, model_id, recovered_at=Ago(back * HOUR))
     put_off(fleet_url, "back", failed=9 * HOUR, ejections=2)
     with opened(fleet_url, recovery_cooldown_factor=2) as fleet:
         succeed(fleet, "young", "old", "first", "back")
@@ -311,7 +277,7 @@ def test_trust_comes_back_by_a_success_after_a_cooldown(fleet_url: str, succeed:
         # The one that the success brought back has to wait from then on.
         succeed(fleet, "back")
         assert fleet.show("back").ejections == 2
-        move(fleet_url, "recovered_at", 2.1 * HOUR, "back")
+        alter(fleet_url, "back", recovered_at=Ago(2.1 * HOUR))
         succeed(fleet, "back")
         assert fleet.show("back").ejections == 0
 
@@ -319,7 +285,7 @@ def test_trust_comes_back_by_a_success_after_a_cooldown(fleet_url: str, succeed:
 def test_failures_alone_never_bring_trust(fleet_url: str, fail: Fail) -> None:
     """A failure long after the return leaves the ejections; the next one counts on."""
     put(fleet_url, "a", ejections=2)
-    move(fleet_url, "recovered_at", 99 * HOUR, "a")
+    alter(fleet_url, "a", recovered_at=Ago(99 * HOUR))
     with opened(fleet_url) as fleet:
         fail(fleet, "a", times=4)
         assert fleet.show("a").ejections == 2
@@ -346,7 +312,7 @@ def test_enable_trusts_at_once(fleet_url: str, tool: Cli) -> None:
     assert (model["ejections"], model["consecutive_failures"]) == (0, 0)
     with opened(fleet_url, **grows) as fleet:
         one_by_one(fleet, "a")
-        move(fleet_url, "last_failure_at", 1.01 * HOUR, "a")
+        alter(fleet_url, "a", last_failure_at=Ago(1.01 * HOUR))
         assert fleet.recover().recovered == ("a",)
 
 
@@ -833,7 +799,7 @@ def test_recover_goes_on_during_an_incident(fleet_url: str) -> None:
         one_by_one(fleet, *"abc")
         assert len(fleet.holds()) == 1
         fleet.record_success("a")
-        move(fleet_url, "last_failure_at", 2 * HOUR, "b")
+        alter(fleet_url, "b", last_failure_at=Ago(2 * HOUR))
         assert fleet.recover().recovered == ("b",)
         assert status(fleet, *"ab") == [ACTIVE, ACTIVE]
 
@@ -898,7 +864,7 @@ def test_disabled_for_a_time(fleet_url: str, tool: Cli) -> None:
     assert [(w["id"], w["why"], w["retry_at"]) for w in waiting] == [
         ("a", "timed", model["retry_at"])
     ]
-    move(fleet_url, "disabled_until", 1, "a")
+    alter(fleet_url, "a", disabled_until=Ago(1))
     assert tool("recover").out == "a\n"
     model = tool("show", "a", "-o", "json").json
     assert (model["status"], model["consecutive_failures"], model["ejections"]) == ("active", 0, 0)
@@ -998,7 +964,7 @@ def test_a_permanent_one_can_be_given_a_time(fleet_url: str, tool: Cli) -> None:
         assert hours * HOUR - 60 < left <= hours * HOUR
     with opened(fleet_url) as fleet:
         assert story(fleet, "a") == ["disabled"] * 3
-        move(fleet_url, "disabled_until", 1, "a")
+        alter(fleet_url, "a", disabled_until=Ago(1))
         assert fleet.recover().recovered == ("a",)
 
 
@@ -1022,8 +988,8 @@ def test_raw_sql_ends_the_time(fleet_url: str, tool: Cli, over: bool) -> None:
     with opened(fleet_url) as fleet:
         one_by_one(fleet, "b")
     if over:
-        move(fleet_url, "disabled_until", 60, "a")
-        move(fleet_url, "last_failure_at", 9 * HOUR, "b")
+        alter(fleet_url, "a", disabled_until=Ago(60))
+        alter(fleet_url, "b", last_failure_at=Ago(9 * HOUR))
     sql(fleet_url, "UPDATE models SET active = true")
     sql(fleet_url, "UPDATE models SET active = false")
     assert tool("recover", "--cooldown", "0s").out == ""
@@ -1041,7 +1007,7 @@ def test_the_rule_leaves_a_timed_one_alone(fleet_url: str, succeed: Fail) -> Non
         one_by_one(fleet, "a", times=6)
         model = fleet.show("a")
         assert (model.status, model.success_count, model.failure_count) == (DISABLED, 1, 6)
-        move(fleet_url, "disabled_until", 1, "a")
+        alter(fleet_url, "a", disabled_until=Ago(1))
         assert fleet.recover().recovered == ("a",)
         assert fleet.show("a").consecutive_failures == 0
 
@@ -1103,17 +1069,17 @@ def test_ejected_by_the_rule_until_a_person_comes(fleet_url: str, fail: Fail) ->
     put(fleet_url, *"ab")
     with opened(fleet_url, recovery_max_ejections=2) as fleet:
         fail(fleet, *"ab")
-        move(fleet_url, "last_failure_at", 2 * HOUR, *"ab")
+        alter(fleet_url, *"ab", last_failure_at=Ago(2 * HOUR))
         assert sorted(fleet.recover().recovered) == ["a", "b"]
-        move(fleet_url, "recovered_at", 2 * HOUR, "a")
+        alter(fleet_url, "a", recovered_at=Ago(2 * HOUR))
         fleet.record_success("a")
         fail(fleet, *"ab")
-        move(fleet_url, "last_failure_at", 2 * HOUR, *"ab")
+        alter(fleet_url, *"ab", last_failure_at=Ago(2 * HOUR))
         assert why(fleet) == {"a": "due", "b": "person"}
         assert fleet.recover().recovered == ("a",)
         fleet.enable("b")
         fail(fleet, "b")
-        move(fleet_url, "last_failure_at", 2 * HOUR, "b")
+        alter(fleet_url, "b", last_failure_at=Ago(2 * HOUR))
         assert fleet.recover().recovered == ("b",)
 
 
@@ -1125,7 +1091,7 @@ def test_the_longest_waiting_come_first(fleet_url: str, tool: Cli) -> None:
     for hours, model_id in enumerate("edcba", 2):
         put_off(fleet_url, model_id, failed=hours * HOUR)
     put(fleet_url, "timed", active=False)
-    move(fleet_url, "disabled_until", 4.5 * HOUR, "timed")
+    alter(fleet_url, "timed", disabled_until=Ago(4.5 * HOUR))
     limit = {"recovery_limit": 2}
     told = tool("recover", "--dry-run", "-o", "json", **limit).json
     assert told["recovered"] == ["a", "timed"]
@@ -1162,7 +1128,7 @@ def test_a_dry_run_has_a_reason_for_every_model(fleet_url: str, tool: Cli) -> No
     put_off(fleet_url, "held", failed=9 * HOUR, provider="p")
     put(fleet_url, *("timed", "for good"), active=False)
     put(fleet_url, "on")
-    move(fleet_url, "disabled_until", -HOUR / 2, "timed")
+    alter(fleet_url, "timed", disabled_until=Ago(-HOUR / 2))
     tool("pause", "--for", "1h", "--provider", "p")
     rule = {"recovery_max_ejections": 7, "recovery_limit": 1}
     before = everything(fleet_url)
@@ -1287,7 +1253,7 @@ def fill(url: str, count: int, name: str = "some-provider/model") -> None:
     sql(
         url,
         "INSERT INTO models (id, active, auto_disabled, consecutive_failures, ejections,"
-        f" last_failure_at) SELECT '{name}-' || n, false, true, 5, 1, {then(url, 9 * HOUR)}"
+        f" last_failure_at) SELECT '{name}-' || n, false, true, 5, 1, {ago(url, 9 * HOUR)}"
         f" FROM {numbers}",
     )
 
@@ -1412,7 +1378,7 @@ def test_killed_in_the_middle(fleet_url: str, nursery: Nursery, arrival: int) ->
     """Killed before any commit, or after the last chunk, a run loses nothing, and the next goes on."""
     put_off(fleet_url, *"abcde", failed=9 * HOUR)
     put(fleet_url, "timed", active=False)
-    move(fleet_url, "disabled_until", HOUR, "timed")
+    alter(fleet_url, "timed", disabled_until=Ago(HOUR))
     put(fleet_url, "for good", active=False)
     point = ("before-commit", arrival) if arrival < 5 else ("after-commit", 1)
     job = Job(fleet_url, "", (Call("recover"),), point[0], point[1], chunk=2)
@@ -1438,7 +1404,7 @@ def test_a_pause_freezes_switching(fleet_url: str, fail: Fail, succeed: Fail) ->
     put(fleet_url, *"ab", consecutive_failures=4)
     put_off(fleet_url, "auto", failed=9 * HOUR)
     put(fleet_url, "timed", active=False)
-    move(fleet_url, "disabled_until", HOUR, "timed")
+    alter(fleet_url, "timed", disabled_until=Ago(HOUR))
     with opened(fleet_url) as fleet:
         pause = fleet.pause(HOUR, reason="maintenance")
         assert (pause.provider, pause.paused, pause.changed) == (None, True, True)
@@ -1457,7 +1423,7 @@ def test_a_pause_freezes_switching(fleet_url: str, fail: Fail, succeed: Fail) ->
         fleet.enable("timed")
         assert status(fleet, "a", "timed") == [DISABLED, ACTIVE]
         # It ends by itself.
-        sql(fleet_url, f"UPDATE modelctl_holds SET until = {then(fleet_url, 1)}")
+        sql(fleet_url, f"UPDATE modelctl_holds SET until = {ago(fleet_url, 1)}")
         assert fleet.holds() == ()
         fail(fleet, "b", times=1)
         assert fleet.recover().recovered == ("auto",)
@@ -1605,9 +1571,9 @@ def test_the_last_run_is_remembered(fleet_url: str, tool: Cli) -> None:
     check = tool("recover", "--check", "-o", "json", **expect)
     assert (check.code, check.json["overdue"], check.json["expect_every"]) == (0, False, 900)
     assert doctor()[0] == 0
-    sql(fleet_url, f"UPDATE modelctl_state SET at = {then(fleet_url, 890)} WHERE name = 'recover'")
+    sql(fleet_url, f"UPDATE modelctl_state SET at = {ago(fleet_url, 890)} WHERE name = 'recover'")
     assert tool("recover", "--check", **expect).code == 0
-    sql(fleet_url, f"UPDATE modelctl_state SET at = {then(fleet_url, 910)} WHERE name = 'recover'")
+    sql(fleet_url, f"UPDATE modelctl_state SET at = {ago(fleet_url, 910)} WHERE name = 'recover'")
     check = tool("recover", "--check", "-o", "json", **expect)
     assert (check.code, check.json["overdue"], check.err) == (1, True, "")
     assert 909 < check.json["seconds_ago"] < 970
@@ -1619,9 +1585,9 @@ def test_a_run_in_the_future_is_overdue(fleet_url: str, tool: Cli) -> None:
     expect = {"recovery_expect_every": "15m"}
     tool("recover")
     # As with two servers whose clocks differ a little.
-    sql(fleet_url, f"UPDATE modelctl_state SET at = {then(fleet_url, -2)} WHERE name = 'recover'")
+    sql(fleet_url, f"UPDATE modelctl_state SET at = {ago(fleet_url, -2)} WHERE name = 'recover'")
     assert tool("recover", "--check", **expect).code == 0
-    sql(fleet_url, f"UPDATE modelctl_state SET at = {then(fleet_url, -600)} WHERE name = 'recover'")
+    sql(fleet_url, f"UPDATE modelctl_state SET at = {ago(fleet_url, -600)} WHERE name = 'recover'")
     check = tool("recover", "--check", **expect)
     assert (check.code, "clock was set back" in check.err) == (1, True)
     doctor = tool("doctor", **expect)

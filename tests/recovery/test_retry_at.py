@@ -13,25 +13,7 @@ from hypothesis import strategies as st
 from modelctl import Fleet, ModelStatus, health
 from tests import fleets
 from tests.commands import Cli
-from tests.fleets import ago, opened, seed, sql, trip
-
-HOUR = 3600
-TIMES = {
-    "models": ("last_failure_at", "disabled_at", "disabled_until", "updated_at"),
-    "modelctl_holds": ("since", "until"),
-}
-
-
-def later(url: str, seconds: float) -> None:
-    """Let so much time pass, as far as the rows can tell."""
-    for table, columns in TIMES.items():
-        if fleets.is_sqlite(url):
-            passed = f"strftime('%Y-%m-%dT%H:%M:%fZ', {{}}, '{-seconds} seconds')"
-        else:
-            passed = f"{{}} - interval '{seconds} seconds'"
-        assign = ", ".join(f"{column} = {passed.format(column)}" for column in columns)
-        sql(url, f"UPDATE {table} SET {assign}")
-
+from tests.fleets import HOUR, Ago, let_pass, opened, put, put_hold, seed, sql, trip
 
 # A model that is off: by the rule or for a time, how often, since when, until when (hours).
 OFF = st.fixed_dictionaries(
@@ -78,26 +60,24 @@ def expected(off: dict[str, Any], holds: list[Any], rule: Any) -> float | None:
     return float(max([hours, *(end for end in pauses if end > 0)]))
 
 
-def put(url: str, models: list[dict[str, Any]], holds: list[Any]) -> None:
+def put_all(url: str, models: list[dict[str, Any]], holds: list[Any]) -> None:
     """Fill the tables."""
     fleets.clear(url)
     for number, off in enumerate(models):
-        failed = "NULL" if off["failed"] is None else ago(url, off["failed"] * HOUR)
-        until = ago(url, -off["until"] * HOUR) if off["timed"] else "NULL"
-        sql(
+        put(
             url,
-            "INSERT INTO models (id, provider, active, auto_disabled, ejections, last_failure_at,"
-            " disabled_at, disabled_until)"
-            f" VALUES (?, ?, ?, ?, ?, {failed}, {ago(url, off['disabled'] * HOUR)}, {until})",
-            *(f"m{number}", off["provider"], False, not off["timed"], off["ejections"]),
+            f"m{number}",
+            provider=off["provider"],
+            active=False,
+            auto_disabled=not off["timed"],
+            ejections=off["ejections"],
+            last_failure_at=None if off["failed"] is None else Ago(off["failed"] * HOUR),
+            disabled_at=Ago(off["disabled"] * HOUR),
+            disabled_until=Ago(-off["until"] * HOUR) if off["timed"] else None,
         )
     for provider, kind, hours in holds:
-        sql(
-            url,
-            "INSERT INTO modelctl_holds (scope, provider, failure_type, until)"
-            f" VALUES (?, ?, ?, {ago(url, -hours * HOUR)})",
-            *(f"{provider}:{kind}", provider, kind),
-        )
+        scope, until = f"{provider}:{kind}", Ago(-hours * HOUR)
+        put_hold(url, scope, provider=provider, failure_type=kind, until=until)
 
 
 @settings(
@@ -111,7 +91,7 @@ def test_when_a_model_comes_back(
     fleet_url: str, models: list[dict[str, Any]], holds: list[Any], rule: dict[str, Any]
 ) -> None:
     """list, show and recover say the same time; just before it recover waits, just after it not."""
-    put(fleet_url, models, holds)
+    put_all(fleet_url, models, holds)
     with opened(fleet_url, **rule) as fleet:
         shown = {model.id: model for model in fleet.list_models()}
         hours = {
@@ -135,7 +115,7 @@ def test_when_a_model_comes_back(
         for end in [0.0, *ends]:
             for at in (end * HOUR - 30, end * HOUR + 30):
                 if at > past:
-                    later(fleet_url, at - past)
+                    let_pass(fleet_url, at - past)
                     past = at
                     due = {i for i, h in hours.items() if h is not None and h * HOUR <= at}
                     assert {*fleet.recover(dry_run=True).recovered} == due
