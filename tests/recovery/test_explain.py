@@ -114,7 +114,7 @@ def test_a_model_in_its_cooldown(fleet_url: str, cli: Cli, monkeypatch: pytest.M
     at = len(shown[0]) - len(shown[0].split(" ", 1)[1].lstrip())
     lines = [[line[:at].strip(), line[at:].strip()] for line in shown]
     assert [value for _, value in lines[4:8]] == model["explanation"]
-    assert [field for field, _ in lines[4:8]] == ["why", "-", "-", "-"]
+    assert [field for field, _ in lines[4:8]] == ["why", "", "", ""]
     assert ["retry at", retry] in lines
 
 
