@@ -1,4 +1,4 @@
-"""Exit codes, the errors behind them, and the cleaning of foreign text. Imports nothing of ours."""
+"""The exit codes, their errors, and `clean`, which makes foreign text safe to print."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from enum import IntEnum, unique
 from typing import ClassVar
 
-# What can move the cursor, colour, reorder or end a line: C0, DEL, C1, bidi controls,
-# line and paragraph separators, lone surrogates. No new id has one.
+# Characters that can move the cursor, or colour, reorder or end a line: C0, DEL, C1, bidi controls,
+# line and paragraph separators, lone surrogates. A new id must not contain any of them.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-# What shows nothing, or only a blank, so that two different ids look the same: Unicode's
+# Characters that show nothing or only a blank, so that two different ids look the same: Unicode's
 # Default_Ignorable_Code_Point, the format characters (Cf), blanks other than the space, the empty
-# pattern of Braille, the musical null notehead, and what is no character for ever. A test compares it
-# with the Unicode data of Python.
+# Braille pattern, the musical null notehead, and the code points that will never be characters. A
+# test compares the list with Python's Unicode data.
 _HIDDEN = (
     "\xa0\xad\u034f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5"
     "\u180b-\u180f\u2000-\u200f\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
@@ -23,7 +23,7 @@ _HIDDEN = (
 )
 CONTROLS = re.compile(f"[{_CONTROLS}]")
 UNSAFE = re.compile(f"[{_CONTROLS}{_HIDDEN}]")
-_LONGEST = 2000
+_MAX_MESSAGE_LENGTH = 2000
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -36,20 +36,20 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def clean(text: str, *, longest: int | None = None) -> str:
-    """Make text from outside safe to print: controls and invisible characters become escapes.
+    """Return text that is safe to print: control and invisible characters become escapes.
 
-    *longest*: cut to this many characters, marked with an ellipsis.
+    *longest*: longer text is cut to this many characters and ends with an ellipsis.
     """
     if longest is not None and len(text) > longest:
         text = text[: longest - 1] + "…"
-    if text.isascii() and text.isprintable():  # nearly always
+    if text.isascii() and text.isprintable():  # the usual case, and fast
         return text
     return UNSAFE.sub(_escape, text)
 
 
 @unique
 class ExitCode(IntEnum):
-    """What the process says to its caller; a table in the README explains each."""
+    """The exit codes of the program; a table in the README explains each."""
 
     OK = 0
     UNEXPECTED = 1
@@ -67,20 +67,20 @@ class ModelctlError(Exception):
     """Something unexpected went wrong."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
-    # What PostgreSQL calls it.
+    # The error code of PostgreSQL, if the error came from there.
     sqlstate: str | None = None
-    # What the encoding of the database lacks.
+    # The character that the encoding of the database cannot store, if that was the error.
     character: str | None = None
 
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
-        """*message*: what was wrong and where (default: the docstring); *hint*: what to do."""
-        self.message = clean(message or (self.__doc__ or "").strip(), longest=_LONGEST)
-        self.hint = None if hint is None else clean(hint, longest=_LONGEST)
+        """*message*: what is wrong and where (default: the docstring); *hint*: what to do."""
+        self.message = clean(message or (self.__doc__ or "").strip(), longest=_MAX_MESSAGE_LENGTH)
+        self.hint = None if hint is None else clean(hint, longest=_MAX_MESSAGE_LENGTH)
         super().__init__(self.message)
 
     @property
     def code(self) -> str:
-        """The stable name scripts key on, e.g. ``model_not_found``."""
+        """The name of the error for scripts, such as ``model_not_found``; it never changes."""
         return self.exit_code.name.lower()
 
 

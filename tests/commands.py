@@ -163,8 +163,9 @@ def commands() -> Mapping[tuple[str, ...], Any]:
     """Return every command that the program has, by its words."""
 
     def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-        for name, command in group.commands.items():
-            if hasattr(command, "commands"):
+        for name in group.list_commands(None):
+            command = group.get_command(None, name)
+            if hasattr(command, "list_commands"):
                 yield from walk(command, (*words, name))
             else:
                 yield (*words, name), command

@@ -136,6 +136,8 @@ def test_wrong_usage(fleet: None, cli: Cli, arguments: list[str]) -> None:
 def test_unknown_command_names_a_near_one(cli: Cli) -> None:
     """A mistyped command or option is answered with the one that was probably meant."""
     cli("lsit").failed(2, "Did you mean 'list'?", "see: modelctl --help")
+    cli("cache", "drian").failed(2, "Did you mean 'drain'?", "see: modelctl cache --help")
+    cli("qqqq").failed(2, "No such command 'qqqq'.")
     cli("count", "--fesh").failed(2, "--fresh", "see: modelctl count --help")
     bad = cli("count", "-o", "xml")
     bad.failed(2, "table", "jsonl", "modelctl count --help")

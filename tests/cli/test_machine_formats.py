@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from modelctl.errors import clean
 from modelctl.model import CacheState, ModelStatus
 from modelctl.models.results import Changes, KeptChange, LeaderboardEntry, StatusChange
-from modelctl.output import render
+from modelctl.output import machine
+from modelctl.output.views_models import changes_view, leaderboard_view
 from tests import ROOT, commands
 from tests.cli.test_cli import EVERYTHING, files
 from tests.commands import Cli, add, make_fleet, seen, sql
@@ -198,14 +199,10 @@ def test_any_text_survives_csv(rows: list[tuple[str, str, str]], raw: bool) -> N
     )
     entries = [LeaderboardEntry(1, a, b, c, 0.5, -3, 0, 0.5) for a, b, c in rows]
     views = [
-        render.changes_view(Changes(changes, CacheState.OFF), same="already"),
-        render.leaderboard_view(entries),
+        changes_view(Changes(changes, CacheState.OFF)),
+        leaderboard_view(entries),
     ]
-    render.raw = raw
-    try:
-        kept, listed = (read_csv("".join(render._csv(view))) for view in views)
-    finally:
-        render.raw = False
+    kept, listed = (read_csv("".join(machine.csv_lines(view, raw=raw))) for view in views)
 
     def cell(text: str) -> str:
         return ("" if raw or not text.startswith(FORMULAS) else "'") + in_csv(text)
@@ -220,10 +217,10 @@ def test_any_text_survives_csv(rows: list[tuple[str, str, str]], raw: bool) -> N
 @given(st.lists(TEXTS, max_size=5))
 def test_any_text_is_one_line_of_tsv(rows: list[tuple[str, str, str]]) -> None:
     """Whatever the texts hold, a row is one line with as many tabs as there are columns less one."""
-    view = render.leaderboard_view([LeaderboardEntry(1, *texts, 0.5, 1, 1, 0.5) for texts in rows])
-    lines = ["\t".join(render._tsv_cell(v) for v in row) for row in render._values(view)]
+    view = leaderboard_view([LeaderboardEntry(1, *texts, 0.5, 1, 1, 0.5) for texts in rows])
+    lines = [*machine.tsv_lines(view)]
     assert [line.count("\t") for line in lines] == [len(view.fields) - 1] * len(rows)
-    assert not [line for line in lines if len(line.splitlines()) != 1]
+    assert not [line for line in lines if len(line.splitlines()) != 1 or line[-1] != "\n"]
 
 
 def test_the_configuration_has_typed_values(

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelctl import model, reports
 from modelctl.errors import UNSAFE, clean
-from modelctl.output import render
+from modelctl.models import results
+from modelctl.output.values import to_json
+from modelctl.output.views import VIEWS
 from tests import commands
 from tests.commands import PROGRAM, Cli, Result, add, make_fleet, plain, run, seen, shell, sql
 
@@ -56,7 +59,7 @@ def test_clean_cuts(text: str, longest: int) -> None:
 @given(st.recursive(ANY_TEXT, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_json_is_safe_and_exact(value: object) -> None:
     """JSON shows no control characters and reads back as what it was."""
-    text = render.to_json(value)
+    text = to_json(value)
     assert not UNSAFE.search(text)
     text.encode()
     assert json.loads(text) == value
@@ -84,6 +87,13 @@ CLEANED = {
 def test_controls_become_visible(text: str, shown: str) -> None:
     """A control character is shown as the escape that a programmer would write."""
     assert clean(text) == shown
+
+
+def test_every_view_is_registered_with_the_type_that_it_shows() -> None:
+    """Each function in the table of views takes the type under whose name it stands there."""
+    for name, function in VIEWS.items():
+        assert function.__annotations__["result"] == name
+        assert getattr(results, name, None) or getattr(reports, name, None) or getattr(model, name)
 
 
 # --- pipes

@@ -101,6 +101,20 @@ def test_importing_the_package_loads_nothing() -> None:
     )
 
 
+def test_a_command_loads_only_the_file_of_its_subject() -> None:
+    """The commands of other subjects are not imported, and without a table neither are the views."""
+    make_fleet()
+    modules = loaded("count")
+    found = {
+        name for name in modules if name.startswith(("modelctl.commands.", "modelctl.output."))
+    }
+    shared = {"table", "options", "completion", "invocation"}
+    assert found == {
+        *(f"modelctl.commands.{name}" for name in (*shared, "count")),
+        *("modelctl.output.formats", "modelctl.output.streams"),
+    }
+
+
 def test_cached_count_is_light() -> None:
     """A cached count on SQLite needs the standard library alone."""
     make_fleet()

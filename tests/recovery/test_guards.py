@@ -17,7 +17,7 @@ from modelctl.config.sections import RecoveryConfig
 from modelctl.database.sql import GUARD_LOCK
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType
-from modelctl.output import render
+from modelctl.output.views import view_of
 from tests.commands import Cli
 from tests.fleets import ACTOR, HOUR, configured, opened, put_off, seed, sql
 
@@ -167,7 +167,7 @@ def test_what_could_not_be_asked_is_not_called_unhealthy(
     run = cli("--config", str(file), "recover", "--probe", "--cooldown", "0s", "-o", "table")
     assert run.code == 0
     assert "due, but it could not be asked" in run.out
-    note = render.view(done).note or ""
+    note = view_of(done).note or ""
     assert "0 models asked, 0 not healthy, 2 could not be asked" in note
 
 

@@ -1136,8 +1136,8 @@ def test_a_dry_run_has_a_reason_for_every_model(fleet_url: str, tool: Cli) -> No
     lines = [re.split("  +", line.strip()) for line in table]
     assert everything(fleet_url) == before
     assert {row[0]: (row[1], row[3]) for row in lines} == {
-        "due": ("would recover", "its time has come"),
-        "beyond": ("waiting", "due, and left to the next run"),
+        "due": ("would recover", "its time off is over"),
+        "beyond": ("waiting", "due, but beyond the limit of one run"),
         "fresh": ("waiting", "its cooldown ends in 30 min"),
         "timed": ("waiting", "switched off for a time that ends in 30 min"),
         "held": ("waiting", "automatic switching is paused"),

@@ -1,0 +1,91 @@
+"""What users write on the command line: durations, times, and files to read."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelctl.config.durations import parse_duration
+from modelctl.errors import UsageError
+from modelctl.output import streams
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import BinaryIO
+
+
+def read_duration(text: str | None) -> float | None:
+    """Return a duration in seconds; None stays None."""
+    return None if text is None else parse_duration(text)
+
+
+def is_duration(text: str) -> bool:
+    """Return whether *text* is meant as a duration, such as 2d, and not as a time."""
+    return text[:1].isdigit() and text[-1] in "wdhms"
+
+
+@dataclass(slots=True, frozen=True)
+class GivenTime:
+    """A time that the user gave; *local*: it had no zone, so the local one is meant."""
+
+    at: datetime
+    local: bool
+
+    def say(self, what: str) -> None:
+        """Say how a time without a zone was understood."""
+        if self.local:
+            streams.say(f"{what} {self.at.isoformat(timespec='seconds')} (local time)")
+
+
+def read_time(text: str | None, *, past: bool = False) -> GivenTime | None:
+    """Read a time; without a zone it is local. None stays None.
+
+    A time of day, such as 08:00, is the next one; if *past*, the last one.
+    """
+    from datetime import datetime, timedelta
+
+    if text is None:
+        return None
+    try:
+        clock = re.fullmatch("([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?", text)
+        if clock is None:
+            given = datetime.fromisoformat(text)
+            if given.tzinfo:
+                return GivenTime(given, local=False)
+            return GivenTime(given.astimezone(), local=True)
+        now = datetime.now()
+        hour, minute, second = map(int, clock.groups(default="0"))
+        at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+        if past != (at <= now):
+            at += timedelta(days=-1 if past else 1)
+        return GivenTime(at.astimezone(), local=True)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"'{text}' is not a time",
+            hint="write it like 08:00, 2026-12-01, 2026-12-01T08:00 or 2026-12-01T08:00Z",
+        ) from None
+
+
+@contextmanager
+def open_source(source: str) -> Iterator[BinaryIO]:
+    """Open FILE or - (standard input).
+
+    An error of the operating system inside of the block is reported as one of reading the source.
+    """
+    name = "standard input" if source == "-" else source
+    try:
+        with nullcontext(sys.stdin.buffer) if source == "-" else _open_file(source) as stream:
+            yield stream
+    except OSError as exc:
+        raise UsageError(f"cannot read {name}: {exc.strerror}") from exc
+
+
+def _open_file(name: str) -> BinaryIO:
+    try:
+        return open(name, "rb")
+    except ValueError:  # a NUL character, or a lone surrogate that stands for no byte
+        raise UsageError(f"'{name}' is not a file name") from None

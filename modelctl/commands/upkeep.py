@@ -1,0 +1,102 @@
+"""The commands of the schema and the configuration: db upgrade, db status, db detach, config show, doctor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelctl.commands.invocation import open_fleet, print_result, print_view
+from modelctl.commands.options import DryRun, Output, Yes
+from modelctl.errors import ExitCode, RefusedError
+from modelctl.output import streams
+from modelctl.output.formats import OutputFormat
+
+if TYPE_CHECKING:
+    from modelctl.reports import SchemaStatus
+
+
+def db_upgrade(ctx: typer.Context, dry_run: DryRun = False, output: Output = None) -> ExitCode:
+    """Create or repair the schema; adopt a table "models"."""
+    with open_fleet(ctx) as fleet:
+        result = fleet.upgrade(dry_run=dry_run)
+    print_result(ctx, result, output)
+    if output is not OutputFormat.JSON:
+        _say_differences(result)
+    return ExitCode.INVALID_CONFIG if result.obstacles else ExitCode.OK
+
+
+def db_status(ctx: typer.Context, output: Output = None) -> ExitCode:
+    """Print the state of the schema and what differs; exit 7 if it needs an upgrade."""
+    with open_fleet(ctx) as fleet:
+        result = fleet.schema_status()
+    print_result(ctx, result, output)
+    if result.up_to_date:
+        return ExitCode.OK
+    if output is not OutputFormat.JSON:
+        _say_differences(result)
+        streams.say("hint: run: modelctl db upgrade")
+    return ExitCode.MISSING_SCHEMA
+
+
+def _say_differences(result: SchemaStatus) -> None:
+    """Say what differs, what was done, and what only a person can change."""
+    kinds = {
+        "in the way": result.obstacles,
+        "to do" if result.dry_run else "differs": result.findings,
+        "done": result.repaired,
+    }
+    for kind, lines in kinds.items():
+        for line in lines:
+            streams.say(f"{kind}: {line}")
+
+
+def db_detach(ctx: typer.Context, yes: Yes = False, output: Output = None) -> None:
+    """Remove modelctl's triggers and functions; tables and columns stay."""
+    from modelctl.output.views_upkeep import removed_view
+
+    with open_fleet(ctx) as fleet:
+        if not yes:
+            _confirm_detach()
+        removed = fleet.detach()
+    print_view(ctx, removed_view(removed), output)
+
+
+def _confirm_detach() -> None:
+    if not streams.can_ask():
+        raise RefusedError(
+            "detach asks first, and nobody can be asked here; nothing was removed",
+            hint="use --yes",
+        )
+    streams.say("Changes by other programs will reach the cached count only when it expires.")
+    if not streams.ask("Remove modelctl's triggers? [y/N] "):
+        raise RefusedError("not confirmed; nothing was removed")
+
+
+def config_show(ctx: typer.Context, output: Output = None) -> None:
+    """Print every setting and where it came from; passwords are hidden."""
+    from modelctl.config.settings import settings
+    from modelctl.output.views_upkeep import settings_view
+
+    config = ctx.obj.load_config()
+    file = str(config.file) if config.file else None
+    print_view(ctx, settings_view(settings(config), file), output)
+
+
+def doctor(
+    ctx: typer.Context,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Also compare cache and database, twice, 5 s apart."),
+    ] = False,
+    output: Output = None,
+) -> ExitCode:
+    """Check that all is well; exit 1 if something is wrong.
+
+    Checks the database, its schema, its triggers and rows, the cache, its queue, and when recover
+    last ran.
+    """
+    with open_fleet(ctx) as fleet:
+        result = fleet.doctor(audit=audit)
+    print_result(ctx, result, output)
+    return ExitCode.OK if result.ok else ExitCode.UNEXPECTED

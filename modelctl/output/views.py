@@ -1,0 +1,35 @@
+"""Which view each type of result has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from modelctl.output import views_models, views_recovery, views_upkeep
+
+if TYPE_CHECKING:
+    from modelctl.output.view import View
+
+# By the names of the types, because importing all the types would slow every command down.
+VIEWS: dict[str, Callable[[Any], View]] = {
+    "Count": views_upkeep.count_view,
+    "VerifiedCount": views_upkeep.verified_count_view,
+    "ExplainedModel": views_models.model_view,
+    "Changes": views_models.changes_view,
+    "BatchResult": views_models.batch_view,
+    "ImportResult": views_models.import_view,
+    "Stats": views_models.stats_view,
+    "Recovery": views_recovery.recovery_view,
+    "LastRecover": views_recovery.last_recover_view,
+    "ProbeReport": views_recovery.probes_view,
+    "Pause": views_recovery.pause_view,
+    "CacheReport": views_upkeep.cache_view,
+    "DrainResult": views_upkeep.drain_view,
+    "SchemaStatus": views_upkeep.schema_view,
+    "Diagnosis": views_upkeep.diagnosis_view,
+}
+
+
+def view_of(result: object) -> View:
+    """Return the view of a result."""
+    return VIEWS[type(result).__name__](result)

@@ -1,0 +1,255 @@
+"""Views of models, of changes to them, of totals and of the history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelctl.errors import clean
+from modelctl.model import ModelStatus, numbered
+from modelctl.output.values import plain, to_json
+from modelctl.output.view import View, dry_run_note, field_names
+from modelctl.recovery.explain import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from modelctl.models.results import (
+        BatchResult,
+        Changes,
+        Event,
+        ExplainedModel,
+        LeaderboardEntry,
+        Model,
+        Stats,
+        StatusChange,
+    )
+    from modelctl.reports import ImportResult
+
+# The first columns of a model in CSV and TSV.
+_MODEL_FIELDS = (
+    *("id", "display_name", "provider", "status", "would_disable"),
+    *("consecutive_failures", "success_count", "failure_count", "retry_at"),
+)
+
+
+def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
+    """Return the view of a listing, which may be a stream; *notes*: lines below the table."""
+    from modelctl.models.results import Model
+
+    rows = (
+        (
+            model.id,
+            model.display_name or model.id,
+            model.provider,
+            model.status,
+            model.would_disable,
+            model.consecutive_failures,
+            model.success_count,
+            model.failure_count,
+            model.retry_at or (None if model.status is ModelStatus.ACTIVE else "never"),
+        )
+        for model in models
+    )
+    return View(
+        document=models,
+        columns=(
+            *("id", "name", "provider", "status", "would_disable"),
+            *("failures_in_a_row", "successes", "failures", "retry_at"),
+        ),
+        rows=rows,
+        items=models,
+        fields=field_names(Model, *_MODEL_FIELDS),
+        optional=("name", "provider", "successes", "failures", "retry_at", "failures_in_a_row"),
+        note="\n".join(map(clean, notes)) or None,
+    )
+
+
+def model_view(result: ExplainedModel) -> View:
+    """Return the view of one model: its status, the explanation, then the other values."""
+    explanation = [
+        (" " if number else "why", sentence) for number, sentence in enumerate(result.explanation)
+    ]
+    rows: list[tuple[str, Any]] = [
+        ("id", result.id),
+        ("name", result.display_name or result.id),
+        ("provider", result.provider),
+        ("status", result.status),
+        *explanation,
+        ("retry at", result.retry_at),
+        ("failures in a row", result.consecutive_failures),
+        ("ejections", result.ejections),
+        ("successes", result.success_count),
+        ("failures", result.failure_count),
+        ("last success", result.last_success_at),
+        ("last failure", result.last_failure_at),
+        ("created", result.created_at),
+        ("updated", result.updated_at),
+    ]
+    return View(
+        document=result,
+        columns=("field", "value"),
+        rows=[row for row in rows if row[1] not in (None, "")],
+        items=[result],
+        fields=field_names(type(result), *_MODEL_FIELDS),
+    )
+
+
+# ── Changes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def changes_view(result: Changes, *, unchanged: str = "already") -> View:
+    """Return the view of what a command did to each model.
+
+    *unchanged*: the word before a status that stayed, as in "already disabled".
+    """
+    columns = ("id", "before", "after", "result")
+    items = [
+        plain(change) | {"result": _what_happened(change, result.dry_run, unchanged)}
+        for change in result.changes
+    ]
+    names = dict.fromkeys((*columns, *(name for item in items for name in item)))
+    return View(
+        document={"changes": items, "cache": result.cache, "dry_run": result.dry_run},
+        columns=columns,
+        rows=[tuple(item[name] for name in columns) for item in items],
+        items=items,
+        fields=tuple(names),
+        optional=("before",),
+        note=dry_run_note(result.dry_run),
+        cache=result.cache,
+    )
+
+
+def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:
+    """Return the words of the column "result"."""
+    if failure_type := getattr(change, "failure_type", None):
+        return _recorded_failure(change, failure_type)
+    if not getattr(change, "recorded", True):
+        return "not recorded: the caller went away"
+    if not change.changed:
+        status = f"{unchanged} {change.after or 'removed'}"
+        kept = getattr(change, "note", None)
+        return f"{status}, {kept}" if kept else status
+    result = "added" if change.before is None else change.after or "removed"
+    return f"would be {result}" if dry_run else result
+
+
+def _recorded_failure(change: Any, failure_type: str) -> str:
+    """Return what a recorded failure did, as in "counted, 3 of 5"."""
+    so_far = f"{change.consecutive_failures} of {change.threshold}"
+    if not change.counted:
+        return f"not counted ({failure_type}), {so_far}"
+    if change.changed:
+        return f"counted: switched off ({so_far})"
+    kept = f"; kept on ({change.would_disable})" if change.would_disable else ""
+    return f"counted, {so_far}{kept}"
+
+
+def batch_view(result: BatchResult) -> View:
+    """Return the view of a batch of outcomes."""
+    from modelctl.models.results import StatusChange
+
+    rows = [(change.id, change.before, change.after) for change in result.changes]
+    switched = f"{numbered(len(rows))} changed status" if rows else "no status changed"
+    return View(
+        document=result,
+        columns=("id", "before", "after"),
+        rows=rows,
+        items=result.changes,
+        fields=field_names(StatusChange),
+        note=f"{numbered(result.recorded, 'outcome')} recorded, {switched}",
+        cache=result.cache,
+    )
+
+
+def import_view(result: ImportResult) -> View:
+    """Return the view of an import."""
+    row = (
+        *(result.added, result.updated, result.unchanged, result.skipped),
+        len(result.rejected),
+    )
+    return View(
+        document=result,
+        columns=("added", "updated", "unchanged", "skipped", "rejected"),
+        rows=[row],
+        items=[result],
+        fields=field_names(type(result)),
+        name_field="added",
+        note=dry_run_note(result.dry_run),
+        cache=result.cache,
+    )
+
+
+# ── Totals and the history ──────────────────────────────────────────────────────────────────────
+
+
+def stats_view(result: Stats) -> View:
+    """Return the view of the totals: a row for each provider."""
+    from modelctl.models.results import ProviderStats
+
+    totals = (
+        f"{numbered(result.models)}: {result.active} active, {result.disabled} disabled,"
+        f" {result.auto_disabled} auto-disabled;"
+        f" {result.success_count} successes, {result.failure_count} failures"
+    )
+    return View(
+        document=result,
+        columns=("provider", "models", "active"),
+        rows=[(of.provider, of.models, of.active) for of in result.providers],
+        items=result.providers,
+        fields=field_names(ProviderStats),
+        name_field="provider",
+        note="\n".join([totals, *(clean(describe(hold)) for hold in result.holds)]),
+    )
+
+
+def leaderboard_view(entries: Iterable[LeaderboardEntry]) -> View:
+    """Return the view of the leaderboard."""
+    from modelctl.models.results import LeaderboardEntry
+
+    rows = (
+        (
+            entry.rank,
+            entry.id,
+            entry.display_name or entry.id,
+            entry.provider,
+            "" if entry.success_rate is None else f"{entry.success_rate:.1%}",
+            entry.success_count,
+            entry.failure_count,
+        )
+        for entry in entries
+    )
+    return View(
+        document=entries,
+        columns=("rank", "id", "name", "provider", "success_rate", "successes", "failures"),
+        rows=rows,
+        items=entries,
+        fields=field_names(LeaderboardEntry),
+        heading=1,
+        optional=("name", "provider", "failures", "successes"),
+    )
+
+
+def events_view(events: Iterable[Event]) -> View:
+    """Return the view of the history, which may be a stream."""
+    from modelctl.models.results import Event
+
+    first = ("at", "model_id", "event", "before", "after", "actor", "failure_type", "reason")
+    rows = (
+        (
+            *(event.at, event.model_id, event.provider, event.event, event.before, event.after),
+            *(event.actor, event.failure_type, event.reason),
+            event.details and to_json(event.details),
+        )
+        for event in events
+    )
+    return View(
+        document=events,
+        columns=(*first[:2], "provider", *first[2:], "details"),
+        rows=rows,
+        items=events,
+        fields=field_names(Event, *first),
+        name_field="model_id",
+        heading=1,
+        optional=("details", "before", "failure_type", "provider", "actor", "after", "reason"),
+    )
