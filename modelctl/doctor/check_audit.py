@@ -17,7 +17,7 @@ PAUSE_SECONDS = 5.0
 
 def audit(facts: Facts) -> Finding | None:
     """Compare several times: only a difference that stays is wrong, not one during a change."""
-    from modelctl import migrations
+    from modelctl.migrations import migrate
 
     if not facts.audit_wanted or facts.database_is_new:
         return None
@@ -26,7 +26,7 @@ def audit(facts: Facts) -> Finding | None:
         if comparison:
             time.sleep(PAUSE_SECONDS)
         differed += not facts.cached_count.verify().match
-    triggers = all(facts.storage.inspect(migrations.triggers).values())
+    triggers = all(facts.storage.inspect(migrate.triggers).values())
     facts.audit = Audit(COMPARISONS, differed, facts.storage.outbox.queue()[2], triggers)
     detail = f"{differed} of {COMPARISONS} comparisons differed"
     return wrong(detail) if differed == COMPARISONS else well(detail)

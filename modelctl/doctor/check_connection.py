@@ -32,10 +32,10 @@ def database(facts: Facts) -> Finding:
 
 def schema(facts: Facts) -> Finding:
     """Compare the schema with what this release needs."""
-    from modelctl import migrations
+    from modelctl.migrations import migrate
     from modelctl.migrations.plan import NOTHING_INSTALLED
 
-    status = facts.storage.inspect(migrations.status)
+    status = facts.storage.inspect(migrate.status)
     # The triggers have a check of their own.
     differences = [found for found in status.findings if not found.startswith("the trigger")]
     problems = [*status.obstacles, *differences]

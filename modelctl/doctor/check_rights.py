@@ -105,9 +105,9 @@ def row_security(facts: Facts) -> Finding | None:
 
 def triggers(facts: Facts) -> Finding:
     """Look whether all triggers are present, and change a status in a transaction that is undone."""
-    from modelctl import migrations
+    from modelctl.migrations import migrate
 
-    present = facts.storage.inspect(migrations.triggers)
+    present = facts.storage.inspect(migrate.triggers)
     if broken := [name for name, is_well in present.items() if not is_well]:
         return wrong(f"missing or disabled: {', '.join(broken)}; run: modelctl db upgrade")
     if facts.failed & _NEEDED_TO_FIRE:
@@ -127,8 +127,8 @@ def triggers(facts: Facts) -> Finding:
 
 
 def _fire(connection: Connection, schema: str, *, on_sqlite: bool) -> list[str]:
-    from modelctl import migrations
+    from modelctl.doctor.trial import try_triggers
 
     if not on_sqlite:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
-    return migrations.try_triggers(connection, schema)
+    return try_triggers(connection, schema)

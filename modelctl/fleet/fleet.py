@@ -233,13 +233,13 @@ class Fleet:
         from dataclasses import replace
         from urllib.parse import quote
 
-        from modelctl import migrations
+        from modelctl.migrations.migrate import upgrade
         from modelctl.storage import Storage
 
         def migrate(draft: Path) -> None:
             database = replace(self.config.database, url=f"sqlite:///{quote(os.fsencode(draft))}")
             store = Storage(replace(self.config, database=database), pool_size=1)
-            store.schema(migrations.upgrade)
+            store.schema(upgrade)
             store.close()
 
         sqlite.create(path, migrate)
@@ -997,23 +997,23 @@ class Fleet:
         Raises:
             InvalidConfigError: that table cannot be adopted; says why. Nothing is changed.
         """
-        from modelctl import migrations
+        from modelctl.migrations import migrate
 
         if dry_run:
-            return self._store.schema(functools.partial(migrations.upgrade, dry_run=True))
+            return self._store.schema(functools.partial(migrate.upgrade, dry_run=True))
         self._create_file()
         self._store.version()  # one that does not answer is noticed in the usual time
         with deadline.patience(UPGRADE_SECONDS):
-            result = self._store.schema(migrations.upgrade)
+            result = self._store.schema(migrate.upgrade)
         if result.repaired and self._cached_count.cache.needs_delivery:
             self._cached_count.invalidate(owed=True)
         return result
 
     def schema_status(self) -> SchemaStatus:
         """Say where the schema stands against this release; nothing is changed."""
-        from modelctl import migrations
+        from modelctl.migrations import migrate
 
-        return self._store.inspect(migrations.status)
+        return self._store.inspect(migrate.status)
 
     def detach(self) -> tuple[str, ...]:
         """Take triggers and functions off the database; tables and columns stay.
@@ -1021,9 +1021,9 @@ class Fleet:
         Changes by other programs then reach the cached count only when it expires. `upgrade` puts
         them back. Returns what was taken off.
         """
-        from modelctl import migrations
+        from modelctl.migrations import migrate
 
-        removed = self._store.schema(migrations.detach)
+        removed = self._store.schema(migrate.detach)
         if self._cached_count.cache.needs_delivery:
             self._cached_count.invalidate(owed=True)
         return tuple(removed)

@@ -1,17 +1,16 @@
-"""Whether the columns of a table ``models`` that an application has made can be used."""
+"""Adopting the table ``models`` of an application: whether its columns can be used."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from modelctl.migrations.declared import MODELS_COLUMNS
+from modelctl.schema.declared import MODELS_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-# Declared types that will do. SQLite goes by parts of the word, INT before all others.
+# The types that can be used. SQLite derives a type from parts of its name, first of all from INT.
 _SUITABLE = {
     "postgresql": {
         "text": "text|character varying",
@@ -29,20 +28,50 @@ _SUITABLE = {
 _NAMES = {"counter": "integer"}
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column as declared; *base*: its type without length, and behind a domain."""
+class FoundColumn(NamedTuple):
+    """A column that is there. The last three are known on PostgreSQL alone.
+
+    *declared*: its type; *base*: the type without a length, or the one that a domain is made of.
+    """
 
     declared: str
     base: str
     required: bool
     generated: bool
+    number: int = 0
+    default: str | None = None
+    identity: bool = False
+
+
+class RowsOff(NamedTuple):
+    """Which rows were off before the column ``active`` was lost, in words and as a condition."""
+
+    words: str
+    condition: str
+
+
+def rows_off(
+    renamed: tuple[str, str] | None, installed: bool, columns: Collection[str]
+) -> RowsOff | None:
+    """Return the rows that were off; None if all are active.
+
+    *renamed*: the new name of the column, as text and as SQL, if that is known.
+    """
+    if renamed:
+        name, sql = renamed
+        return RowsOff(f"it is called {name} now; a new one takes its values", f"{sql} IS NOT TRUE")
+    if installed and "auto_disabled" in columns and "disabled_at" in columns:
+        return RowsOff(
+            "what modelctl switched off stays off, all others are active",
+            "auto_disabled IS TRUE OR disabled_at IS NOT NULL",
+        )
+    return None
 
 
 def problems(
-    table: str, columns: Mapping[str, Column], unique: Collection[str], database: str
+    table: str, columns: Mapping[str, FoundColumn], unique: Collection[str], database: str
 ) -> list[str]:
-    """Return everything in the way, in words.
+    """Return the reasons why modelctl cannot use these columns.
 
     *unique*: the columns that are unique on their own.
     """
@@ -57,7 +86,7 @@ def problems(
             continue
         kind = wanted.kind
         if column.base == "smallint" and kind == "counter" and database == "postgresql":
-            # Not widened here: that would rewrite the table while everybody waits.
+            # We do not widen it: that would rewrite the table, with all other programs waiting.
             found.append(
                 f"{name} is smallint, and every outcome would fail at 32,767: ALTER TABLE {table}"
                 f" ALTER COLUMN {name} TYPE {wanted.postgresql.partition(' ')[0]}"

@@ -1,13 +1,16 @@
-"""Plan: what differs from what must be, how each difference is repaired, what stands in the way."""
+"""Plan: what differs from the declaration, how to repair it, and what prevents that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from modelctl.schema.declared import HEAD
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Container, Iterable, Mapping
+
+    from sqlalchemy import Connection
 
 NOTHING_INSTALLED = "nothing else of modelctl is there yet"
 
@@ -22,36 +25,67 @@ class Step:
 
 @dataclass(slots=True)
 class Plan:
-    """What a database lacks. Nothing differs where there are neither steps nor obstacles.
+    """The repairs of a database; without steps and obstacles it is as declared.
 
-    *table*: the application's, with its schema; None: there is none yet. *installed*: whether
-    something of modelctl is there already, so that a cached count may be wrong after a repair.
+    *versions*: the revisions that are recorded, the newest first. *table*: the application's table, with its schema, if it
+    is there. *installed*: whether parts of modelctl are there, so that a cached count may be wrong
+    after the repair. *on_models*: how many steps, the first ones, create ``models`` or its columns.
+    *rights*: what the role may not do, but the steps need. *triggers*: whether each of them is as
+    declared and enabled. *lock*: a statement to begin with.
     """
 
-    current: str | None = None
+    versions: list[str] = field(default_factory=list)
     table: str | None = None
     installed: bool = False
     steps: list[Step] = field(default_factory=list)
-    # How many of them, the first ones, make ``models`` or add columns to it.
     on_models: int = 0
     obstacles: list[str] = field(default_factory=list)
-    # What the role of this connection lacks for the steps.
     rights: list[str] = field(default_factory=list)
-    # Whether each trigger is there, as it must be, and enabled.
     triggers: dict[str, bool] = field(default_factory=dict)
+    touches_models: bool = False
     lock: str | None = None
 
     def add(self, finding: str, *statements: str) -> None:
-        """Note a difference and its repair."""
+        """Add a difference and its repair."""
         self.steps.append(Step(finding, statements))
 
+    def add_triggers(
+        self, table: str, different: Mapping[str, list[str]], statements: Iterable[str]
+    ) -> None:
+        """Add the triggers of *table* that are different: their names by what is wrong with them."""
+        words = [
+            f"the {listed('trigger', names)} of {table} {'is' if len(names) == 1 else 'are'} {what}"
+            for what, names in different.items()
+        ]
+        self.add("; ".join(words), *statements)
+
+    def add_version(self, table: str) -> None:
+        """Record the revision in *table*, unless it is the only one there."""
+        if self.versions != [HEAD]:
+            self.add(
+                f"the record of the revision is {self.current or 'missing'}, not {HEAD}",
+                f"DELETE FROM {table}",
+                f"INSERT INTO {table} (version_num) VALUES ('{HEAD}')",
+            )
+
     def obstruct(self, *problems: str) -> None:
-        """Note what only a person can change."""
+        """Add what only a person can change."""
         self.obstacles.extend(problems)
+
+    def is_table(self, name: str, kind: str) -> bool:
+        """Whether *name* is a table; else that is an obstacle."""
+        if kind != "table":
+            self.obstruct(f"{name} is a {kind}, and modelctl needs a table of that name")
+        return kind == "table"
+
+    @property
+    def current(self) -> str | None:
+        """The revision that is recorded."""
+        return self.versions[0] if self.versions else None
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What the steps repair, in words."""
+        """The differences, in words; shortened if nothing of modelctl is there."""
         words = tuple(step.finding for step in self.steps)
         if self.installed or not words:
             return words
@@ -59,18 +93,19 @@ class Plan:
 
     def execute(self, connection: Connection) -> None:
         """Repair everything."""
-        # A % in a name is a %.
+        # Without parameters, a % in a name is just that.
         options = {"no_parameters": True}
         statements = [sql for step in self.steps for sql in step.statements]
         for sql in [self.lock, *statements] if self.lock else statements:
             connection.exec_driver_sql(sql, execution_options=options)
 
 
-def numbered(what: str, names: list[str]) -> str:
-    """Name a few things of a kind: "columns a, b"."""
-    return f"{what if len(names) == 1 else what + 's'} {', '.join(names)}"
+def listed(noun: str, names: Collection[str]) -> str:
+    """Return "column a" or "columns a, b"."""
+    return f"{noun if len(names) == 1 else noun + 's'} {', '.join(names)}"
 
 
-def are(names: list[str]) -> str:
-    """The verb for them."""
-    return "is" if len(names) == 1 else "are"
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return *name*, with a number if something else has it already."""
+    names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
+    return next(each for each in names if each not in taken)

@@ -1,4 +1,4 @@
-"""SQLite: what is in the file, against what is declared."""
+"""SQLite: the plan that brings the schema of a file to what is declared."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from modelctl.migrations import adoption
-from modelctl.migrations.declared import (
+from modelctl.migrations.plan import Plan, free_name, listed
+from modelctl.schema.declared import (
     CACHE,
     EMPTIED_TEXTS,
-    HEAD,
     INDEXES,
     MODELS,
     MODELS_COLUMNS,
     TABLES,
     VERSION,
 )
-from modelctl.migrations.plan import Plan, are, numbered
-from modelctl.migrations.triggers import SQLITE, emptying
+from modelctl.schema.triggers import SQLITE, emptying
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from modelctl.migrations.declared import Column
+    from modelctl.schema.declared import DeclaredColumn
 
 _OWN_TABLES = TABLES["sqlite"]
 
@@ -43,7 +42,7 @@ class _Comparison:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._plan = Plan()
-        # Names are case-insensitive; a trigger may have the name of a table.
+        # Names are case-insensitive, and a trigger may have the name of a table.
         self._things: dict[str, tuple[str, str]] = {}
         self._triggers_there: dict[str, tuple[str, str]] = {}
         self._indexes_there: dict[str, set[str]] = {}
@@ -64,8 +63,10 @@ class _Comparison:
         plan = self._plan
         plan.triggers = dict.fromkeys(SQLITE, False)
         plan.installed = any(name in self._things for name in _OWN_TABLES)
-        plan.current = self._version()
-        self._table()
+        if self._kind(VERSION) == "table" and "version_num" in self._columns(VERSION):
+            found = self._ask(f"SELECT version_num FROM {VERSION} ORDER BY version_num DESC")
+            plan.versions = [str(row[0]) for row in found]
+        self._models()
         plan.on_models = len(plan.steps)
         if plan.obstacles:
             return plan
@@ -73,21 +74,8 @@ class _Comparison:
             self._own_table(name, columns)
         self._indexes()
         self._triggers()
-        if plan.current != HEAD or self._versions > 1:
-            plan.add(
-                f"the record of the revision is {plan.current or 'missing'}, not {HEAD}",
-                f"DELETE FROM {VERSION}",
-                f"INSERT INTO {VERSION} (version_num) VALUES ('{HEAD}')",
-            )
+        plan.add_version(VERSION)
         return plan
-
-    def _version(self) -> str | None:
-        self._versions = 0
-        if self._kind(VERSION) != "table" or "version_num" not in self._columns(VERSION):
-            return None
-        found = self._ask(f"SELECT version_num FROM {VERSION} ORDER BY version_num DESC")
-        self._versions = len(found)
-        return str(found[0][0]) if found else None
 
     def _kind(self, name: str) -> str | None:
         return self._things[name][0] if name in self._things else None
@@ -96,7 +84,8 @@ class _Comparison:
         rows = self._ask(f"PRAGMA main.table_xinfo('{table}')")
         return {row[1].lower(): row for row in rows}
 
-    def _table(self) -> None:
+    def _models(self) -> None:
+        """Compare the application's table."""
         plan, kind = self._plan, self._kind(MODELS)
         if kind is None:
             elsewhere = sorted({table for _, table in installed_on(self._connection)})
@@ -105,58 +94,51 @@ class _Comparison:
                     f"there is no table models, and modelctl's triggers are on"
                     f" {', '.join(elsewhere)}: give the table its name back"
                 )
-            body = ", ".join(f"{name} {c.sqlite}" for name, c in MODELS_COLUMNS.items())
-            plan.add("there is no table models", f"CREATE TABLE models ({body})")
+            plan.add("there is no table models", _create(MODELS, MODELS_COLUMNS))
             return
         plan.table = MODELS
-        if kind != "table":
-            plan.obstruct(f"models is a {kind}, and modelctl needs a table of that name")
+        if not plan.is_table(MODELS, kind):
             return
         columns = self._columns(MODELS)
-        there = {
-            name: adoption.Column(declared, declared, bool(required), hidden in (2, 3))
+        found = {
+            name: adoption.FoundColumn(declared, declared, bool(required), hidden in (2, 3))
             for name, (_, _, declared, required, _, _, hidden) in columns.items()
         }
-        plan.obstruct(*adoption.problems(MODELS, there, self._unique(columns), "sqlite"))
+        plan.obstruct(*adoption.problems(MODELS, found, self._unique(columns), "sqlite"))
         missing = [name for name in MODELS_COLUMNS if name not in columns]
         if plan.obstacles or not missing:
             return
-        words = f"models has no {numbered('column', missing)}"
+        words = f"models has no {listed('column', missing)}"
         statements = [
             f"ALTER TABLE models ADD COLUMN {name} {self._literal(MODELS_COLUMNS[name].sqlite)}"
             for name in missing
         ]
-        if "active" in missing and (was := self._was_active(columns)):
-            words += f" ({was[0]})"
-            statements.append(f"UPDATE models SET active = 0 WHERE {was[1]}")
+        if "active" in missing:
+            off = adoption.rows_off(self._renamed_active(columns), plan.installed, columns)
+            if off:
+                words += f" ({off.words})"
+                statements.append(f"UPDATE models SET active = 0 WHERE {off.condition}")
         plan.add(words, *statements)
 
     def _literal(self, definition: str) -> str:
-        # SQLite adds no column with a computed default; the literal says when it was added. A STRICT
-        # table knows INTEGER and TEXT only.
+        # SQLite cannot add a column with a computed default, so the default becomes the present time.
+        # A STRICT table accepts only INTEGER and TEXT.
         now = re.search(r"\(strftime.*\)", definition)
         if now:
             text = self._ask(f"SELECT {now[0]}")[0][0]
             definition = definition.replace(now[0], f"'{text}'")
         return definition.replace("BOOLEAN", "INTEGER")
 
-    def _was_active(self, columns: dict[str, Any]) -> tuple[str, str] | None:
-        """In words and in SQL: which rows were off before the column ``active`` was gone."""
+    def _renamed_active(self, columns: dict[str, Any]) -> tuple[str, str] | None:
+        """Return the column that ``active`` was renamed to, as text and as SQL: a trigger names it."""
         definition = self._triggers_there.get("modelctl_enabled", ("", ""))[1]
         renamed = re.search(r'UPDATE OF ("(?:[^"]|"")+"|\w+) ON', definition, re.IGNORECASE)
         if renamed and renamed[1].strip('"').replace('""', '"').lower() in columns:
-            name = renamed[1].strip('"')
-            return (
-                f"it is called {name} now; a new one takes its values",
-                f"{renamed[1]} IS NOT TRUE",
-            )
-        if self._plan.installed and {"auto_disabled", "disabled_at"} <= columns.keys():
-            off = "auto_disabled IS TRUE OR disabled_at IS NOT NULL"
-            return "what modelctl switched off stays off, all others are active", off
+            return renamed[1].strip('"'), renamed[1]
         return None
 
     def _unique(self, columns: dict[str, Any]) -> set[str]:
-        """The columns that are unique on their own."""
+        """Return the columns of models that are unique on their own."""
         keys = [[name for name, row in columns.items() if row[5]]]
         for _, index, unique, _, partial in self._ask("PRAGMA main.index_list('models')"):
             if unique and not partial:
@@ -165,22 +147,20 @@ class _Comparison:
                 keys.append([(name or "").lower() for _, _, name in members])
         return {key[0] for key in keys if len(key) == 1}
 
-    def _own_table(self, table: str, columns: dict[str, Column]) -> None:
+    def _own_table(self, table: str, columns: dict[str, DeclaredColumn]) -> None:
         plan, kind = self._plan, self._kind(table)
-        body = ", ".join(f"{name} {c.sqlite}" for name, c in columns.items())
-        create = f"CREATE TABLE {table} ({body})"
+        create = _create(table, columns)
         if kind is None:
             plan.add(f"there is no table {table}", create)
             return
-        if kind != "table":
-            plan.obstruct(f"{table} is a {kind}, and modelctl needs a table of that name")
+        if not plan.is_table(table, kind):
             return
         there = self._columns(table)
         missing = [name for name in columns if name not in there]
         keys = [name for name, column in columns.items() if "PRIMARY KEY" in column.sqlite]
         keyless = [name for name in keys if name not in there or not there[name][5]]
         if table == CACHE and (missing or keyless):
-            plan.add(f"{table} is not as it must be", f"DROP TABLE {table}", create)
+            plan.add(f"{table} is not as declared", f"DROP TABLE {table}", create)
             return
         if keyless:
             plan.obstruct(f"{table} has no primary key {keyless[0]}: rename or drop it")
@@ -194,7 +174,7 @@ class _Comparison:
         for name, (_, _, _, required, default, key, _) in there.items():
             if required and default is None and not key and name not in columns:
                 plan.obstruct(
-                    f"{table} has a column {name} of somebody else, which is NOT NULL and has no"
+                    f"{table} has a column {name} of another program, which is NOT NULL and has no"
                     " default: drop it"
                 )
 
@@ -203,39 +183,38 @@ class _Comparison:
             there = self._indexes_there.get(index.table, set())
             if not index.sqlite or _plain(index.sqlite) in there:
                 continue
-            names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
-            free = next(each for each in names if each not in self._things)
+            free = free_name(name, self._things)
             create = f"CREATE INDEX {free} ON {index.table} {index.sqlite}"
             self._plan.add(f"{index.table} has no index {name}", create)
 
     def _triggers(self) -> None:
-        missing: list[str] = []
-        changed: list[str] = []
+        different: dict[str, list[str]] = {}
         statements: list[str] = []
         columns = self._columns(MODELS)
         never_null = [name for name in EMPTIED_TEXTS if name in columns and columns[name][3]]
         for name, definition in SQLITE.items():
             create = f"CREATE TRIGGER {name} {emptying(definition, never_null)}"
             table, found = self._triggers_there.get(name, ("", ""))
-            if found and table == MODELS and _plain(found) == _plain(create):
+            there = found and table == MODELS
+            if there and _plain(found) == _plain(create):
                 self._plan.triggers[name] = True
                 continue
-            (changed if found and table == MODELS else missing).append(name)
+            different.setdefault("not as declared" if there else "missing", []).append(name)
             statements += [f"DROP TRIGGER IF EXISTS {name}", create]
-        words = [
-            f"{numbered('trigger', names)} of models {are(names)} {what}"
-            for names, what in ((missing, "missing"), (changed, "not as declared"))
-            if names
-        ]
-        if words:
-            self._plan.add("the " + "; the ".join(words), *statements)
+        if different:
+            self._plan.add_triggers(MODELS, different, statements)
+
+
+def _create(table: str, columns: dict[str, DeclaredColumn]) -> str:
+    body = ", ".join(f"{name} {column.sqlite}" for name, column in columns.items())
+    return f"CREATE TABLE {table} ({body})"
 
 
 def _index(definition: str) -> str:
-    """What follows the table in the definition of an index."""
+    """Return what follows the table in the definition of an index."""
     return _plain(re.sub(r'^.*?\sON\s+("(?:[^"]|"")*"|\w+)', "", definition, flags=re.I | re.S))
 
 
 def _plain(definition: str) -> str:
-    """A definition without what SQLite writes anew when a table is renamed."""
+    """Remove from a definition what SQLite writes differently after a table was renamed."""
     return " ".join(re.sub('["()]', " ", definition.lower()).split())

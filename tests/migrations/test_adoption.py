@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import Fleet, ModelStatus, RefusedError, UsageError, migrations
+from modelctl import Fleet, ModelStatus, RefusedError, UsageError
 from modelctl.database.sql import GUARD_LOCK, RECOVER_LOCK, lock_key
+from modelctl.migrations import migrate
 from tests import fleets
 from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql, status
 from tests.servers import Postgres
@@ -371,7 +372,7 @@ def test_two_fleets_share_a_database(empty_pg: str, redis_url: str) -> None:
         assert fleet.holds() == ()
         assert [check for check in fleet.doctor().checks if not check.ok] == []
         with psycopg.connect(empty_pg) as other:
-            for lock in (RECOVER_LOCK, GUARD_LOCK, migrations.UPGRADE_LOCK):
+            for lock in (RECOVER_LOCK, GUARD_LOCK, migrate.UPGRADE_LOCK):
                 other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(lock, "fleet_two")])
             assert not fleet.recover().busy
             fleet.disable("a", force=True)

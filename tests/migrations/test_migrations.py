@@ -14,12 +14,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from modelctl import migrations
 from modelctl.database import sqlite
 from modelctl.errors import InvalidConfigError
-from modelctl.migrations.declared import HEAD, MODELS_COLUMNS
-from modelctl.migrations.triggers import SQLITE, TRIGGERS
+from modelctl.migrations import migrate
 from modelctl.reports import SchemaStatus
+from modelctl.schema.declared import HEAD, MODELS_COLUMNS
+from modelctl.schema.triggers import SQLITE, TRIGGERS
 from modelctl.tables.columns import AUTO_OFF, TIMED_OFF
 from tests.servers import Postgres
 
@@ -113,7 +113,7 @@ def connected(url: str, **options: Any) -> Iterator[sa.Connection]:
 def upgrade(url: str) -> SchemaStatus:
     """Upgrade over a connection of its own."""
     with connected(url) as connection:
-        return migrations.upgrade(connection)
+        return migrate.upgrade(connection)
 
 
 def well(url: str) -> SchemaStatus:
@@ -125,7 +125,7 @@ def well(url: str) -> SchemaStatus:
 def status(url: str) -> SchemaStatus:
     """Return the status over a connection of its own."""
     with connected(url) as connection:
-        return migrations.status(connection)
+        return migrate.status(connection)
 
 
 def run(url: str, *statements: str) -> list[Any]:
@@ -252,11 +252,10 @@ def test_status_and_triggers_only_look(url: str) -> None:
     run(url, "SELECT 1")
     before = snapshot(url)
     with connected(url) as connection:
-        found = migrations.status(connection)
+        found = migrate.status(connection)
         assert (found.current, found.up_to_date, found.table) == (None, False, None)
-        assert migrations.compare(connection) == [*found.findings]
-        assert migrations.upgrade(connection, dry_run=True).findings == found.findings
-        assert migrations.triggers(connection) == dict.fromkeys(ALL_TRIGGERS[kind(url)], False)
+        assert migrate.upgrade(connection, dry_run=True).findings == found.findings
+        assert migrate.triggers(connection) == dict.fromkeys(ALL_TRIGGERS[kind(url)], False)
         assert not connection.in_transaction()
     assert snapshot(url) == before
 
@@ -280,8 +279,8 @@ def test_upgrade_waits_for_another_one_beyond_the_lock_timeout(empty_pg: str) ->
         connected(empty_pg, connect_args=limits) as connection,
         ThreadPoolExecutor(1) as pool,
     ):
-        ahead.execute("SELECT pg_advisory_xact_lock(%s)", [migrations.UPGRADE_LOCK])
-        waiting = pool.submit(migrations.upgrade, connection)
+        ahead.execute("SELECT pg_advisory_xact_lock(%s)", [migrate.UPGRADE_LOCK])
+        waiting = pool.submit(migrate.upgrade, connection)
         time.sleep(0.5)
         assert not waiting.done()
         ahead.rollback()
@@ -299,10 +298,10 @@ def test_upgrade_does_not_queue_behind_a_user_of_the_table(empty_pg: str) -> Non
     with psycopg.connect(empty_pg) as user, connected(empty_pg, connect_args=limits) as connection:
         user.execute("SELECT FROM models")
         with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
-            migrations.upgrade(connection)
+            migrate.upgrade(connection)
         user.rollback()
         assert snapshot(empty_pg) == before
-        assert migrations.upgrade(connection).up_to_date
+        assert migrate.upgrade(connection).up_to_date
 
 
 @contextmanager
@@ -323,10 +322,10 @@ def test_upgrade_sets_the_isolation_it_needs(empty_pg: str, level: str) -> None:
     before = snapshot(empty_pg)
     with connected(empty_pg, isolation_level=level) as connection:
         with failing(empty_pg), pytest.raises(sa.exc.ProgrammingError):
-            migrations.upgrade(connection)
+            migrate.upgrade(connection)
         assert snapshot(empty_pg) == before
     with connected(empty_pg, isolation_level=level) as connection:
-        assert migrations.upgrade(connection).up_to_date
+        assert migrate.upgrade(connection).up_to_date
 
 
 def test_a_failure_in_the_middle_leaves_nothing(url: str) -> None:
@@ -350,10 +349,10 @@ def test_sqlite_upgrade_is_one_transaction_under_any_driver_setting(
     )
     with engine.connect() as connection:
         with failing(sqlite_url), pytest.raises(sa.exc.OperationalError):
-            migrations.upgrade(connection)
+            migrate.upgrade(connection)
         assert snapshot(sqlite_url) == before
     with engine.connect() as connection:
-        assert migrations.upgrade(connection).up_to_date
+        assert migrate.upgrade(connection).up_to_date
     assert run(sqlite_url, "SELECT version_num FROM modelctl_version") == [(HEAD,)]
 
 
@@ -370,7 +369,7 @@ def test_a_schema_of_a_newer_release_is_refused(url: str) -> None:
 
 def test_an_old_server_is_refused(empty_pg: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PostgreSQL that lacks what the triggers need is refused by its version."""
-    monkeypatch.setattr(migrations, "OLDEST_POSTGRESQL", 99)
+    monkeypatch.setattr(migrate, "OLDEST_POSTGRESQL", 99)
     before = snapshot(empty_pg)
     with pytest.raises(InvalidConfigError, match="needs 99 or newer"):
         upgrade(empty_pg)
@@ -382,7 +381,7 @@ def test_upgrade_puts_back_triggers(url: str) -> None:
     upgrade(url)
     expected = dict.fromkeys(ALL_TRIGGERS[kind(url)], True)
     with connected(url) as connection:
-        assert migrations.triggers(connection) == expected
+        assert migrate.triggers(connection) == expected
     if kind(url) == "postgresql":
         run(
             url,
@@ -395,9 +394,9 @@ def test_upgrade_puts_back_triggers(url: str) -> None:
         run(url, "DROP TRIGGER modelctl_insert")
         gone = {"modelctl_insert"}
     with connected(url) as connection:
-        assert migrations.triggers(connection) == {name: name not in gone for name in expected}
-        migrations.upgrade(connection)
-        assert migrations.triggers(connection) == expected
+        assert migrate.triggers(connection) == {name: name not in gone for name in expected}
+        migrate.upgrade(connection)
+        assert migrate.triggers(connection) == expected
 
 
 def plan(url: str, query: str) -> str:
@@ -544,8 +543,8 @@ def test_adoption_across_schemas(empty_pg: str) -> None:
         connection.exec_driver_sql("SET search_path = shop, public")
         connection.commit()
         for _ in range(2):
-            assert migrations.upgrade(connection, "other_fleet").up_to_date
-        assert all(migrations.triggers(connection, "other_fleet").values())
+            assert migrate.upgrade(connection, "other_fleet").up_to_date
+        assert all(migrate.triggers(connection, "other_fleet").values())
     run(empty_pg, WEBSITE_INSERT.replace("models", "shop.models"))  # with another search_path
     assert run(empty_pg, "SELECT count(*) FROM other_fleet.modelctl_outbox") == [(1,)]
     schemas = "SELECT DISTINCT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"

@@ -1,0 +1,66 @@
+"""Trying the triggers: does a change of status reach the cache?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelctl.schema.declared import CACHE, OUTBOX
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+def try_triggers(connection: Connection, schema: str) -> list[str]:
+    """Change the status of one model, in a transaction that is rolled back; return what is wrong.
+
+    In a fleet without models there is nothing to try.
+    """
+    raw: Any = connection.connection.driver_connection
+    connection.exec_driver_sql("SELECT 1")  # begins a transaction, if the engine begins any
+    postgres = connection.dialect.name == "postgresql"
+    begun = raw.info.transaction_status if postgres else raw.in_transaction
+    if not begun:
+        connection.exec_driver_sql("BEGIN" if postgres else "BEGIN IMMEDIATE")
+    try:
+        return _try_on_postgres(connection, schema) if postgres else _try_on_sqlite(connection)
+    finally:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.rollback()
+
+
+_FLIP = (
+    "UPDATE models SET active = NOT coalesce(active, false)"
+    " WHERE id = (SELECT id FROM models ORDER BY id LIMIT 1)"
+)
+
+
+def _try_on_postgres(connection: Connection, schema: str) -> list[str]:
+    events, outbox = f'"{schema}".modelctl_events', f'"{schema}".{OUTBOX}'
+    tried = (
+        (
+            f"INSERT INTO {events} (model_id, event) VALUES ('doctor', 'tried')",
+            "events are not kept",
+        ),
+        (
+            f"UPDATE {outbox} SET settle = settle WHERE xid = pg_current_xact_id()",
+            f"a change of status writes no row into {schema}.{OUTBOX}, or that row cannot be changed",
+        ),
+        (
+            f"DELETE FROM {outbox} WHERE xid = pg_current_xact_id()",
+            f"rows of {schema}.{OUTBOX} cannot be deleted",
+        ),
+    )
+    if not connection.exec_driver_sql(_FLIP).rowcount:
+        return []
+    for statement, wrong in tried:
+        if not connection.exec_driver_sql(statement).rowcount:
+            return [wrong]
+    return []
+
+
+def _try_on_sqlite(connection: Connection) -> list[str]:
+    connection.exec_driver_sql(f"INSERT INTO {CACHE} (key, expires_at) VALUES ('doctor', 0)")
+    seen = f"SELECT 1 FROM {CACHE} WHERE key = 'doctor'"
+    if connection.exec_driver_sql(_FLIP).rowcount and connection.exec_driver_sql(seen).first():
+        return ["a change of status does not empty the cache"]
+    return []

@@ -1,0 +1,132 @@
+"""Indexes, functions and triggers on PostgreSQL: comparing them with the declaration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.migrations.catalogue import plain, quoted
+from modelctl.migrations.plan import free_name
+from modelctl.schema.declared import EMPTIED_TEXTS, INDEXES, MODELS, OUTBOX
+from modelctl.schema.triggers import FUNCTIONS, TRIGGERS, emptying
+
+if TYPE_CHECKING:
+    from modelctl.migrations.catalogue import Catalogue, Relation
+    from modelctl.migrations.plan import Plan
+
+
+def compare_indexes(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
+    """Compare the indexes, whatever their names: a table that was swapped may have taken one."""
+    for name, index in INDEXES.items():
+        table = models if index.table == MODELS else catalogue.own[index.table]
+        if not index.postgresql or plain(index.postgresql) in table.indexes:
+            continue
+        names = "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        taken = [row[0] for row in catalogue.ask(f"{names} WHERE n.nspname = %s", table.schema)]
+        create = f"CREATE INDEX {free_name(name, taken)} ON {table.sql} {index.postgresql}"
+        plan.add(f"{table.shown} has no index {name}", create)
+
+
+def compare_functions(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
+    """Compare the trigger functions, the rights on them, and those of their owner."""
+    schema = catalogue.schema
+    found = {
+        name: facts
+        for name, *facts in catalogue.ask(
+            """
+            SELECT p.proname, quote_ident(pg_get_userbyid(p.proowner)),
+                has_schema_privilege(p.proowner, n.oid, 'USAGE')
+                    AND has_table_privilege(p.proowner, CAST(%s AS oid), 'INSERT') IS NOT FALSE,
+                p.prorettype = CAST('trigger' AS regtype),
+                p.prosrc, l.lanname, p.prosecdef, p.proconfig,
+                EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                    WHERE a.grantee = 0)
+            FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+            JOIN pg_language l ON l.oid = p.prolang
+            WHERE n.nspname = %s AND p.proname = ANY(%s) AND p.pronargs = 0
+            """,
+            catalogue.own[OUTBOX].oid,
+            schema,
+            [*FUNCTIONS],
+        )
+    }
+    never_null = [n for n in EMPTIED_TEXTS if n in models.columns and models.columns[n].required]
+    for name, function in FUNCTIONS.items():
+        shown = f"{schema}.{name}()"
+        body = emptying(function.body, never_null)
+        owner, owner_may_write, is_trigger, *facts = found.get(name, ("", True, True))
+        if not is_trigger:
+            plan.obstruct(f"{shown} is a function of another program: drop it")
+            continue
+        if facts != [body, "plpgsql", function.definer, [*function.settings], False]:
+            what = "is not as declared" if name in found else "is missing"
+            plan.add(f"the function {shown} {what}", *_create_function(schema, name, body))
+        if function.definer and not owner_may_write:
+            plan.add(
+                f"{owner}, the owner of the function {shown}, may not write {OUTBOX}",
+                f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {owner}",
+                f"GRANT INSERT ON {quoted(schema)}.{OUTBOX} TO {owner}",
+            )
+
+
+def _create_function(schema: str, name: str, body: str) -> list[str]:
+    function = FUNCTIONS[name]
+    definer = " SECURITY DEFINER" if function.definer else ""
+    settings = " ".join(f"SET {setting.replace('=', ' = ')}" for setting in function.settings)
+    signature = f"{quoted(schema)}.{name}()"
+    return [
+        f"CREATE OR REPLACE FUNCTION {signature} RETURNS trigger LANGUAGE plpgsql{definer}"
+        f" {settings} AS $modelctl${body}$modelctl$",
+        f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC",
+    ]
+
+
+def compare_triggers(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
+    """Compare the triggers on ``models``."""
+    table = models.sql
+    found = {
+        name: facts
+        for name, *facts in catalogue.ask(
+            """
+            SELECT t.tgname, t.tgenabled, p.proname, n.nspname, pg_get_triggerdef(t.oid)
+            FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+            JOIN pg_namespace n ON n.oid = p.pronamespace
+            WHERE t.tgrelid = CAST(%s AS oid) AND t.tgname = ANY(%s)
+            """,
+            models.oid,
+            [*TRIGGERS],
+        )
+    }
+    different: dict[str, list[str]] = {}
+    statements: list[str] = []
+    for name, trigger in TRIGGERS.items():
+        enable = f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}"
+        if name in found:
+            enabled, function, schema, definition = found[name]
+            declared = plain(f"{trigger.event} ON models {trigger.how}")
+            executed = (function, schema) == (trigger.function, catalogue.schema)
+            if executed and plain(_without_names(definition, name, table)) == declared:
+                plan.triggers[name] = enabled == "A"
+                if enabled != "A":
+                    different.setdefault("disabled, or not ENABLE ALWAYS", []).append(name)
+                    statements.append(enable)
+                continue
+            statements.append(f"DROP TRIGGER {name} ON {table}")
+        different.setdefault("not as declared" if name in found else "missing", []).append(name)
+        statements += [
+            f"CREATE TRIGGER {name} {trigger.event} ON {table} {trigger.how}"
+            f" EXECUTE FUNCTION {quoted(catalogue.schema)}.{trigger.function}()",
+            enable,
+        ]
+    extra = [each for each, on in catalogue.triggers if on == table and each not in TRIGGERS]
+    if extra:
+        different["not declared"] = extra
+        statements += [f"DROP TRIGGER {each} ON {table}" for each in extra]
+    if different:
+        plan.add_triggers(models.shown, different, statements)
+        plan.touches_models = True
+
+
+def _without_names(definition: str, name: str, table: str) -> str:
+    """Return the definition of a trigger from its event on, on "models", without its function."""
+    inner = definition.removeprefix(f"CREATE TRIGGER {name} ").rpartition(" EXECUTE ")[0]
+    return inner.replace(f" ON {table} ", " ON models ", 1)

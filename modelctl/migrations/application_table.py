@@ -1,0 +1,144 @@
+"""The application's table ``models`` on PostgreSQL: creating it, or adopting the one that is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.migrations import adoption
+from modelctl.migrations.catalogue import Relation
+from modelctl.migrations.plan import listed
+from modelctl.schema.declared import MODELS, MODELS_COLUMNS, OUTBOX
+from modelctl.schema.triggers import FUNCTIONS
+
+if TYPE_CHECKING:
+    from modelctl.migrations.catalogue import Catalogue
+    from modelctl.migrations.plan import Plan
+
+_SEARCH_PATH = "in database.url (?options=-csearch_path%3DNAME)"
+
+
+def compare(plan: Plan, catalogue: Catalogue) -> Relation:
+    """Compare ``models`` with the declaration; return it, or the table that will be created."""
+    models = catalogue.models
+    if models is None:
+        return _create(plan, catalogue)
+    plan.table = models.shown
+    if plan.is_table(models.shown, models.kind):
+        plan.obstruct(*_problems(models, catalogue))
+    _remove_from_other_tables(plan, models, catalogue)
+    missing = [name for name in MODELS_COLUMNS if name not in models.columns]
+    if missing and not plan.obstacles:
+        _add_columns(plan, models, missing, catalogue)
+    return models
+
+
+def _create(plan: Plan, catalogue: Catalogue) -> Relation:
+    path = catalogue.search_path()
+    elsewhere = sorted({table for _, table in catalogue.triggers})
+    # Not in the schema of the own tables, which "$user" may name.
+    sql = "SELECT s FROM unnest(current_schemas(false)) s WHERE s <> %s"
+    schemas = [row[0] for row in catalogue.ask(sql, catalogue.schema)]
+    if elsewhere:
+        plan.obstruct(
+            f"there is no table models in the search path ({path}), and modelctl's triggers are"
+            f" on {', '.join(elsewhere)}: name the schema of that table {_SEARCH_PATH}, or give the"
+            " table its name back"
+        )
+    elif not schemas:
+        plan.obstruct(f"the search path ({path}) has no schema for the table models")
+    table = Relation.missing(schemas[0] if schemas else "", MODELS)
+    if not plan.obstacles:
+        plan.add(f"there is no table {table.shown}", table.create(MODELS_COLUMNS))
+    return table
+
+
+def _problems(models: Relation, catalogue: Catalogue) -> list[str]:
+    """Return the reasons why ``models`` cannot be used."""
+    shown = models.shown
+    problems = []
+    if models.partition:
+        problems.append(
+            f"{shown} is a partition: statements on the table above it fire none of its triggers"
+        )
+    elif models.parents:
+        problems.append(
+            f"{shown} inherits from {', '.join(models.parents)}: statements on that table fire none"
+            " of its triggers"
+        )
+    if models.children and not models.partitioned:
+        problems.append(
+            f"{shown} has tables that inherit from it ({', '.join(models.children)}): its triggers"
+            " do not fire for their rows, and the same id can be there twice"
+        )
+    if models.rules:
+        problems.append(
+            f"{shown} has {listed('rule', models.rules)}: a rule changes or suppresses statements"
+            " before a trigger sees them; use a trigger instead"
+        )
+    problems += adoption.problems(shown, models.columns, models.unique, "postgresql")
+    other_fleets = catalogue.ask(
+        """
+        SELECT DISTINCT n.nspname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        JOIN pg_namespace n ON n.oid = p.pronamespace
+        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %s
+        WHERE t.tgrelid = %s AND n.nspname <> %s AND p.proname = ANY(%s)
+        """,
+        OUTBOX,
+        models.oid,
+        catalogue.schema,
+        [*FUNCTIONS],
+    )
+    problems += [
+        f"{shown} belongs to the fleet whose tables are in the schema {schema}: set"
+        f' database.schema = "{schema}", or run modelctl db detach with that setting first'
+        for (schema,) in other_fleets
+    ]
+    return problems
+
+
+def _remove_from_other_tables(plan: Plan, models: Relation, catalogue: Catalogue) -> None:
+    """Drop the triggers of a table that was ``models`` before."""
+    found = [each for each in catalogue.triggers if each[1] != models.sql]
+    tables = sorted({table for _, table in found})
+    same_name = [table for table in tables if table.rpartition(".")[2] == MODELS]
+    if same_name:
+        plan.obstruct(
+            f"modelctl's triggers are on {', '.join(same_name)}, and the search path"
+            f" ({catalogue.search_path()}) finds {models.shown}: name the schema of the right table"
+            f" {_SEARCH_PATH}, or run modelctl db detach first"
+        )
+    elif found:
+        plan.add(
+            f"modelctl's triggers are on {', '.join(tables)}, which is not models",
+            *(f"DROP TRIGGER {trigger} ON {table}" for trigger, table in found),
+        )
+
+
+def _add_columns(plan: Plan, models: Relation, missing: list[str], catalogue: Catalogue) -> None:
+    definitions = {name: MODELS_COLUMNS[name].postgresql for name in missing}
+    words = f"{models.shown} has no {listed('column', missing)}"
+    statements = []
+    if "active" in missing:
+        off = adoption.rows_off(_renamed_active(models, catalogue), plan.installed, models.columns)
+        if off:
+            words += f" ({off.words})"
+            statements.append(f"UPDATE {models.sql} SET active = false WHERE {off.condition}")
+    added = ", ".join(f"ADD COLUMN {name} {definition}" for name, definition in definitions.items())
+    plan.add(words, f"ALTER TABLE {models.sql} {added}", *statements)
+    plan.touches_models = True
+
+
+def _renamed_active(models: Relation, catalogue: Catalogue) -> tuple[str, str] | None:
+    """Return the column that ``active`` was renamed to, as text and as SQL: the triggers depend on it."""
+    found = catalogue.ask(
+        """
+        SELECT DISTINCT a.attname, quote_ident(a.attname)
+        FROM pg_trigger t JOIN pg_depend d ON d.classid = CAST('pg_trigger' AS regclass)
+            AND d.objid = t.oid AND d.refobjid = t.tgrelid AND d.refobjsubid > 0
+        JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = d.refobjsubid
+        WHERE t.tgrelid = %s AND t.tgname IN ('modelctl_enabled', 'modelctl_disabled')
+            AND a.atttypid = CAST('boolean' AS regtype)
+        """,
+        models.oid,
+    )
+    return (found[0][0], found[0][1]) if len(found) == 1 else None

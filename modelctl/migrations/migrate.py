@@ -1,0 +1,178 @@
+"""Create, adopt, compare and repair the schema, on a connection that the caller has opened.
+
+`modelctl.schema` declares what must exist. `postgresql` and `sqlite` compare it with what is there and
+make a `Plan` of the differences: `status` reports it, `upgrade` executes it. The recorded revision does
+not matter for that: a table that another tool dropped is found because it is not there.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from modelctl.count.outbox import SEAL
+from modelctl.database.sql import lock_key
+from modelctl.errors import InvalidConfigError
+from modelctl.migrations import postgresql, sqlite
+from modelctl.reports import SchemaStatus
+from modelctl.schema.declared import CACHE, HEAD, KNOWN, OUTBOX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from modelctl.migrations.plan import Plan
+
+OLDEST_POSTGRESQL = 13
+UPGRADE_LOCK = int.from_bytes(b"mctl-ddl")
+SCHEMA = "modelctl"
+
+
+def upgrade(connection: Connection, schema: str = SCHEMA, *, dry_run: bool = False) -> SchemaStatus:
+    """Create the schema, adopt a table ``models`` that is there, or repair: all of it or nothing.
+
+    Begins and commits a transaction of its own; another upgrade waits until it has ended.
+
+    *schema*: of modelctl's own tables, on PostgreSQL. *dry_run*: only return what would be done, and
+    the obstacles.
+
+    Raises:
+        InvalidConfigError: this database, or its table ``models``, cannot be used.
+    """
+    if dry_run:
+        with _reading(connection):
+            plan = _plan(connection, schema)
+            if plan.steps:
+                plan.obstacles += plan.rights
+            return _status(connection, plan, dry_run=True)
+    with _alone(connection, schema):
+        plan = _plan(connection, schema)
+        problems = [*plan.obstacles, *(plan.rights if plan.steps else ())]
+        if problems:
+            hint = "nothing was changed; or give modelctl a database of its own (database.url)"
+            raise InvalidConfigError("; ".join(problems), hint=hint)
+        plan.execute(connection)
+        if plan.steps:
+            _seal(connection, schema)
+        if plan.steps and plan.installed:
+            _invalidate(connection, schema)
+        after = _plan(connection, schema)
+        return _status(connection, after, repaired=plan)
+
+
+def status(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
+    """Compare the database with what this release needs."""
+    with _reading(connection):
+        return _status(connection, _plan(connection, schema))
+
+
+def triggers(connection: Connection, schema: str = SCHEMA) -> dict[str, bool]:
+    """Return for each declared trigger whether it is there, as declared, and enabled."""
+    with _reading(connection):
+        return _plan(connection, schema).triggers
+
+
+def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
+    """Drop the triggers and functions, not the tables and columns; return what was dropped."""
+    with _alone(connection, schema):
+        if connection.dialect.name != "postgresql":
+            found = sqlite.installed_on(connection)
+            for name, _ in found:
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
+            connection.exec_driver_sql(f"DELETE FROM {CACHE}")
+            return [f"trigger {name} of {table}" for name, table in found]
+        return postgresql.detach(connection, schema)
+
+
+@contextmanager
+def _alone(connection: Connection, schema: str) -> Iterator[None]:
+    """Run a transaction beside which no other upgrade runs."""
+    if connection.dialect.name == "postgresql":
+        # The first read of the schema must see what the other upgrade has committed: not with an
+        # older snapshot, and after the lock.
+        connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            # A large table, and another upgrade, may take long. But the wait for the lock of the
+            # table keeps its limit: all programs that need the table wait behind us.
+            patience = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            connection.exec_driver_sql(
+                f"SELECT pg_advisory_xact_lock({lock_key(UPGRADE_LOCK, schema)})"
+            )
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience}'")
+            yield
+    else:
+        with connection.begin():
+            # The driver or an event may have begun a transaction, in which nothing was read yet.
+            if connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                connection.exec_driver_sql("ROLLBACK")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield
+
+
+@contextmanager
+def _reading(connection: Connection) -> Iterator[None]:
+    """Leave no transaction open, except one that the caller has begun."""
+    begun = connection.in_transaction()
+    try:
+        yield
+    finally:
+        if not begun:
+            connection.rollback()
+
+
+def _plan(connection: Connection, schema: str) -> Plan:
+    if connection.dialect.name == "postgresql":
+        version = connection.exec_driver_sql("SHOW server_version").scalar_one()
+        if int(version.split(".")[0]) < OLDEST_POSTGRESQL:
+            raise InvalidConfigError(
+                f"the server is PostgreSQL {version}; modelctl needs {OLDEST_POSTGRESQL} or newer",
+                hint="upgrade the server, or use another one",
+            )
+        plan = postgresql.plan(connection, schema)
+    else:
+        plan = sqlite.plan(connection)
+    if plan.current is not None and plan.current not in KNOWN:
+        plan.obstacles.insert(
+            0,
+            f"the schema is at revision {plan.current}, which this release does not know (it knows"
+            f" up to {HEAD}): a newer modelctl has made it; upgrade modelctl here as well",
+        )
+    return plan
+
+
+def _status(
+    connection: Connection, plan: Plan, *, repaired: Plan | None = None, dry_run: bool = False
+) -> SchemaStatus:
+    return SchemaStatus(
+        connection.dialect.name,
+        plan.current,
+        HEAD,
+        up_to_date=not (plan.steps or plan.obstacles),
+        table=plan.table,
+        findings=plan.findings,
+        obstacles=tuple(plan.obstacles),
+        repaired=repaired.findings if repaired else (),
+        dry_run=dry_run,
+    )
+
+
+def _seal(connection: Connection, schema: str) -> None:
+    """Record the table and the triggers that the cached count depends on from now on."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            f'INSERT INTO "{schema}".modelctl_state (name, at, value)'
+            f" VALUES ('seal', now(), {SEAL})"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value",
+            execution_options={"no_parameters": True},
+        )
+
+
+def _invalidate(connection: Connection, schema: str) -> None:
+    """Invalidate the caches: changes that were made while a trigger was missing are not in them."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f'INSERT INTO "{schema}".{OUTBOX} DEFAULT VALUES')
+    else:
+        connection.exec_driver_sql(f"DELETE FROM {CACHE}")
