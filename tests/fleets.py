@@ -47,8 +47,16 @@ def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(path, isolation_level=None)) as file:
             return file.execute(statement, values).fetchall()
     with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.replace("?", "%s").encode(), values or None)
-        return cursor.fetchall() if cursor.description else []
+        return execute(connection, statement, *values)
+
+
+def execute(
+    connection: psycopg.Connection, statement: str, *values: object
+) -> list[tuple[Any, ...]]:
+    """Run a statement on a connection to PostgreSQL, as `sql` does."""
+    text = statement.replace("?", "%s") if values else statement
+    cursor = connection.execute(text.encode(), values or None)
+    return cursor.fetchall() if cursor.description else []
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,8 @@ Happenings = list[tuple[str, Any]]
 
 
 @dataclass
-class World:
-    """A few models, and what stands beside them in the database.
+class Situation:
+    """A few models in memory, and what stands beside them in a database.
 
     *told*: of whose failures at the threshold the history of the last window tells. *failed*:
     the type of the last failure within it. *out*: who went off since the provider's incident.
@@ -175,10 +175,10 @@ class World:
     failed: dict[str, FailureType] = field(default_factory=dict)
     out: set[str] = field(default_factory=set)
 
-    def copy(self) -> World:
+    def copy(self) -> Situation:
         """Return the same, to look at later."""
         sets = (set(self.pauses), set(self.incidents), set(self.told))
-        return World(self.config, dict(self.models), *sets, dict(self.failed), set(self.out))
+        return Situation(self.config, dict(self.models), *sets, dict(self.failed), set(self.out))
 
     def load(self) -> Guards:
         """Return what a transaction knows that begins now."""
@@ -260,8 +260,8 @@ class Step:
     before: Health
     after: Health
     event: str | None
-    old: World
-    new: World
+    old: Situation
+    new: Situation
     guards: Guards
 
     @property
@@ -293,7 +293,7 @@ class Play:
 
     def steps(self, *, keep: bool) -> Iterator[Step]:
         """Do it all; *keep*: a transaction goes on with the guards it has."""
-        world = World(self.config, dict(self.models))
+        world = Situation(self.config, dict(self.models))
         guards: Guards | None = None
         for what, value in self.happenings:
             if what == "outcome":
@@ -315,7 +315,7 @@ class Play:
                 world.models[value] = replace(world.models[value], trusted=True)
 
 
-def _recorded(world: World, outcome: Outcome, guards: Guards) -> Step:
+def _recorded(world: Situation, outcome: Outcome, guards: Guards) -> Step:
     old, before = world.copy(), world.models[outcome.id]
     after, said = record(before, outcome, world.config, guards)
     step = Step(outcome, before, after, said, old, world, guards)

@@ -13,126 +13,53 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-import redis
 
 from modelctl import Fleet, crash_points
-from modelctl.config.config import Config
-from modelctl.config.sections import DatabaseConfig, RedisConfig
 from modelctl.errors import MissingSchemaError, StaleCacheError
 from modelctl.model import CacheState, Count
-from tests import servers
+from tests import commands, servers
+from tests.fleets import is_sqlite
 from tests.servers import Postgres, Redis
+from tests.world import KEY, World
 
-K = "db:models:count:active"
-VOUCH = "{db:models:count:active}:vouch"
 LEADERBOARD = "db:leaderboard:1"
 MODELS = 10
 INSERT = "INSERT INTO models (id) VALUES " + ", ".join(f"('m{i}')" for i in range(MODELS))
 
 
-class World:
-    """A fleet of ten active models, its database and its cache as other programs see them."""
-
-    def __init__(self, database: str, redis_url: str = "") -> None:
-        self.database = database
-        self.redis_url = redis_url
-        self.warnings: list[str] = []
-        self._fleets: list[Fleet] = []
-        self.fleet = self.another()
-        if database.startswith("sqlite"):
-            self.fleet.upgrade()
-        self.sql(INSERT)
-        self.forget()
-        self.redis = redis.Redis.from_url(redis_url, decode_responses=True) if redis_url else None
-
-    def another(self, redis_url: str | None = None) -> Fleet:
-        """Return a fleet as another process would have it."""
-        url = self.redis_url if redis_url is None else redis_url
-        fleet = Fleet(Config(DatabaseConfig(self.database), RedisConfig(url)), actor="test")
-        fleet.on_warning = self.warnings.append
-        self._fleets.append(fleet)
-        return fleet
-
-    def close(self) -> None:
-        """Close what was opened."""
-        for fleet in self._fleets:
-            fleet.close()
-        if self.redis:
-            self.redis.close()
-
-    def sql(self, statement: str) -> list[Any]:
-        """Run a statement as another program."""
-        if self.database.startswith("sqlite"):
-            path = self.database.removeprefix("sqlite:///")
-            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                return connection.execute(statement).fetchall()
-        with psycopg.connect(self.database, autocommit=True) as postgres:
-            cursor = postgres.execute(statement.encode())
-            return cursor.fetchall() if cursor.description else []
-
-    def forget(self) -> None:
-        """Forget the invalidations that were queued."""
-        if not self.database.startswith("sqlite"):
-            self.sql("DELETE FROM modelctl_outbox")
-
-    def age(self, seconds: float) -> None:
-        """Make the cached value so much older."""
-        if self.redis:
-            self.redis.pexpire(VOUCH, int(self.redis.pttl(VOUCH) - seconds * 1000))
-        else:
-            self.sql(f"UPDATE modelctl_cache SET expires_at = expires_at - {seconds}")
-
-    def foreign(self, value: int) -> None:
-        """Store a count as another program does."""
-        assert self.redis
-        self.redis.execute_command("SETEX", K, 60, value)  # type: ignore[no-untyped-call]
-
-    def wrong(self, value: int) -> None:
-        """Store a count that is believed, which nothing but a fill of modelctl does."""
-        assert self.redis
-        self.redis.set(K, value, ex=60)
-        self.redis.set(VOUCH, f"{value} {self.redis.info('server')['run_id']}", ex=60)
-
-    def queue(self) -> tuple[int, int]:
-        """Return how many invalidations are queued, and how many settle."""
-        sql = "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle)"
-        queued, settling = self.sql(f"{sql} FROM modelctl_outbox")[0]
-        return queued, settling
-
-
-@contextmanager
-def _world(database: str, redis_url: str = "") -> Iterator[World]:
+def ten_models(database: str, redis_url: str = "") -> World:
+    """Return a fleet of ten active models."""
     world = World(database, redis_url)
-    try:
-        yield world
-    finally:
-        world.close()
+    if is_sqlite(database):
+        world.fleet.upgrade()
+    world.sql(INSERT)
+    world.forget()
+    return world
 
 
 @pytest.fixture
 def shared(pg_database: str, redis_url: str) -> Iterator[World]:
     """Give a fleet in PostgreSQL with its count in Redis."""
-    with _world(pg_database, redis_url) as world:
+    with ten_models(pg_database, redis_url) as world:
         yield world
 
 
 @pytest.fixture
 def plain(pg_database: str) -> Iterator[World]:
     """Give a fleet in PostgreSQL without a cache."""
-    with _world(pg_database) as world:
+    with ten_models(pg_database) as world:
         yield world
 
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[World]:
     """Give a fleet in an SQLite file."""
-    with _world(f"sqlite:///{_create(tmp_path / 'models.db')}") as world:
+    with ten_models(f"sqlite:///{_create(tmp_path / 'models.db')}") as world:
         yield world
 
 
@@ -207,7 +134,7 @@ def test_a_fresh_count_fills_the_cache(cached: World) -> None:
 
 def test_a_fresh_count_does_not_read_the_cache(shared: World) -> None:
     """A cached number is shown by a plain count, not by a fresh one, which replaces it."""
-    shared.wrong(999)
+    shared.cache_believed(999)
     assert shared.fleet.count().active == 999
     assert shared.fleet.count(fresh=True) == from_database(MODELS)
     assert shared.fleet.count().active == MODELS
@@ -265,14 +192,14 @@ def test_only_a_change_of_status_costs_the_cache(cached: World) -> None:
 
 def test_a_foreign_number_is_not_believed(shared: World) -> None:
     """Another program's number is a miss, unless it is the one that modelctl stored."""
-    shared.foreign(999)
+    shared.cache_foreign(999)
     assert shared.fleet.count() == from_database(MODELS)
-    shared.foreign(999)
+    shared.cache_foreign(999)
     assert shared.fleet.count() == from_database(MODELS)
-    shared.foreign(MODELS)
+    shared.cache_foreign(MODELS)
     assert shared.fleet.count().source == "cache"
     assert shared.fleet.disable("m1").cache == CacheState.INVALIDATED
-    shared.foreign(MODELS)
+    shared.cache_foreign(MODELS)
     assert shared.fleet.count() == from_database(MODELS - 1)
     assert shared.fleet.count().source == "cache"
 
@@ -316,12 +243,11 @@ def test_raw_sql_is_seen_at_once_on_sqlite(embedded: World) -> None:
 
 def test_a_missed_count_does_not_sweep(shared: World) -> None:
     """What is queued makes it forget the count at once; the rest is left to those that sweep."""
-    assert shared.redis
     shared.sql(RAW)
     shared.redis.set(LEADERBOARD, "x")
-    shared.wrong(MODELS)
+    shared.cache_believed(MODELS)
     assert shared.fleet.count(fresh=True) == from_database(MODELS - 3)
-    assert shared.queue() == (1, 0)
+    assert shared.queue == (1, 0)
     assert shared.redis.exists(LEADERBOARD)
     assert shared.fleet.count().source == "cache"
     assert shared.fleet.count().active == MODELS - 3
@@ -341,22 +267,21 @@ def test_a_count_that_fails_gives_its_lease_back(cached: World) -> None:
 
 def test_the_second_pass_comes_later_and_ends_it(shared: World) -> None:
     """A delivered invalidation is repeated once after 15 s, for what others wrote meanwhile."""
-    assert shared.redis
     shared.fleet.disable("m1")
-    assert shared.queue() == (0, 1)
+    assert shared.queue == (0, 1)
     due = "SELECT extract(epoch FROM due - clock_timestamp()) FROM modelctl_outbox"
     assert 5 < shared.sql(due)[0][0] <= 15
     assert shared.fleet.drain().delivered == 0
     # Another program writes a number that it read before the change.
-    shared.foreign(MODELS)
+    shared.cache_foreign(MODELS)
     shared.redis.set(LEADERBOARD, "x")
     shared.sql("UPDATE modelctl_outbox SET due = clock_timestamp()")
     assert shared.fleet.count() == from_database(MODELS - 1)
-    shared.foreign(MODELS)
+    shared.cache_foreign(MODELS)
     drained = shared.fleet.drain()
     assert (drained.delivered, drained.queued, drained.cache) == (1, 0, "invalidated")
-    assert shared.queue() == (0, 0)
-    assert not shared.redis.exists(LEADERBOARD, K)
+    assert shared.queue == (0, 0)
+    assert not shared.redis.exists(LEADERBOARD, KEY)
     assert shared.fleet.count() == from_database(MODELS - 1)
 
 
@@ -364,11 +289,11 @@ def test_many_queued_invalidations_are_one(shared: World, redis_server: Redis) -
     """However many changes are queued, they are delivered by one invalidation."""
     for number in range(20):
         shared.sql(f"UPDATE models SET active = NOT active WHERE id = 'm{number % 3}'")
-    assert shared.queue() == (20, 0)
+    assert shared.queue == (20, 0)
     redis_server.ask("CONFIG", "RESETSTAT")
     assert shared.fleet.drain().delivered == 20
     assert redis_server.ask("INFO", "commandstats")["cmdstat_scan"]["calls"] == 1
-    assert shared.queue() == (0, 20)
+    assert shared.queue == (0, 20)
 
 
 # Redis away
@@ -409,7 +334,7 @@ def test_a_change_without_redis_is_queued(shared: World, redis_server: Redis, tr
     assert len(shared.warnings) == 1
     assert "queued" in shared.warnings[0]
     assert shared.fleet.count() == from_database(MODELS - 1)
-    assert shared.queue() == (1, 0)
+    assert shared.queue == (1, 0)
 
 
 DELIVERIES: dict[str, Callable[[Fleet], object]] = {
@@ -426,17 +351,16 @@ def test_what_is_queued_is_delivered(
     shared: World, monkeypatch: pytest.MonkeyPatch, deliver: Callable[[Fleet], object]
 ) -> None:
     """When Redis is back with its old contents, each of these clears what a change had queued."""
-    assert shared.redis
-    down = shared.another(f"redis://127.0.0.1:{servers.refused_port()}/0")
+    down = shared.another(redis_url=f"redis://127.0.0.1:{servers.refused_port()}/0")
     shared.fleet.count()
     shared.redis.set(LEADERBOARD, "x")
     with monkeypatch.context() as impatient:
         impatient.setattr("modelctl.count.protocol.INVALIDATE_SECONDS", 0.0)
         assert down.disable("m1").cache == CacheState.QUEUED
     assert shared.fleet.count().active == MODELS
-    assert shared.queue() == (1, 0)
+    assert shared.queue == (1, 0)
     deliver(shared.fleet)
-    queued, settling = shared.queue()
+    queued, settling = shared.queue
     assert not queued
     assert settling
     assert not shared.redis.exists(LEADERBOARD)
@@ -448,16 +372,16 @@ def test_what_is_queued_is_delivered(
 def test_the_commands_for_the_cache_need_redis(shared: World, call: str) -> None:
     """To drain, clear or show the cache without Redis is an error, and nothing is lost."""
     shared.sql(RAW)
-    down = shared.another(f"redis://127.0.0.1:{servers.refused_port()}/0")
+    down = shared.another(redis_url=f"redis://127.0.0.1:{servers.refused_port()}/0")
     with pytest.raises(StaleCacheError):
         getattr(down, call)()
-    assert shared.queue() == (1, 0)
+    assert shared.queue == (1, 0)
 
 
 def test_a_redis_that_refuses_us(shared: World) -> None:
     """With a wrong password a count works with a warning, and a change is queued at once."""
     with Redis(password="right") as guarded:
-        fleet = shared.another(f"redis://:zq7wrong@127.0.0.1:{guarded.port}/0")
+        fleet = shared.another(redis_url=f"redis://:zq7wrong@127.0.0.1:{guarded.port}/0")
         assert fleet.count() == from_database(MODELS)
         started = time.monotonic()
         assert fleet.disable("m1").cache == CacheState.QUEUED
@@ -471,12 +395,12 @@ def test_the_same_place_has_one_identity(shared: World, redis_server: Redis) -> 
     place = f"127.0.0.1:{redis_server.port}"
 
     def identity(url: str) -> str:
-        return shared.another(url)._cached_count.cache.identity
+        return shared.another(redis_url=url)._cached_count.cache.identity
 
     assert (
         identity(f"redis://{place}/5")
         == identity(f"redis://me:zq7@{place}?db=5")
-        == f"{place}/5 {K}"
+        == f"{place}/5 {KEY}"
     )
     assert identity(f"redis://{place}") == identity(f"redis://{place}/0") != identity("redis://h")
     assert identity("redis+sentinel://a:1,b/m") == identity("redis+sentinel://b:26379,a:1/m/0")
@@ -534,7 +458,7 @@ def test_a_change_by_others_while_a_change_delivers(
     )
     assert shared.fleet.disable("m8").cache == CacheState.INVALIDATED
     assert done
-    assert shared.queue() == (1, 2)
+    assert shared.queue == (1, 2)
     assert shared.fleet.count() == from_database(MODELS - 5)
 
 
@@ -542,8 +466,7 @@ def test_one_thread_counts_for_all(shared: World, monkeypatch: pytest.MonkeyPatc
     """Eight threads that find the count expired do not each count, and all get the number."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: shared.fleet.count(), range(8)))
-        assert shared.redis
-        shared.redis.delete(K)
+        shared.redis.delete(KEY)
         # Time enough, however slow this machine is.
         monkeypatch.setattr("modelctl.count.protocol.POLL_SECONDS", 0.5)
         counted: list[str] = []
@@ -571,8 +494,8 @@ def test_verify_compares(shared: World) -> None:
     for prepare, cached, match in (
         (lambda: None, None, True),
         (lambda: shared.fleet.count(), MODELS, True),
-        (lambda: shared.foreign(999), None, True),
-        (lambda: shared.wrong(999), 999, False),
+        (lambda: shared.cache_foreign(999), None, True),
+        (lambda: shared.cache_believed(999), 999, False),
         (lambda: shared.fleet.clear_cache(), None, True),
     ):
         prepare()
@@ -602,7 +525,6 @@ def test_verify_without_redis(request: pytest.FixtureRequest, kind: str) -> None
 def test_verify_is_not_fooled_by_a_change_in_between(shared: World) -> None:
     """A change between its two looks is no difference."""
     shared.fleet.count()
-    assert shared.redis
     with ThreadPoolExecutor(1) as pool, psycopg.connect(shared.database) as writer:
         writer.execute("LOCK TABLE models")
         looked = pool.submit(shared.fleet.verify)
@@ -611,7 +533,7 @@ def test_verify_is_not_fooled_by_a_change_in_between(shared: World) -> None:
         while not shared.sql(waiting):
             assert time.monotonic() < deadline
         writer.execute("UPDATE models SET active = false WHERE id = 'm1'")
-        shared.redis.delete(K)
+        shared.redis.delete(KEY)
         writer.commit()
         found = looked.result(10)
     assert (found.cached, found.database, found.match) == (None, MODELS - 1, True)
@@ -680,27 +602,19 @@ def test_what_has_expired_is_not_in_the_report(embedded: World) -> None:
 # SQLite and other processes
 
 
-def run(world: World, *arguments: str) -> str:
-    """Run the command line on the same database and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "modelctl", *arguments],
-        env=os.environ | {"MODELCTL_DATABASE_URL": world.database},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout
+def count_in_a_process(world: World) -> str:
+    """Run `modelctl count` on the same database and return what it prints."""
+    return commands.run("count", MODELCTL_DATABASE_URL=world.database).out
 
 
 def test_other_processes_see_a_change_at_once(embedded: World) -> None:
     """On SQLite the cached count is right in every process after a change in any of them."""
-    assert run(embedded, "count") == f"{MODELS}\n"
+    assert count_in_a_process(embedded) == f"{MODELS}\n"
     assert embedded.fleet.count().source == "cache"
-    run(embedded, "disable", "m1")
+    commands.run("disable", "m1", MODELCTL_DATABASE_URL=embedded.database)
     assert embedded.fleet.count() == from_database(MODELS - 1)
     embedded.fleet.disable("m2")
-    assert run(embedded, "count") == f"{MODELS - 2}\n"
+    assert count_in_a_process(embedded) == f"{MODELS - 2}\n"
     assert embedded.fleet.count().source == "cache"
 
 
@@ -841,7 +755,7 @@ def test_a_doctor_tries_what_a_change_needs(shared: World, redis_server: Redis) 
     reader = ["reader", "on", ">zq7-word", "~*", "+get", "+mget", "+pttl", "+type"]
     redis_server.ask("ACL", "SETUSER", *reader)
     url = shared.redis_url.replace("redis://", "redis://reader:zq7-word@")
-    found = shared.another(url).doctor()
+    found = shared.another(redis_url=url).doctor()
     redis_server.ask("ACL", "DELUSER", "reader")
     assert [c.check for c in found.checks if not c.ok] == ["cache"]
     assert "zq7" not in str(found)

@@ -11,19 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from modelctl.count.cache import LEASE_SECONDS
-from tests.count import history
-from tests.count.history import (
-    Event,
-    Figures,
-    Group,
-    History,
-    Naive,
-    Product,
-    State,
-    Tombstone,
-    VoidError,
-    World,
-)
+from tests.count.history import Event, Figures, History, State, VoidError, judge, story, unexpected
+from tests.count.history_faults import ServerGroup, Servers
+from tests.count.history_protocols import Naive, Product, Tombstone
+from tests.count.history_record import record
 from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
 MS = 1_000
@@ -53,25 +44,25 @@ LONG_GROUP = Size("sentinel", 120, 30, 90, 3.0, 1000, 200, 50, faults=2, naive_s
 
 
 @contextmanager
-def started(kind: str) -> Iterator[World]:
+def started(kind: str) -> Iterator[Servers]:
     """Run servers that nobody else uses."""
     with Postgres() as postgres:
         if kind == "one":
             with Redis() as redis_server:
-                yield World(postgres, redis_server)
+                yield Servers(postgres, redis_server)
         else:
             groups = redis_sentinel() if kind == "sentinel" else redis_cluster(replicas=True)
             with groups as group:
-                yield Group(postgres, group)
+                yield ServerGroup(postgres, group)
 
 
 def _run(
-    world: World, protocol: type[Product | Naive], size: Size, seconds: float, folder: Path
+    servers: Servers, protocol: type[Product | Naive], size: Size, seconds: float, folder: Path
 ) -> History:
     folder = folder / protocol.__name__
     folder.mkdir()
-    run = history.run(
-        world,
+    run = record(
+        servers,
         protocol,
         seconds,
         folder,
@@ -79,11 +70,11 @@ def _run(
         each_fault=size.faults,
     )
     # Visible with -s; the line that the documentation quotes.
-    sys.stdout.write(f"\n{Figures.of(run, history.judge(run)).summary(run)}\n")
+    sys.stdout.write(f"\n{Figures.of(run, judge(run)).summary(run)}\n")
     return run
 
 
-def _worth_something(size: Size, world: World, run: History) -> None:
+def _worth_something(size: Size, servers: Servers, run: History) -> None:
     """Refuse a run that found nothing because it did nothing."""
     if crashes := [event.detail for event in run.events if event.outcome == "crash"]:
         raise VoidError(crashes[0])
@@ -94,7 +85,7 @@ def _worth_something(size: Size, world: World, run: History) -> None:
             ("reads", figures.reads, size.reads),
             ("hits", figures.hits, size.hits),
             ("acknowledged changes", figures.acknowledged, size.acknowledged),
-            *((fault, figures.faults.get(fault, 0), size.faults) for fault in world.faults),
+            *((fault, figures.faults.get(fault, 0), size.faults) for fault in servers.faults),
         )
         if have < least
     ]
@@ -102,12 +93,14 @@ def _worth_something(size: Size, world: World, run: History) -> None:
         raise VoidError("; ".join(missing))
 
 
-def _stale(world: World, protocol: type[Naive], size: Size, seconds: float, folder: Path) -> int:
+def _stale(
+    servers: Servers, protocol: type[Naive], size: Size, seconds: float, folder: Path
+) -> int:
     """Return how many stale reads a protocol that is wrong has shown."""
-    run = _run(world, protocol, size, seconds, folder)
+    run = _run(servers, protocol, size, seconds, folder)
     if crashes := [event.detail for event in run.events if event.outcome == "crash"]:
         raise VoidError(crashes[0])
-    return Figures.of(run, history.judge(run)).stale
+    return Figures.of(run, judge(run)).stale
 
 
 @pytest.mark.parametrize(
@@ -130,22 +123,22 @@ def test_no_count_is_older_than_an_acknowledged_change(
     if size.seconds > 60 and "long" not in request.config.option.markexpr:
         pytest.skip("takes minutes; run with -m long")
     monkeypatch.setattr("modelctl.count.redis.LEASE_SECONDS", size.lease)
-    with started(size.kind) as world:
-        world.stop_seconds = size.lease + 0.5
+    with started(size.kind) as servers:
+        servers.stop_seconds = size.lease + 0.5
         # A run of this size must find the faults of wrong protocols, or it says nothing.
         wrong = (
             (Naive, size.naive_seconds, size.naive_stale),
             (Tombstone, size.tombstone_seconds, 1),
         )
         for protocol, seconds, least in wrong:
-            if seconds and (stale := _stale(world, protocol, size, seconds, tmp_path)) < least:
+            if seconds and (stale := _stale(servers, protocol, size, seconds, tmp_path)) < least:
                 raise VoidError(f"only {stale} stale reads of the {protocol.__name__}")
-        run = _run(world, Product, size, size.seconds, tmp_path)
-        broken = history.judge(run)
-        assert not broken, "\n\n".join(history.story(run, wrong) for wrong in broken[:5])
-        assert not history.unexpected(run)
+        run = _run(servers, Product, size, size.seconds, tmp_path)
+        broken = judge(run)
+        assert not broken, "\n\n".join(story(run, wrong) for wrong in broken[:5])
+        assert not unexpected(run)
         assert not run.leftovers
-        _worth_something(size, world, run)
+        _worth_something(size, servers, run)
 
 
 # ── The judge itself ────────────────────────────────────────────────────────────────────────────
@@ -236,9 +229,9 @@ def read(start: int, end: int, number: int, what: str = "count") -> Event:
 def test_the_judge_knows_right_from_wrong(events: list[Event], promise: str) -> None:
     """A read is wrong exactly if it breaks a promise that held when it began."""
     run = History("made up", 1, STATES, tuple(events))
-    found = history.judge(run)
+    found = judge(run)
     assert [broken.promise for broken in found] == ([promise] if promise else [])
-    assert all(broken.promise in history.story(run, broken) for broken in found)
+    assert all(broken.promise in story(run, broken) for broken in found)
 
 
 @pytest.mark.parametrize(
@@ -281,4 +274,4 @@ def test_the_judge_knows_right_from_wrong(events: list[Event], promise: str) -> 
 )
 def test_failures_need_a_fault_that_explains_them(events: list[Event], expected: int) -> None:
     """A call fails or is queued only while the server it needs is in trouble."""
-    assert len(history.unexpected(History("made up", 1, STATES[:1], tuple(events)))) == expected
+    assert len(unexpected(History("made up", 1, STATES[:1], tuple(events)))) == expected

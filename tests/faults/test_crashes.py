@@ -23,10 +23,9 @@ from modelctl.crash_points import POINTS
 from tests import ROOT
 from tests.faults.crashing import Call, Job, Nursery, fleet
 from tests.servers import Postgres, Redis
+from tests.world import KEY, LEASE, STATS, STATUSES, VOUCH, World
 
-K = "db:models:count:active"
-LEASE, VOUCH = f"{{{K}}}:lease", f"{{{K}}}:vouch"
-STATS, BYSTANDER = "db:stats:overall", "db:stats:daily"
+BYSTANDER = "db:stats:daily"
 # More than one page of a sweep.
 BOARDS = 1100
 OLD = {f"db:leaderboard:{n}": "old" for n in range(BOARDS)} | {STATS: "old", BYSTANDER: "mine"}
@@ -178,46 +177,28 @@ COUNTS = {
 OPERATIONS = CHANGES | OTHERS | OWING | COUNTS
 
 
-STATUSES = """
-    SELECT id, CASE WHEN active THEN 'active' WHEN auto_disabled THEN 'auto-disabled'
-    ELSE 'disabled' END FROM models"""
+class CrashWorld(World):
+    """A world whose processes come to their end: children of the *nursery*."""
 
-
-class World:
-    """A database and a Redis with a fleet, and the processes that come to their end there."""
-
-    def __init__(self, url: str, server: Redis, nursery: Nursery) -> None:
-        self.url, self.redis_url, self.nursery = url, server.url(), nursery
-        self.redis = server.client()
-        self.fleet = fleet(url, self.redis_url)
-        self.sql = psycopg.connect(url, autocommit=True, connect_timeout=10)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self.sql.close()
-        self.fleet.close()
-        self.redis.close()
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run SQL as another program would; return the rows of the last statement."""
-        cursor = self.sql.execute(sql.encode())
-        return cursor.fetchall() if cursor.description else []
+    def __init__(self, url: str, redis_url: str, nursery: Nursery) -> None:
+        super().__init__(url, redis_url)
+        self.nursery = nursery
 
     def reset(self) -> None:
         """Bring the fleet back to where each test begins, with nothing in Redis."""
         self.mourn()
-        self.query(f"{CLEAN} {POSTGRES_ROWS} DELETE FROM modelctl_outbox")
+        self.sql(f"{CLEAN} {POSTGRES_ROWS}")
+        self.forget()
         self.redis.flushall()
 
     def plant(self) -> None:
         """Put a wrong number that is believed, old stats and an old leaderboard there."""
         self.redis.mset(OLD)
-        self.redis.set(K, WRONG, ex=60)
-        self.redis.set(VOUCH, f"{WRONG} {self.redis.info('server')['run_id']}", ex=60)
+        self.cache_believed(int(WRONG))
 
     def job(self, call: Call, point: str = "", arrival: int = 1, number: int = 9) -> Job:
         """Return a job for a child that is to die, or stop, at a point."""
-        url = f"{self.url}?application_name=victim"
+        url = f"{self.database}?application_name=victim"
         return Job(url, self.redis_url, (call,), point, arrival, number, CHUNK)
 
     def kill(self, call: Call, point: str, arrival: int = 1) -> None:
@@ -246,38 +227,16 @@ class World:
             SELECT {condition} FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'victim'"""
         deadline = time.monotonic() + 20
-        while not self.query(sql)[0][0]:
+        while not self.sql(sql)[0][0]:
             assert time.monotonic() < deadline, condition
             time.sleep(0.002)
 
     # What is there
 
     @property
-    def truth(self) -> int:
-        """COUNT(*) of the active models."""
-        return int(self.query("SELECT count(*) FROM models WHERE active")[0][0])
-
-    @property
     def rows(self) -> dict[str, tuple[Any, ...]]:
         """Every row as it is, by id."""
-        return {row[0]: row for row in self.query("SELECT * FROM models")}
-
-    @property
-    def statuses(self) -> dict[str, str]:
-        """Every model's status."""
-        return dict(self.query(STATUSES))
-
-    @property
-    def events(self) -> list[tuple[Any, ...]]:
-        """The history as model and event, in the order of the ids."""
-        return self.query("SELECT model_id, event FROM modelctl_events ORDER BY model_id, id")
-
-    @property
-    def outbox(self) -> tuple[int, int]:
-        """How many invalidations are queued, and how many wait for their settle pass."""
-        sql = "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle)"
-        queued, settling = self.query(f"{sql} FROM modelctl_outbox")[0]
-        return queued, settling
+        return {row[0]: row for row in self.sql("SELECT * FROM models")}
 
     @property
     def leftovers(self) -> int:
@@ -289,9 +248,9 @@ class World:
         assert self.leftovers == 0
         assert self.redis.get(BYSTANDER) == "mine"
         assert self.fleet.verify().match
-        assert self.redis.get(K) != WRONG
+        assert self.redis.get(KEY) != WRONG
         assert self.fleet.count().active == self.truth
-        assert self.outbox[0] == 0
+        assert self.queue[0] == 0
         assert self.fleet.drain().delivered == 0
         # A later change is seen by every count that starts after it.
         self.fleet.enable("off-2")
@@ -302,17 +261,17 @@ class World:
     def assert_settles(self) -> None:
         """It is all deleted once more when other programs' readers are done, and then no more."""
         self.plant()
-        _, settling = self.outbox
+        _, settling = self.queue
         assert settling
-        self.query("UPDATE modelctl_outbox SET due = clock_timestamp()")
+        self.sql("UPDATE modelctl_outbox SET due = clock_timestamp()")
         assert self.fleet.drain().delivered == settling
-        assert (self.leftovers, self.outbox) == (0, (0, 0))
+        assert (self.leftovers, self.queue) == (0, (0, 0))
         assert self.fleet.drain().delivered == 0
         assert self.fleet.count().active == self.truth
 
 
 # Whatever comes next after a crash has to deliver what the dead one owed.
-DELIVERERS: dict[str, Callable[[World], object]] = {
+DELIVERERS: dict[str, Callable[[CrashWorld], object]] = {
     "drain": lambda world: world.fleet.drain(),
     "a change that finds nothing to do": lambda world: world.fleet.disable("off-2"),
     "clear": lambda world: world.fleet.clear_cache(),
@@ -338,15 +297,15 @@ def crash_database(postgres: Postgres, pg_template: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def one_world(crash_database: str, redis_server: Redis, nursery: Nursery) -> Iterator[World]:
+def one_world(crash_database: str, redis_server: Redis, nursery: Nursery) -> Iterator[CrashWorld]:
     """Connect once for the module."""
     redis_server.recover()
-    with closing(World(crash_database, redis_server, nursery)) as made:
+    with CrashWorld(crash_database, redis_server.url(), nursery) as made:
         yield made
 
 
 @pytest.fixture
-def world(one_world: World) -> World:
+def world(one_world: CrashWorld) -> CrashWorld:
     """Give a fleet of eleven models and an empty Redis."""
     one_world.reset()
     return one_world
@@ -361,10 +320,10 @@ def short(points: list[str] | tuple[str, ...]) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_undisturbed_operation_passes_its_points(name: str, world: World) -> None:
+def test_an_undisturbed_operation_passes_its_points(name: str, world: CrashWorld) -> None:
     """Nobody is killed: the points come in this order, and everything is right afterwards."""
     operation = OPERATIONS[name]
-    world.query(operation.prepare or "SELECT")
+    world.sql(operation.prepare or "SELECT")
     if name not in COUNTS:
         world.plant()
     before = world.statuses
@@ -375,7 +334,7 @@ def test_an_undisturbed_operation_passes_its_points(name: str, world: World) -> 
     assert world.statuses == {k: status for k, status in after.items() if status != "gone"}
     assert world.events == list(operation.events)
     # A count neither sweeps nor takes the order to sweep away.
-    assert world.outbox[0] == (name in OWING)
+    assert world.queue[0] == (name in OWING)
     assert world.fleet.verify().match
     assert world.leftovers == (BOARDS + 1 if name in OWING else 0)
 
@@ -406,13 +365,13 @@ def test_every_point_is_reached() -> None:
     ],
 )
 def test_what_a_killed_process_owed_is_delivered_by_whatever_comes_next(
-    name: str, point: str, world: World
+    name: str, point: str, world: CrashWorld
 ) -> None:
     """kill -9 before COMMIT changed nothing; after it, any next step repairs all that is cached."""
     operation = OPERATIONS[name]
     for turn, deliver in enumerate(DELIVERERS.values()):
         world.reset()
-        world.query(operation.prepare or "SELECT")
+        world.sql(operation.prepare or "SELECT")
         world.plant()
         rows, statuses = world.rows, world.statuses
         arrival = 1 + turn % _arrivals(name, point)
@@ -426,7 +385,7 @@ def test_what_a_killed_process_owed_is_delivered_by_whatever_comes_next(
         assert all(
             now[model_id] == row for model_id, row in rows.items() if model_id not in touched
         )
-        queued, settling = world.outbox
+        queued, settling = world.queue
         assert settling == 0
         assert bool(queued) == bool(after or operation.prepare)
         delivering = name in OTHERS and point == "before-commit"
@@ -474,11 +433,11 @@ def _changed(statuses: dict[str, str], after: dict[str, str]) -> dict[str, str]:
     return {model_id: status for model_id, status in changed.items() if status != "gone"}
 
 
-def _assert_cleared_so_far(world: World, point: str) -> None:
+def _assert_cleared_so_far(world: CrashWorld, point: str) -> None:
     """Redis is as the point says, no further and not less."""
     order = ("after-del", "in-sweep", "before-settle")
     step = order.index(point) + 1 if point in order else 0
-    assert world.redis.get(K) == (None if step else WRONG)
+    assert world.redis.get(KEY) == (None if step else WRONG)
     assert not (step and world.redis.exists(LEASE))
     assert not (step and world.redis.exists(VOUCH))
     assert world.redis.exists(STATS) == (step < 2)
@@ -489,19 +448,19 @@ def _assert_cleared_so_far(world: World, point: str) -> None:
 @pytest.mark.parametrize("point", FILL)
 @pytest.mark.parametrize("name", [*COUNTS, *OWING])
 def test_a_killed_reader_leaves_no_number_and_blocks_nobody(
-    name: str, point: str, world: World
+    name: str, point: str, world: CrashWorld
 ) -> None:
     """Others count right at once; the cache works again after 10 s, or after the next change."""
     operation = OPERATIONS[name]
     for turn in range(5):
         world.reset()
-        world.query(operation.prepare or "SELECT")
+        world.sql(operation.prepare or "SELECT")
         world.plant()
         world.redis.delete(VOUCH)  # so the number there is one that nobody believes
         world.kill(operation.call, point)
 
         assert 0 < world.redis.pttl(LEASE) <= 10_000
-        assert world.redis.get(K) in (None, WRONG)
+        assert world.redis.get(KEY) in (None, WRONG)
         begin = time.monotonic()
         count = world.fleet.count(strong=True)
         assert (count.active, count.source) == (world.truth, "database")
@@ -515,23 +474,25 @@ def test_a_killed_reader_leaves_no_number_and_blocks_nobody(
         counts = [world.fleet.count() for _ in range(2)]
         assert [count.active for count in counts] == [world.truth] * 2
         assert [count.source for count in counts] == ["database", "cache"]
-        assert world.outbox[0] == (name in OWING and turn % 2 == 0)
+        assert world.queue[0] == (name in OWING and turn % 2 == 0)
 
 
 @pytest.mark.parametrize("ids", [("on-1",), ("on-1", "on-2")])
-def test_a_statement_whose_client_died_changes_nothing(ids: tuple[str, ...], world: World) -> None:
+def test_a_statement_whose_client_died_changes_nothing(
+    ids: tuple[str, ...], world: CrashWorld
+) -> None:
     """Killed while the server still works for it: nobody says COMMIT, and all is as before."""
     for _ in range(5):
         world.reset()
         world.plant()
-        with psycopg.connect(world.url) as holder:
+        with psycopg.connect(world.database) as holder:
             holder.execute("SELECT FROM models WHERE id = 'on-1' FOR UPDATE")
             pid = world.nursery.start(world.job(Call("disable", ids)))
             world.until("bool_or(wait_event_type = 'Lock')")
             assert world.nursery.end(pid).killed
         world.mourn()
         assert [world.statuses[model_id] for model_id in ids] == ["active"] * len(ids)
-        assert (world.events, world.outbox) == ([], (0, 0))
+        assert (world.events, world.queue) == ([], (0, 0))
         world.fleet.disable("off-2")
         world.assert_repaired()
 
@@ -542,7 +503,7 @@ def test_a_statement_whose_client_died_changes_nothing(ids: tuple[str, ...], wor
 @pytest.mark.parametrize("point", FILL)
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_reader_that_slept_through_a_change_stores_nothing(
-    name: str, point: str, world: World
+    name: str, point: str, world: CrashWorld
 ) -> None:
     """What it counted is not in the cache afterwards, and the next count is right."""
     old = world.truth
@@ -552,7 +513,7 @@ def test_a_reader_that_slept_through_a_change_stores_nothing(
     assert end.error == ""
     # It began before the change, so it may answer what was true then.
     assert end.results[0]["active"] == (old - 1 if point == "after-lease" else old)
-    assert world.redis.get(K) is None
+    assert world.redis.get(KEY) is None
     counts = [world.fleet.count() for _ in range(2)]
     assert [(count.active, count.source) for count in counts] == [
         (old - 1, "database"),
@@ -562,7 +523,7 @@ def test_a_reader_that_slept_through_a_change_stores_nothing(
 
 @pytest.mark.parametrize("point", FILL)
 def test_a_reader_that_slept_longer_than_its_lease_takes_nobody_elses(
-    point: str, world: World
+    point: str, world: CrashWorld
 ) -> None:
     """It neither stores its old number nor ends the lease that another reader got after it."""
     first = world.stop(Call("count"), point)
@@ -571,15 +532,17 @@ def test_a_reader_that_slept_longer_than_its_lease_takes_nobody_elses(
     nonce = world.redis.get(LEASE)
     assert nonce
     assert world.nursery.resume(first).error == ""
-    assert world.redis.get(K) is None
+    assert world.redis.get(KEY) is None
     assert world.redis.get(LEASE) == nonce
     assert world.nursery.resume(second).results[0]["active"] == world.truth
-    assert world.redis.get(K) == str(world.truth)
+    assert world.redis.get(KEY) == str(world.truth)
     assert world.fleet.count().source == "cache"
 
 
 @pytest.mark.parametrize("point", CHANGE)
-def test_a_writer_that_slept_while_another_delivered_ends_well(point: str, world: World) -> None:
+def test_a_writer_that_slept_while_another_delivered_ends_well(
+    point: str, world: CrashWorld
+) -> None:
     """Its invalidation comes twice, which harms nobody."""
     world.plant()
     pid = world.stop(Call("disable", ("on-1",)), point)
@@ -592,18 +555,18 @@ def test_a_writer_that_slept_while_another_delivered_ends_well(point: str, world
 
 
 @pytest.mark.parametrize("point", DELIVERY)
-def test_a_delivery_takes_nothing_along_that_it_did_not_see(point: str, world: World) -> None:
+def test_a_delivery_takes_nothing_along_that_it_did_not_see(point: str, world: CrashWorld) -> None:
     """A change that commits while another one's invalidation runs stays queued for its own."""
     world.plant()
     pid = world.stop(Call("disable", ("on-1",)), point)
-    world.query(ANOTHER_PROGRAM)
+    world.sql(ANOTHER_PROGRAM)
     assert world.nursery.resume(pid).results[0]["cache"] == "invalidated"
-    assert world.outbox == (1, 1)
+    assert world.queue == (1, 1)
     assert world.fleet.drain().delivered == 1
     world.assert_repaired()
 
 
-def test_a_reader_that_finds_its_debt_paid_by_another_fills(world: World) -> None:
+def test_a_reader_that_finds_its_debt_paid_by_another_fills(world: CrashWorld) -> None:
     """It saw an invalidation queued that is delivered meanwhile: its lease tells, and does not stay."""
     writer = world.stop(Call("disable", ("on-1",)), "before-settle")
     reader = world.stop(Call("count"), "after-snapshot")
@@ -614,13 +577,13 @@ def test_a_reader_that_finds_its_debt_paid_by_another_fills(world: World) -> Non
     assert (count.active, count.source) == (world.truth, "cache")
 
 
-def test_a_number_written_after_the_del_is_not_believed(world: World) -> None:
+def test_a_number_written_after_the_del_is_not_believed(world: CrashWorld) -> None:
     """Another program's old number that comes right after the DEL has nothing that vouches for it."""
     pid = world.stop(Call("disable", ("on-1",)), "after-del")
     world.redis.mset(OLD)
-    world.redis.set(K, WRONG, ex=60)
+    world.redis.set(KEY, WRONG, ex=60)
     assert world.nursery.resume(pid).error == ""
-    assert world.redis.get(K) == WRONG
+    assert world.redis.get(KEY) == WRONG
     count = world.fleet.count()
     assert (count.active, count.source) == (world.truth, "database")
     world.assert_repaired()
@@ -629,41 +592,16 @@ def test_a_number_written_after_the_del_is_not_believed(world: World) -> None:
 # ── SQLite ──────────────────────────────────────────────────────────────────────────────────────
 
 
-class File:
-    """A SQLite database with the same fleet."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.url = f"sqlite:///{path}"
-        self.fleet = fleet(self.url, "")
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run one statement."""
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            return connection.execute(sql).fetchall()
+class FileWorld(World):
+    """The same fleet in a SQLite file."""
 
     def job(self, call: Call, point: str = "", arrival: int = 1) -> Job:
         """Return a job for a child that is to die at a point."""
-        return Job(self.url, "", (call,), point, arrival, chunk=CHUNK)
-
-    @property
-    def truth(self) -> int:
-        """COUNT(*) of the active models."""
-        return int(self.query("SELECT count(*) FROM models WHERE active")[0][0])
-
-    @property
-    def statuses(self) -> dict[str, str]:
-        """Every model's status."""
-        return dict(self.query(STATUSES))
-
-    @property
-    def events(self) -> list[tuple[Any, ...]]:
-        """The history as model and event, in the order of the ids."""
-        return self.query("SELECT model_id, event FROM modelctl_events ORDER BY model_id, id")
+        return Job(self.database, "", (call,), point, arrival, chunk=CHUNK)
 
     def assert_right(self) -> None:
         """The file is intact, and the count is that of the rows: read, filled, and from the cache."""
-        assert self.query("PRAGMA integrity_check") == [("ok",)]
+        assert self.sql("PRAGMA integrity_check") == [("ok",)]
         counts = [self.fleet.count() for _ in range(2)]
         assert [count.active for count in counts] == [self.truth] * 2
         assert counts[1].source == "cache"
@@ -681,14 +619,15 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def files(sqlite_template: Path, tmp_path: Path) -> Iterator[File]:
+def files(sqlite_template: Path, tmp_path: Path) -> Iterator[FileWorld]:
     """Give copies of the database, one after the other."""
 
-    def copies() -> Iterator[File]:
+    def copies() -> Iterator[FileWorld]:
         for number in range(5):
             path = tmp_path / f"{number}.db"
             shutil.copy(sqlite_template, path)
-            yield File(path)
+            with FileWorld(f"sqlite:///{path}") as file:
+                yield file
 
     return copies()
 
@@ -696,7 +635,7 @@ def files(sqlite_template: Path, tmp_path: Path) -> Iterator[File]:
 @pytest.mark.parametrize("point", ["", "before-commit", "after-commit"])
 @pytest.mark.parametrize("name", ["disable", "record-failure", "record-batch", "import", "recover"])
 def test_a_killed_change_leaves_a_sqlite_file_whole(
-    name: str, point: str, files: Iterator[File], nursery: Nursery
+    name: str, point: str, files: Iterator[FileWorld], nursery: Nursery
 ) -> None:
     """kill -9 changes nothing or all; the cached count is right with nothing to deliver."""
     operation = CHANGES[name]
@@ -724,18 +663,18 @@ def test_a_killed_change_leaves_a_sqlite_file_whole(
 
 @pytest.mark.parametrize("point", READ)
 def test_a_killed_reader_blocks_nobody_on_sqlite(
-    point: str, files: Iterator[File], nursery: Nursery
+    point: str, files: Iterator[FileWorld], nursery: Nursery
 ) -> None:
     """Others count right at once; the cache works again after 10 s, or after the next change."""
     for turn, file in enumerate(files):
         assert nursery.run(file.job(Call("count"), point)).killed
         count = file.fleet.count()
         assert (count.active, count.source) == (file.truth, "database")
-        assert file.query("SELECT value FROM modelctl_cache") == [(None,)]
+        assert file.sql("SELECT value FROM modelctl_cache") == [(None,)]
         if turn % 2:
             file.fleet.disable("on-1")
         else:
-            file.query("UPDATE modelctl_cache SET expires_at = expires_at - 10")
+            file.sql("UPDATE modelctl_cache SET expires_at = expires_at - 10")
         file.assert_right()
 
 
@@ -786,7 +725,7 @@ def _random_call(dice: random.Random) -> tuple[Call, list[str]]:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_thousand_kills_lose_no_invalidation(
-    world: World, capsys: pytest.CaptureFixture[str]
+    world: CrashWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two writers and a reader at once, one of them killed anywhere: nothing wrong stays cached."""
     seed = random.SystemRandom().getrandbits(32)
@@ -797,7 +736,7 @@ def test_a_thousand_kills_lose_no_invalidation(
     while kills.total() < 1000:
         rounds += 1
         told = f"seed {seed}, round {rounds}"
-        active, truth, owed = world.query(STATE)[0]
+        active, truth, owed = world.sql(STATE)[0]
         assert not owed, told
         # As they are now: what is there later must still be so, or a delivery is owed.
         world.redis.mset(
@@ -805,9 +744,9 @@ def test_a_thousand_kills_lose_no_invalidation(
         )
         chance = dice.random()
         if chance < 0.3:
-            world.redis.set(K, truth, ex=60)
+            world.redis.set(KEY, truth, ex=60)
         elif chance < 0.6:
-            world.redis.delete(K)
+            world.redis.delete(KEY)
 
         jobs = [_random_call(dice), _random_call(dice)]
         fresh = dice.choice(({}, {"fresh": True}, {"strong": True}))
@@ -827,17 +766,17 @@ def test_a_thousand_kills_lose_no_invalidation(
             assert end.error in ("", "model_not_found"), (told, jobs[index], end)
         world.mourn()
 
-        active, truth, owed = world.query(STATE)[0]
+        active, truth, owed = world.sql(STATE)[0]
         owed_rounds += owed
         if not owed:
             _assert_nothing_old(world, active, truth, told)
-        assert world.query(UNTOLD) == [], told
+        assert world.sql(UNTOLD) == [], told
         assert world.fleet.count(strong=True).active == truth, told
         dice.choice(list(DELIVERERS.values()))(
             world
         ) if dice.random() < 0.5 else world.fleet.drain()
         world.fleet.drain()
-        active, truth, owed = world.query(STATE)[0]
+        active, truth, owed = world.sql(STATE)[0]
         assert not owed, told
         _assert_nothing_old(world, active, truth, told)
         assert world.fleet.count().active == truth, told
@@ -850,7 +789,7 @@ def test_a_thousand_kills_lose_no_invalidation(
     assert kills.total() >= 1000
 
 
-def _assert_nothing_old(world: World, active: str, truth: int, told: str) -> None:
+def _assert_nothing_old(world: CrashWorld, active: str, truth: int, told: str) -> None:
     """Every value that can be read is of the models as they are."""
     verified = world.fleet.verify()
     assert verified.cached in (None, truth), told

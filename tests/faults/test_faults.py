@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-import redis
 import sqlalchemy as sa
 
 from modelctl import (
@@ -35,11 +34,9 @@ from modelctl.model import CacheState, Count
 from tests import commands, fleets, servers
 from tests.fleets import opened, seed, sql, trip
 from tests.servers import Postgres, Redis
+from tests.world import KEY, LEASE, STATS, VOUCH, World
 
-K = "db:models:count:active"
-LEASE, VOUCH = f"{{{K}}}:lease", f"{{{K}}}:vouch"
-STATS, BOARD = "db:stats:overall", "db:leaderboard:7"
-QUEUE = "SELECT count(*) FILTER (WHERE NOT settle), count(*) FILTER (WHERE settle)"
+BOARD = "db:leaderboard:7"
 
 
 # A way to a server that breaks
@@ -186,24 +183,19 @@ def _postgres_answer(stream: BinaryIO) -> bytes:
     return _postgres_messages(stream, b"Z")
 
 
-class World:
-    """A fleet on servers that are behind relays, and the servers as other programs see them."""
+class RelayedWorld(World):
+    """A world whose fleet reaches its servers through relays; *other* reaches them directly."""
 
     def __init__(self, postgres: Postgres, database: str, redis_server: Redis) -> None:
-        self.url = postgres.url(database)
+        # What a test takes from the default user it does not take from this user.
+        redis_server.ask("ACL", "SETUSER", "admin", "on", "nopass", "~*", "&*", "+@all")
+        super().__init__(postgres.url(database), redis_server.url().replace("//", "//admin:any@"))
         self.to_postgres = Relay(postgres.port, _postgres_request, _postgres_answer)
         self.to_redis = Relay(redis_server.port, _resp, _resp)
         behind, relay = f":{postgres.port}/", f":{self.to_postgres.port}/"
         plain = "?sslmode=disable&gssencmode=disable"
-        self.postgres_url = self.url.replace(behind, relay) + plain
-        # What a test takes from the default user it does not take from this one.
-        redis_server.ask("ACL", "SETUSER", "admin", "on", "nopass", "~*", "&*", "+@all")
-        admin = redis_server.url().replace("//", "//admin:any@")
-        self.redis = redis.Redis.from_url(admin, decode_responses=True)
-        self.warnings: list[str] = []
-        self.fleet = self.open()
-        self.other = opened(self.url, redis_url=redis_server.url())
-        self._postgres = psycopg.connect(self.url, autocommit=True)
+        self.postgres_url = self.database.replace(behind, relay) + plain
+        self.other, self.fleet = self.fleet, self.open()
 
     def open(self, login: str = "", options: str = "") -> Fleet:
         """Return a fleet that goes through the relays, with one connection as a command has."""
@@ -217,20 +209,10 @@ class World:
 
     def close(self) -> None:
         """Close what was opened."""
-        for it in (self.fleet, self.other, self.redis, self._postgres):
-            it.close()
+        self.fleet.close()
+        super().close()
         for relay in (self.to_postgres, self.to_redis):
             relay.close()
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement as another program."""
-        cursor = self._postgres.execute(statement.encode())
-        return cursor.fetchall() if cursor.description else []
-
-    def reconnect(self) -> None:
-        """Connect anew after the server was restarted."""
-        self._postgres.close()
-        self._postgres = psycopg.connect(self.url, autocommit=True)
 
     def renew(self, *rows: str) -> None:
         """Begin with these rows, nothing queued, a right count and other old values in Redis."""
@@ -241,21 +223,10 @@ class World:
         self.sql("INSERT INTO models (id) SELECT 'm' || n FROM generate_series(0, 4) AS n")
         for row in rows:
             self.sql(row)
-        self.sql("DELETE FROM modelctl_outbox")
+        self.forget()
         self.redis.flushall()
         self.redis.mset({STATS: "old", BOARD: "old"})
-        self.redis.set(K, self.truth(), ex=50)
-        self.redis.set(VOUCH, f"{self.truth()} {self.home()}", ex=50)
-
-    def home(self) -> str:
-        """Return who the server is, as the product writes it: other tests may have promoted it."""
-        info = self.redis.info()
-        promoted = int(info["second_repl_offset"]) >= 0
-        return f"{info['run_id']} {info['master_replid']}" if promoted else str(info["run_id"])
-
-    def truth(self) -> int:
-        """Return the count that everybody must see."""
-        return int(self.sql("SELECT count(*) FROM models WHERE active")[0][0])
+        self.cache_believed(self.truth, seconds=50)
 
     def state(self) -> Any:
         """Return what a change may change."""
@@ -264,15 +235,10 @@ class World:
         columns = "model_id, event, before, after, reason"
         return rows, self.sql(f"SELECT {columns} FROM modelctl_events ORDER BY id")
 
-    def queue(self) -> tuple[int, int]:
-        """Return how many invalidations are queued, and how many settle."""
-        queued, settling = self.sql(f"{QUEUE} FROM modelctl_outbox")[0]
-        return queued, settling
-
     def assert_right(self) -> None:
         """Whoever counts now gets the right number, and so do those who find it cached."""
         self.redis.delete(LEASE)  # of a reader that was cut off, which would live for 10 s
-        truth = self.truth()
+        truth = self.truth
         assert self.other.count().active == truth
         hit = self.fleet.count()
         assert (hit.active, hit.source) == (truth, "cache")
@@ -280,15 +246,15 @@ class World:
     def assert_delivered(self) -> None:
         """Nothing old can be read, and nothing is queued."""
         assert not self.redis.exists(STATS, BOARD)
-        assert self.queue()[0] == 0
+        assert self.queue[0] == 0
         self.assert_right()
 
 
 @pytest.fixture(scope="module")
-def one_world(postgres: Postgres, pg_template: str) -> Iterator[World]:
+def one_world(postgres: Postgres, pg_template: str) -> Iterator[RelayedWorld]:
     """Make one database and one Redis for the module, with the ways to them."""
     with Redis("--maxmemory-policy", "noeviction") as server:
-        world = World(postgres, postgres.create_database(pg_template), server)
+        world = RelayedWorld(postgres, postgres.create_database(pg_template), server)
         try:
             yield world
         finally:
@@ -296,7 +262,7 @@ def one_world(postgres: Postgres, pg_template: str) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(one_world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(one_world: RelayedWorld, monkeypatch: pytest.MonkeyPatch) -> RelayedWorld:
     """Give five models in PostgreSQL with their count in Redis; every warning is told."""
     monkeypatch.setattr("modelctl.count.protocol.WARN_SECONDS", 0)
     one_world.renew()
@@ -340,18 +306,18 @@ CHANGE = "DEL DEL SCAN UNLINK"
 
 @any_fault
 @pytest.mark.parametrize("kind", COUNTS)
-def test_a_count_with_a_fault_at_any_step(world: World, kind: str, how: str | bytes) -> None:
+def test_a_count_with_a_fault_at_any_step(world: RelayedWorld, kind: str, how: str | bytes) -> None:
     """It is right with one warning, and Redis is asked nothing more."""
 
     def prepare() -> None:
         world.renew()
         if kind != "hit":
-            world.redis.delete(K)
+            world.redis.delete(KEY)
         if kind == "owes":
             world.sql("UPDATE models SET active = FALSE WHERE id = 'm4'")
 
     prepare()
-    active = world.truth()
+    active = world.truth
     assert world.fleet.count().active == active
     assert names(world.to_redis.requests) == COUNTS[kind]
     steps = ["INFO", *COUNTS[kind].split()]
@@ -374,7 +340,7 @@ def test_a_count_with_a_fault_at_any_step(world: World, kind: str, how: str | by
 
 @any_fault
 def test_a_change_with_a_fault_at_any_step(
-    world: World, how: str | bytes, monkeypatch: pytest.MonkeyPatch
+    world: RelayedWorld, how: str | bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One fault is overcome, one that stays is queued; being refused is not tried again."""
     monkeypatch.setattr("random.uniform", lambda *_: 0.001)
@@ -402,7 +368,7 @@ def test_a_change_with_a_fault_at_any_step(
                 assert "queued" in warning
                 assert ("refuses this user" in warning) == refused
                 assert not refused or asked == step + 1
-                assert world.queue() == (1, 0)
+                assert world.queue == (1, 0)
                 assert world.fleet.drain().cache == CacheState.INVALIDATED
             world.assert_delivered()
 
@@ -434,7 +400,7 @@ MEND = ["CONFIG SET requirepass ''", "ACL SETUSER default on nopass ~* &* +@all"
 
 
 @contextmanager
-def in_state(world: World, commands: list[str], mend: list[str]) -> Iterator[None]:
+def in_state(world: RelayedWorld, commands: list[str], mend: list[str]) -> Iterator[None]:
     """Let an administrator do something, and undo it."""
     ask: Any = world.redis.execute_command
     for command in commands:
@@ -447,12 +413,14 @@ def in_state(world: World, commands: list[str], mend: list[str]) -> Iterator[Non
 
 
 @pytest.mark.parametrize("state", STATES | DENIED)
-def test_a_redis_in_a_state(world: World, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_in_a_state(
+    world: RelayedWorld, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Counts come from the database with a warning, changes queue and are delivered afterwards."""
     commands, mend, login = (STATES | DENIED)[state]
     fleet = world.open(login)
     monkeypatch.setattr("random.uniform", lambda *_: 0.001)
-    world.redis.delete(K)
+    world.redis.delete(KEY)
     with in_state(world, commands, mend or MEND):
         assert fleet.count() == Count(5, "database", 0.0, None)
         asked = names(world.to_redis.requests)
@@ -473,7 +441,7 @@ def test_a_redis_in_a_state(world: World, state: str, monkeypatch: pytest.Monkey
         else:
             assert state in str(world.warnings)
             assert tried.split().count("DEL") > 1
-        assert world.queue() == (1, 0)
+        assert world.queue == (1, 0)
     fleet.close()
     assert world.fleet.drain().cache == CacheState.INVALIDATED
     world.assert_delivered()
@@ -482,9 +450,9 @@ def test_a_redis_in_a_state(world: World, state: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "command", ["MGET", "PTTL", "SET", "WATCH", "GET", "DEL", "SCAN", "UNLINK"]
 )
-def test_one_right_that_is_missing(world: World, command: str) -> None:
+def test_one_right_that_is_missing(world: RelayedWorld, command: str) -> None:
     """It is named as a matter of configuration, and a change does not try again."""
-    world.redis.delete(K)
+    world.redis.delete(KEY)
     with in_state(world, [f"ACL SETUSER default -{command.lower()}"], MEND):
         assert world.fleet.count().active == 5
         world.to_redis.requests.clear()
@@ -502,13 +470,13 @@ def test_one_right_that_is_missing(world: World, command: str) -> None:
     world.assert_right()
 
 
-def test_a_redis_that_loads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_loads(world: RelayedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it reads its file counts work and changes queue; then the same fleet delivers."""
     # A second for 1,000 keys; it answers after each kilobyte.
     slow = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"]
     slow += ["--enable-debug-command", "local"]
     monkeypatch.setattr("modelctl.count.protocol.INVALIDATE_SECONDS", 0.1)
-    with Redis(*slow) as server, opened(world.url, redis_url=server.url()) as fleet:
+    with Redis(*slow) as server, opened(world.database, redis_url=server.url()) as fleet:
         fleet.on_warning = world.warnings.append
         assert fleet.count().active == 5
         server.ask("DEBUG", "POPULATE", 1000)
@@ -519,12 +487,12 @@ def test_a_redis_that_loads(world: World, monkeypatch: pytest.MonkeyPatch) -> No
         assert fleet.disable("m1").cache == CacheState.QUEUED
         assert [("loading" in warning) for warning in world.warnings] == [True, True]
         deadline = time.monotonic() + 30
-        while world.queue() == (1, 0):
+        while world.queue == (1, 0):
             assert time.monotonic() < deadline
             time.sleep(0.02)
             with suppress(StaleCacheError):
                 fleet.drain()
-        assert world.queue() == (0, 1)
+        assert world.queue == (0, 1)
         assert [fleet.count().source for _ in range(2)] == ["database", "cache"]
 
 
@@ -539,15 +507,15 @@ VALUES: dict[str, list[list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("key", [K, VOUCH, STATS, BOARD])
+@pytest.mark.parametrize("key", [KEY, VOUCH, STATS, BOARD])
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_values_of_other_kinds(world: World, key: str, value: list[list[str]]) -> None:
+def test_values_of_other_kinds(world: RelayedWorld, key: str, value: list[list[str]]) -> None:
     """Whatever is there is no count, and is replaced or deleted like a right value."""
 
     def put() -> None:
         world.redis.delete(key)
         for command in value:
-            world.redis.execute_command(*(word.format(key) for word in command))  # type: ignore[no-untyped-call]
+            world.redis.execute_command(*(word.format(key) for word in command))
 
     put()
     for _ in range(2):
@@ -560,9 +528,9 @@ def test_values_of_other_kinds(world: World, key: str, value: list[list[str]]) -
     assert not world.warnings
 
 
-def test_a_lease_of_another_kind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_of_another_kind(world: RelayedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list in its place costs the fill: the number is right, and a change ends it."""
-    world.redis.delete(K)
+    world.redis.delete(KEY)
 
     def spoil(point: str) -> None:
         if point == "after-snapshot":
@@ -616,7 +584,7 @@ WAYS = [
 ]
 
 
-def dry(world: World, call: Callable[[Fleet], Any]) -> tuple[Any, list[Any], list[bytes]]:
+def dry(world: RelayedWorld, call: Callable[[Fleet], Any]) -> tuple[Any, list[Any], list[bytes]]:
     """Make a change without a fault: its result, all states on the way, what was asked."""
     world.renew(*ROWS)
     world.fleet.stats()  # the first connection of all asks the server more
@@ -638,7 +606,7 @@ def dry(world: World, call: Callable[[Fleet], Any]) -> tuple[Any, list[Any], lis
 @pytest.mark.parametrize(("kind", "how"), WAYS)
 @pytest.mark.filterwarnings("ignore:.*ServerCursor.*deleted while still open:ResourceWarning")
 def test_a_change_whose_connection_ends_at_any_step(
-    world: World,
+    world: RelayedWorld,
     kind: str,
     how: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -662,7 +630,7 @@ def test_a_change_whose_connection_ends_at_any_step(
         state = world.state()
         if error is None:
             assert (done, state) == (result, states[-1])
-            assert not world.redis.exists(K, STATS, BOARD)
+            assert not world.redis.exists(KEY, STATS, BOARD)
         else:
             assert state in states[: 1 if kind != "recover" else None]
             assert "it is not known" not in error
@@ -682,7 +650,7 @@ def test_a_change_whose_connection_ends_at_any_step(
 
 
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
-def test_a_failure_whose_commit_is_not_answered(world: World, how: str) -> None:
+def test_a_failure_whose_commit_is_not_answered(world: RelayedWorld, how: str) -> None:
     """It is recorded exactly once and reported as done, or not at all, and the error says so."""
     result, _, requests = dry(world, SINGLE["failure"])
     world.renew(*ROWS)
@@ -706,7 +674,7 @@ def test_a_failure_whose_commit_is_not_answered(world: World, how: str) -> None:
 
 @pytest.mark.parametrize("kind", [*SINGLE, *MULTIPLE])
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
-def test_nobody_can_say_what_became_of_it(world: World, how: str, kind: str) -> None:
+def test_nobody_can_say_what_became_of_it(world: RelayedWorld, how: str, kind: str) -> None:
     """A COMMIT without an answer and no server to ask: the error says that it is not known."""
     call = (SINGLE | MULTIPLE)[kind]
     _, states, requests = dry(world, call)
@@ -724,7 +692,7 @@ def test_nobody_can_say_what_became_of_it(world: World, how: str, kind: str) -> 
 
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
 def test_a_commit_of_which_nobody_knows_the_id(
-    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+    world: RelayedWorld, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change of several models without a transaction id: it is not known, and nothing is claimed."""
     call = MULTIPLE["disable several"]
@@ -744,7 +712,7 @@ def test_a_commit_of_which_nobody_knows_the_id(
 
 @pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
 def test_an_interrupt_before_commit(
-    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
+    world: RelayedWorld, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C rolls the change back, and the next one is made on the same connection."""
     call = (SINGLE | MULTIPLE)[kind]
@@ -783,7 +751,7 @@ READS: dict[str, Callable[[Fleet], Any]] = {
 @pytest.mark.parametrize("how", ["reset", "cut"])
 @pytest.mark.parametrize("kind", READS)
 @pytest.mark.filterwarnings("ignore:.*ServerCursor.*deleted while still open:ResourceWarning")
-def test_a_read_whose_connection_ends_at_any_step(world: World, kind: str, how: str) -> None:
+def test_a_read_whose_connection_ends_at_any_step(world: RelayedWorld, kind: str, how: str) -> None:
     """It is an error to try again, and the next call works."""
     call = READS[kind]
     world.to_postgres.disconnect()
@@ -800,7 +768,9 @@ def test_a_read_whose_connection_ends_at_any_step(world: World, kind: str, how: 
     gc.collect()  # a cursor that could not be closed warns now, not in another test
 
 
-def test_a_listing_whose_connection_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_whose_connection_ends(
+    world: RelayedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command says it in one JSON value, and nobody prints a traceback."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", world.postgres_url)
     world.to_postgres.fault = lambda request: "lose" if b"CLOSE" in request else None
@@ -812,16 +782,16 @@ def test_a_listing_whose_connection_ends(world: World, monkeypatch: pytest.Monke
 
 
 @contextmanager
-def another(world: World, statement: str) -> Iterator[psycopg.Connection]:
+def another(world: RelayedWorld, statement: str) -> Iterator[psycopg.Connection]:
     """Let another program do something in a transaction, which is committed at the end."""
-    with psycopg.connect(world.url) as other:
+    with psycopg.connect(world.database) as other:
         other.execute("SET deadlock_timeout = '1min'")
         other.execute(statement.encode())
         yield other
 
 
 @contextmanager
-def waiting(world: World, call: Callable[[], Any]) -> Iterator[Future[Any]]:
+def waiting(world: RelayedWorld, call: Callable[[], Any]) -> Iterator[Future[Any]]:
     """Let a call run in a thread until it waits for a lock."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(call)
@@ -844,7 +814,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
 @pytest.mark.parametrize("limit", LIMITS)
-def test_a_change_that_waits_too_long(world: World, limit: str, kind: str) -> None:
+def test_a_change_that_waits_too_long(world: RelayedWorld, limit: str, kind: str) -> None:
     """It is "busy", nothing is changed, and afterwards the same fleet makes the change."""
     call = (SINGLE | MULTIPLE)[kind]
     world.renew(*ROWS)
@@ -862,7 +832,7 @@ def test_a_change_that_waits_too_long(world: World, limit: str, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
-def test_a_change_whose_server_process_ends(world: World, kind: str) -> None:
+def test_a_change_whose_server_process_ends(world: RelayedWorld, kind: str) -> None:
     """Terminated in the middle of its statement it changes nothing, and is made when repeated."""
     call = (SINGLE | MULTIPLE)[kind]
     world.renew(*ROWS)
@@ -877,7 +847,7 @@ def test_a_change_whose_server_process_ends(world: World, kind: str) -> None:
     world.assert_delivered()
 
 
-def test_a_server_that_crashes_in_the_middle(world: World, postgres: Postgres) -> None:
+def test_a_server_that_crashes_in_the_middle(world: RelayedWorld, postgres: Postgres) -> None:
     """A batch that was under way is not recorded; after the restart the same fleet records it."""
     world.renew(*ROWS)
     before = world.state()
@@ -893,16 +863,16 @@ def test_a_server_that_crashes_in_the_middle(world: World, postgres: Postgres) -
         world.fleet.record_batch(BATCH)
     assert world.fleet.count().source == world.other.count().source == "cache"
     postgres.start()
-    world.reconnect()
+    world.disconnect()
     assert world.state() == before
     assert world.fleet.record_batch(BATCH).recorded == 3
     world.assert_delivered()
 
 
-def test_too_many_connections(world: World) -> None:
+def test_too_many_connections(world: RelayedWorld) -> None:
     """A server that lets nobody else in is unavailable; a cached count needs no connection."""
     world.sql("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
-    url = world.url.replace("postgres@", "crowd@")
+    url = world.database.replace("postgres@", "crowd@")
     with opened(url, redis_url=f"redis://127.0.0.1:{world.to_redis.port}/0") as fleet:
         assert fleet.count().source == "cache"
         for call in (*READS.values(), *SINGLE.values(), *MULTIPLE.values()):
@@ -912,7 +882,7 @@ def test_too_many_connections(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["disable several", "import"])
-def test_a_deadlock_with_another_program(world: World, kind: str) -> None:
+def test_a_deadlock_with_another_program(world: RelayedWorld, kind: str) -> None:
     """Who is broken off makes the change again from the beginning, once."""
     world.renew(*ROWS)
     result, states, _ = dry(world, MULTIPLE[kind])
@@ -942,7 +912,7 @@ def serializable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
 def test_a_serialization_failure_at_the_end(
-    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
+    world: RelayedWorld, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction whose COMMIT another one makes impossible is made again, once."""
     call = (SINGLE | MULTIPLE)[kind]
@@ -954,7 +924,7 @@ def test_a_serialization_failure_at_the_end(
         met.append(point)
         if len(met) > 1:
             return
-        with psycopg.connect(world.url) as other:
+        with psycopg.connect(world.database) as other:
             other.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
             other.execute("SELECT sum(failure_count) FROM models")
             other.execute("SELECT count(*) FROM modelctl_events")
@@ -973,7 +943,7 @@ def test_a_serialization_failure_at_the_end(
 
 @pytest.mark.parametrize("kind", SINGLE)
 def test_a_serialization_failure_of_one_statement(
-    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
+    world: RelayedWorld, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that changed while a change waited for it is changed at the second try, once."""
     result, states, _ = dry(world, SINGLE[kind])

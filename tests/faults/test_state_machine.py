@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -29,55 +26,48 @@ from hypothesis.stateful import (
 )
 
 from modelctl import crash_points
-from modelctl.config.config import Config
 from modelctl.count import outbox, protocol
 from modelctl.count.cache import Hit
 from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError
-from modelctl.fleet.fleet import Fleet
 from modelctl.model import CacheState, ModelStatus
+from tests.fleets import ACTOR, ago, is_sqlite
 from tests.servers import Redis
+from tests.world import KEY, LEASE, VOUCH, World
 
 IDS = ("a", "A", "hf:org/\u00fc m")
 NAMES = ("", "One", "Two")
 COUNTED = ("parse-error", "client-error")
 UNCOUNTED = ("rate-limit", "timeout", "server-error", "network-error", "unknown")
-ACTOR = "machine"
-
-KEY = "db:models:count:active"
-LEASE = f"{{{KEY}}}:lease"
-VOUCH = f"{{{KEY}}}:vouch"
 OTHERS = ("db:stats:overall", "db:leaderboard:all", "db:leaderboard:top:10")
 
 
 # ── What is under test, and the other programs ──────────────────────────────────────────────────
 
 
-@dataclass
-class World:
-    """A fleet, its database seen by another program, and Redis (None: SQLite, without one).
+class MachineWorld(World):
+    """A world in which the same models have a fleet for each floor (``recovery.min_active``).
 
-    *fleets*: the same models by the floor that their rule has (``recovery.min_active``).
+    *server* is the Redis of the world, None: SQLite, without Redis.
     """
 
-    fleets: dict[int, Fleet]
-    sql: Callable[..., list[tuple[Any, ...]]]
-    server: Redis | None
-    client: Any  # of Redis
-    long_ago: str  # two hours, in SQL
-    seconds: str  # of a column of times, in SQL
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, database: str, server: Redis | None = None) -> None:
+        super().__init__(database, server.url() if server else "")
+        self.server = server
+        self.fleets = {0: self.fleet, 1: self.another(recovery_min_active=1)}
 
-    def ask(self, *command: str | int) -> Any:
-        """Send Redis one command, as another program."""
-        return self.client.execute_command(*command)
+    def seconds(self, column: str) -> str:
+        """Return a column of times in seconds, as an expression."""
+        if is_sqlite(self.database):
+            return f"((julianday({column}) - 2440587.5) * 86400.0)"
+        return f"extract(epoch FROM {column})"
 
     def clear(self) -> None:
         """Forget everything that an example did."""
         crash_points.hook = None
         for table in ("models", "modelctl_events", "modelctl_holds"):
             self.sql(f"DELETE FROM {table}")
+        self.forget()
         if self.server is not None:
-            self.sql("DELETE FROM modelctl_outbox")
             self.server.recover()
             self.ask("FLUSHALL")
         self.warnings.clear()
@@ -282,11 +272,9 @@ in_a_count = cuttings("after-lease", "after-snapshot", "after-del", "in-fill")
 class Machine(RuleBasedStateMachine):
     """A fleet and its oracle: *rows*, the history of their count, and the outbox in numbers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: MachineWorld) -> None:
         super().__init__()
         self.world = world
-        for fleet in world.fleets.values():
-            fleet.on_warning = world.warnings.append
         self.fleet = world.fleets[0]
         self.least = 0  # how many models the floor leaves on
         self.pauses: set[str | None] = set()
@@ -318,12 +306,11 @@ class Machine(RuleBasedStateMachine):
             )
             self.world.sql(
                 "INSERT INTO models (id, active, auto_disabled, consecutive_failures, ejections)"
-                " VALUES (%s, %s, %s, %s, %s)",
+                " VALUES (?, ?, ?, ?, ?)",
                 *(model_id, row.active, row.automatic, row.in_a_row, row.ejections),
             )
             self.rows[model_id] = row
-        if self.with_redis:
-            self.world.sql("DELETE FROM modelctl_outbox")
+        self.world.forget()
         self.history = [self.active]
 
     def teardown(self) -> None:
@@ -543,7 +530,7 @@ class Machine(RuleBasedStateMachine):
     def recover(self, cooldown: float | None, limit: int | None, dry_run: bool) -> None:
         """Bring back whose cooldown is over: all of them (0), or those that rested."""
         since, until = "coalesce(last_failure_at, disabled_at, updated_at)", "disabled_until"
-        since, until = (self.world.seconds.format(time) for time in (since, until))
+        since, until = (self.world.seconds(time) for time in (since, until))
         wait = 3600 if cooldown is None else cooldown
         order = self.world.sql(
             "SELECT id FROM models WHERE NOT active AND (auto_disabled OR disabled_until IS NOT NULL)"
@@ -582,10 +569,10 @@ class Machine(RuleBasedStateMachine):
         first, last = chosen[0], chosen[-1]
         before = self.switches()
         if verb == "insert":
-            self.world.sql("INSERT INTO models (id) VALUES (%s) ON CONFLICT DO NOTHING", first)
+            self.world.sql("INSERT INTO models (id) VALUES (?) ON CONFLICT DO NOTHING", first)
             self.rows.setdefault(first, Row())
         elif verb == "delete":
-            self.world.sql("DELETE FROM models WHERE id = %s", first)
+            self.world.sql("DELETE FROM models WHERE id = ?", first)
             self.rows.pop(first, None)
         else:
             assign = {
@@ -596,7 +583,7 @@ class Machine(RuleBasedStateMachine):
                 "touch": "active = active",
             }[verb]
             both = (first, last) if verb == "swap" else (first,)
-            places = ", ".join(["%s"] * len(both))
+            places = ", ".join(["?"] * len(both))
             self.world.sql(f"UPDATE models SET {assign} WHERE id IN ({places})", *both)
             for model_id in set(both) & self.rows.keys():
                 row = self.rows[model_id]
@@ -881,8 +868,8 @@ class StatusRules(FleetRules):
     @rule(model_id=ids)
     def time_over(self, model_id: str) -> None:
         """The time is over for which one model was disabled."""
-        sql = f"UPDATE models SET disabled_until = {self.world.long_ago}"
-        self.world.sql(f"{sql} WHERE id = %s AND disabled_until IS NOT NULL", model_id)
+        sql = f"UPDATE models SET disabled_until = {ago(self.world.database, 7200)}"
+        self.world.sql(f"{sql} WHERE id = ? AND disabled_until IS NOT NULL", model_id)
         if model_id in self.rows:
             self.rows[model_id].over = self.rows[model_id].timed
 
@@ -1000,8 +987,8 @@ class StatusRules(FleetRules):
     @rule(model_id=ids)
     def rest(self, model_id: str) -> None:
         """Two hours pass for one model that failed, and may have come back."""
-        past = self.world.long_ago
-        sql = f"UPDATE models SET last_failure_at = {past}, recovered_at = {past} WHERE id = %s"
+        past = ago(self.world.database, 7200)
+        sql = f"UPDATE models SET last_failure_at = {past}, recovered_at = {past} WHERE id = ?"
         self.world.sql(sql, model_id)
         if model_id in self.rows:
             self.rows[model_id].rested = self.rows[model_id].trusted = True
@@ -1113,55 +1100,25 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "SETTLE_SECONDS", 3600)
 
 
-def fleets(environ: dict[str, str], stack: contextlib.ExitStack) -> dict[int, Fleet]:
-    """Open the same models with and without a floor."""
-    both = {}
-    for least in (0, 1):
-        config = Config.load(environ=environ | {"MODELCTL_RECOVERY_MIN_ACTIVE": str(least)})
-        both[least] = stack.enter_context(Fleet(config, actor=ACTOR))
-    return both
-
-
 @pytest.fixture
 def redis_world(
     pg_database: str, redis_server: Redis, redis_url: str, _no_waiting: None
-) -> Iterator[World]:
+) -> Iterator[MachineWorld]:
     """Give a fleet on PostgreSQL and Redis."""
-    environ = {"MODELCTL_DATABASE_URL": pg_database, "MODELCTL_REDIS_URL": redis_url}
-    with (
-        psycopg.connect(pg_database, autocommit=True) as connection,
-        redis_server.client() as client,
-        contextlib.ExitStack() as stack,
-    ):
-
-        def sql(text: str, *values: Any) -> list[tuple[Any, ...]]:
-            cursor = connection.execute(text.encode(), values)
-            return cursor.fetchall() if cursor.description else []
-
-        seconds = "extract(epoch FROM {})"
-        past = "now() - interval '2 hours'"
-        yield World(fleets(environ, stack), sql, redis_server, client, past, seconds)
+    with MachineWorld(pg_database, redis_server) as world:
+        yield world
 
 
 @pytest.fixture
-def sqlite_world(tmp_path: Path, _no_waiting: None) -> Iterator[World]:
+def sqlite_world(sqlite_database: str, _no_waiting: None) -> Iterator[MachineWorld]:
     """Give a fleet on SQLite."""
-    path = tmp_path / "fleet.db"
-    environ = {"MODELCTL_DATABASE_URL": f"sqlite:///{path}"}
-    with contextlib.ExitStack() as stack:
-        both = fleets(environ, stack)
-        both[0].upgrade()
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-
-            def sql(text: str, *values: Any) -> list[tuple[Any, ...]]:
-                return connection.execute(text.replace("%s", "?"), values).fetchall()
-
-            ago = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-2 hours')"
-            seconds = "((julianday({}) - 2440587.5) * 86400.0)"
-            yield World(both, sql, None, None, ago, seconds)
+    with MachineWorld(sqlite_database) as world:
+        yield world
 
 
-def run(machine: type[Machine], world: World, examples: int, *, random: bool = False) -> None:
+def explore(
+    machine: type[Machine], world: MachineWorld, examples: int, *, random: bool = False
+) -> None:
     """Run so many examples: always the same ones, or others each time."""
     # Any function that makes one will do, although the types say class.
     make = cast("type[Machine]", lambda: machine(world))
@@ -1185,29 +1142,31 @@ EXAMPLES = [(RedisMachine, 40), (WholeMachine, 25)]
 # A failure is made smaller before it is shown, which takes minutes.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("machine", "examples"), EXAMPLES)
-def test_postgresql_and_redis(redis_world: World, machine: type[Machine], examples: int) -> None:
+def test_postgresql_and_redis(
+    redis_world: MachineWorld, machine: type[Machine], examples: int
+) -> None:
     """Whatever happens in whatever order, rows, events, outbox and every count are right."""
-    run(machine, redis_world, examples)
+    explore(machine, redis_world, examples)
 
 
 @pytest.mark.timeout(900)
-def test_sqlite(sqlite_world: World) -> None:
+def test_sqlite(sqlite_world: MachineWorld) -> None:
     """The same on SQLite, where a count is right at once, whoever changed the table."""
-    run(SqliteMachine, sqlite_world, 20)
+    explore(SqliteMachine, sqlite_world, 20)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("machine", "examples"), EXAMPLES)
 def test_postgresql_and_redis_for_long(
-    redis_world: World, machine: type[Machine], examples: int
+    redis_world: MachineWorld, machine: type[Machine], examples: int
 ) -> None:
     """The same with 25 times as many examples, others each time."""
-    run(machine, redis_world, 25 * examples, random=True)
+    explore(machine, redis_world, 25 * examples, random=True)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_sqlite_for_long(sqlite_world: World) -> None:
+def test_sqlite_for_long(sqlite_world: MachineWorld) -> None:
     """The same with twenty times as many examples, others each time."""
-    run(SqliteMachine, sqlite_world, 20 * 20, random=True)
+    explore(SqliteMachine, sqlite_world, 20 * 20, random=True)
