@@ -181,3 +181,16 @@ def fleet(fleet_url: str) -> Iterator[Fleet]:
 def cli(capsys: pytest.CaptureFixture[str]) -> commands.Cli:
     """Run the program in this process."""
     return commands.inside(capsys)
+
+
+@pytest.fixture
+def tool(cli: commands.Cli, fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> commands.Cli:
+    """Run the program on the database of `fleet_url`; keywords are settings like ``recovery_limit=2``."""
+
+    def call(*arguments: str, **configured: object) -> commands.Result:
+        with monkeypatch.context() as environment:
+            for name, value in fleets.environ(fleet_url, **configured).items():
+                environment.setenv(name, value)
+            return cli(*arguments)
+
+    return call

@@ -24,10 +24,15 @@ _COLUMNS = (
 _TIMES = ("last_success_at", "last_failure_at", "disabled_at", "disabled_until", "recovered_at")
 
 
+def environ(url: str, **settings: object) -> dict[str, Any]:
+    """Return the environment of a program on this database; *settings* as ``health_threshold=3``."""
+    names = {f"MODELCTL_{name}".upper(): str(value) for name, value in settings.items()}
+    return {"MODELCTL_DATABASE_URL": url, "MODELCTL_ACTOR": ACTOR, **names}
+
+
 def configured(url: str, **settings: object) -> Config:
     """Return a configuration of this database; *settings* like ``health_threshold=3``."""
-    environ = {f"MODELCTL_{name}".upper(): str(value) for name, value in settings.items()}
-    return Config.load(environ={"MODELCTL_DATABASE_URL": url, "HOME": "/nowhere", **environ})
+    return Config.load(environ={"HOME": "/nowhere", **environ(url, **settings)})
 
 
 def opened(url: str, **settings: object) -> Fleet:

@@ -37,13 +37,6 @@ def last(fleet: Fleet, model_id: str) -> tuple[Any, ...]:
     return event.event, event.before, event.after, event.reason, event.details
 
 
-@pytest.fixture
-def tool(cli: Cli, fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run the program on the database."""
-    monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
-    return cli
-
-
 # Off for good, and a timed disable
 
 
