@@ -16,6 +16,7 @@ from modelctl import Config, Fleet, ModelStatus
 
 ACTOR = "tester"
 HOUR = 3600.0
+ACTIVE, DISABLED, AUTO = ModelStatus
 _COLUMNS = (
     "id, display_name, provider, active, auto_disabled, consecutive_failures, ejections,"
     " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason,"
@@ -165,6 +166,14 @@ def events(url: str) -> list[tuple[Any, ...]]:
     )
     return [
         (*row[:-1], json.loads(row[-1]) if is_sqlite(url) and row[-1] else row[-1]) for row in found
+    ]
+
+
+def history(fleet: Fleet, id: str | None = None) -> list[tuple[Any, ...]]:  # noqa: A002
+    """Return the newest events first, without their numbers and times."""
+    return [
+        (e.model_id, e.event, e.before, e.after, e.actor, e.reason, e.failure_type)
+        for e in fleet.events(id)
     ]
 
 

@@ -12,16 +12,16 @@ from tests.count.rigs import PASSWORD, RedisRig, SqliteRig, redis_rig
 from tests.servers import Redis, RedisGroup
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[RedisGroup]:
-    """Run one cluster for this module."""
+    """Run one cluster for all tests of the count."""
     with servers.redis_cluster() as group:
         yield group
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sentinel() -> Iterator[RedisGroup]:
-    """Run one master with its Sentinels for this module."""
+    """Run one master with its Sentinels for all tests of the count."""
     with servers.redis_sentinel() as group:
         yield group
 
@@ -49,7 +49,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[RedisRig | SqliteRig]:
         yield rig
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def guarded() -> Iterator[Redis]:
     """Run one Redis that wants a password, with users who may do little."""
     with Redis(password=PASSWORD) as server:

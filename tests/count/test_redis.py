@@ -7,9 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import (
-    suppress,
-)
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 

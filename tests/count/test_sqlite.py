@@ -6,9 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import (
-    closing,
-)
+from contextlib import closing
 from pathlib import Path
 
 import pytest

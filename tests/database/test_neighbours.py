@@ -11,11 +11,21 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import DatabaseUnavailableError, Fleet, ModelStatus
+from modelctl import DatabaseUnavailableError, Fleet
 from modelctl.config.probes import ProbeConfig
-from tests.fleets import ACTOR, ago, configured, is_sqlite, opened, seed, sql, trip
+from tests.fleets import (
+    ACTIVE,
+    ACTOR,
+    DISABLED,
+    ago,
+    configured,
+    is_sqlite,
+    opened,
+    seed,
+    sql,
+    trip,
+)
 
-ACTIVE, DISABLED, AUTO = ModelStatus
 MANY = [f"m{n:04}" for n in range(2500)]  # more than the driver reads ahead
 
 

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from modelctl import crash_points
 from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    invariant,
-    rule,
-)
+from hypothesis.stateful import invariant, rule
 
 from modelctl import crash_points
 from modelctl.count import protocol

@@ -10,9 +10,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from modelctl import (
-    Fleet,
-)
+from modelctl import Fleet
 from tests.fleets import opened
 from tests.servers import Postgres, Redis
 from tests.world import LEASE, STATS, World

@@ -23,6 +23,7 @@ from modelctl.crash_points import POINTS
 from tests import ROOT
 from tests.faults.crashing import Call, Job, Nursery, fleet
 from tests.servers import Postgres, Redis
+from tests.waiting import until
 from tests.world import KEY, LEASE, STATS, STATUSES, VOUCH, World
 
 BYSTANDER = "db:stats:daily"
@@ -219,17 +220,14 @@ class CrashWorld(World):
 
     def mourn(self) -> None:
         """Wait until the server has noticed that the killed are gone."""
-        self.until("count(*) = 0")
+        self.until_server("count(*) = 0")
 
-    def until(self, condition: str) -> None:
+    def until_server(self, condition: str) -> None:
         """Wait until something is true of the server's connections from children."""
         sql = f"""
             SELECT {condition} FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'victim'"""
-        deadline = time.monotonic() + 20
-        while not self.sql(sql)[0][0]:
-            assert time.monotonic() < deadline, condition
-            time.sleep(0.002)
+        until(lambda: self.sql(sql)[0][0], seconds=20, what=condition)
 
     # What is there
 
@@ -488,7 +486,7 @@ def test_a_statement_whose_client_died_changes_nothing(
         with psycopg.connect(world.database) as holder:
             holder.execute("SELECT FROM models WHERE id = 'on-1' FOR UPDATE")
             pid = world.nursery.start(world.job(Call("disable", ids)))
-            world.until("bool_or(wait_event_type = 'Lock')")
+            world.until_server("bool_or(wait_event_type = 'Lock')")
             assert world.nursery.end(pid).killed
         world.mourn()
         assert [world.statuses[model_id] for model_id in ids] == ["active"] * len(ids)

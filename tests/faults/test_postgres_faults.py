@@ -12,11 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import (
-    DatabaseUnavailableError,
-    Fleet,
-    crash_points,
-)
+from modelctl import DatabaseUnavailableError, Fleet, crash_points
 from modelctl.database import bulk, database, engines
 from modelctl.model import CacheState
 from tests import commands

@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelctl import (
-    StaleCacheError,
-    crash_points,
-)
+from modelctl import StaleCacheError, crash_points
 from modelctl.model import CacheState, Count
 from tests import servers
 from tests.faults.relays import BOARD, ENDS, RelayedWorld

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from modelctl import (
-    MissingSchemaError,
-)
+from modelctl import MissingSchemaError
 from modelctl.database import sqlite
 from tests import commands, fleets
 from tests.faults.relays import MULTIPLE, READS, SINGLE

@@ -28,6 +28,7 @@ from modelctl.errors import (
 from tests import servers
 from tests.fleets import opened, seed, sql, trip
 from tests.servers import PgBouncer, Postgres, Redis, RedisGroup, Standby
+from tests.waiting import at_most, until
 
 KEY = "db:models:count:active"
 OWN = (KEY, f"{{{KEY}}}:lease", f"{{{KEY}}}:vouch")
@@ -35,24 +36,6 @@ IDS = [f"m{number}" for number in range(8)]
 # What Redis being away may add to a count and to a change, and what a busy machine adds.
 COUNT_SECONDS = 1.0 + 0.5
 CHANGE_SECONDS = 3.0 + 1.0
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Ask again and again until it is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Fail if the block takes longer."""
-    start = time.monotonic()
-    yield
-    took = time.monotonic() - start
-    # The slack is for a busy machine: a retry or an endless wait takes far longer.
-    assert took < seconds + 2, f"took {took:.2f} s"
 
 
 def truth(url: str) -> int:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from modelctl import (
-    Fleet,
-    KeptChange,
-    ModelNotFoundError,
-    ModelStatus,
-    StatusChange,
-    UsageError,
-)
-from tests.fleet.examples import ACTIVE, AUTO, DISABLED, history
+from modelctl import Fleet, KeptChange, ModelNotFoundError, ModelStatus, StatusChange, UsageError
 from tests.fleets import (
+    ACTIVE,
     ACTOR,
+    AUTO,
+    DISABLED,
     everything,
+    history,
     opened,
     seed,
     sql,

@@ -15,13 +15,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError, ModelStatus
+from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError
 from modelctl.database import bulk, database
 from modelctl.database.sql import RECOVER_LOCK
 from tests import ROOT, fleets
-from tests.fleets import everything, opened, seed, sql, trip
+from tests.fleets import ACTIVE, AUTO, DISABLED, everything, opened, seed, sql, trip
 
-ACTIVE, DISABLED, AUTO = ModelStatus
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE wait_event_type = 'Lock' AND datname = current_database()"

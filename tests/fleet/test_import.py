@@ -6,21 +6,10 @@ import json
 
 import pytest
 
-from modelctl import (
-    Fleet,
-    RefusedError,
-    UsageError,
-)
+from modelctl import Fleet, RefusedError, UsageError
 from modelctl.database import bulk
 from tests import fleets
-from tests.fleet.examples import ACTIVE, AUTO, DISABLED, history
-from tests.fleets import (
-    ACTOR,
-    everything,
-    rows,
-    status,
-    trip,
-)
+from tests.fleets import ACTIVE, ACTOR, AUTO, DISABLED, everything, history, rows, status, trip
 
 CATALOGUE = [
     {"id": "a", "name": "A", "provider": "p"},  # as it is

@@ -10,20 +10,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from modelctl import (
-    FailureType,
-    Fleet,
-    Outcome,
-    OutcomeChange,
-    health,
-)
+from modelctl import FailureType, Fleet, Outcome, OutcomeChange, health
 from tests import fleets
-from tests.fleet.examples import ACTIVE, AUTO, DISABLED, history
 from tests.fleets import (
+    ACTIVE,
     ACTOR,
+    AUTO,
+    DISABLED,
     HOUR,
     Ago,
     alter,
+    history,
     opened,
     put_hold,
     rows,

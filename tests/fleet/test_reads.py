@@ -7,22 +7,9 @@ from typing import Any
 
 import pytest
 
-from modelctl import (
-    Fleet,
-    ModelStatus,
-    UsageError,
-)
+from modelctl import Fleet, ModelStatus, UsageError
 from tests import fleets
-from tests.fleet.examples import ACTIVE, DISABLED, history
-from tests.fleets import (
-    ACTOR,
-    Ago,
-    ago,
-    alter,
-    seed,
-    sql,
-    trip,
-)
+from tests.fleets import ACTIVE, ACTOR, DISABLED, Ago, ago, alter, history, seed, sql, trip
 
 # Reads
 

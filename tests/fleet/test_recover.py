@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from modelctl import (
-    Fleet,
-    UsageError,
-    crash_points,
-)
+from modelctl import Fleet, UsageError, crash_points
 from modelctl.database import bulk
-from tests.fleet.examples import ACTIVE, AUTO, history
 from tests.fleets import (
+    ACTIVE,
     ACTOR,
+    AUTO,
     HOUR,
     Ago,
     alter,
     everything,
+    history,
     opened,
     seed,
     sql,

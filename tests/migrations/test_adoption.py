@@ -10,14 +10,23 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import Fleet, ModelStatus, RefusedError, UsageError
+from modelctl import Fleet, RefusedError, UsageError
 from modelctl.database.sql import GUARD_LOCK, RECOVER_LOCK, lock_key
 from modelctl.migrations import migrate
 from tests import fleets
-from tests.fleets import ACTOR, ago, everything, is_sqlite, opened, sql, status
+from tests.fleets import (
+    ACTIVE,
+    ACTOR,
+    AUTO,
+    DISABLED,
+    ago,
+    everything,
+    is_sqlite,
+    opened,
+    sql,
+    status,
+)
 from tests.servers import Postgres
-
-ACTIVE, DISABLED, AUTO = ModelStatus
 
 # An admin panel's table: NULLs where ours has none, times without a zone, and rules of its own.
 TABLE = {

@@ -14,14 +14,13 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from modelctl import ExitCode, Fleet, ModelStatus, UsageError
+from modelctl import ExitCode, Fleet, UsageError
 from modelctl.errors import clean
 from modelctl.tables.columns import MODELS, StoredFlag, StoredTime
 from tests.commands import Cli
-from tests.fleets import ago, clear, everything, is_sqlite, opened, seed, sql, trip
+from tests.fleets import DISABLED, ago, clear, everything, is_sqlite, opened, seed, sql, trip
 from tests.servers import Postgres
 
-ACTIVE, DISABLED, AUTO = ModelStatus
 SMILE = "\N{GRINNING FACE}"
 
 # ── SQLite keeps whatever is written into a column ──────────────────────────────────────────────

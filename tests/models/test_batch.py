@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,6 +30,7 @@ from modelctl.health import read_outcomes
 from tests import ROOT, fleets
 from tests.commands import run
 from tests.fleets import Ago, ago, everything, opened, put_hold, rows, seed, sql
+from tests.waiting import until
 
 SUCCESS = {"outcome": "success"}
 FAILURE = {"outcome": "failure", "type": "client-error", "reason": "no"}
@@ -367,14 +367,6 @@ def test_ctrl_c_while_waiting_records_nothing(pg_database: str) -> None:
     assert process.returncode == -signal.SIGINT, stderr.decode()
     until(lambda: sql(pg_database, waits) == [])
     assert everything(pg_database) == before
-
-
-def until(condition: Any) -> None:
-    """Wait for what will come, ten seconds at most."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # Size

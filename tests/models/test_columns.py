@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from modelctl import ExitCode, Fleet, ModelStatus, RefusedError
+from modelctl import ExitCode, Fleet, RefusedError
 from modelctl.tables.application import look_at_columns
 from tests.commands import Cli
-from tests.fleets import everything, is_sqlite, opened, sql, trip
-
-ACTIVE, DISABLED, AUTO = ModelStatus
+from tests.fleets import ACTIVE, AUTO, DISABLED, everything, is_sqlite, opened, sql, trip
 
 # As Django makes it: NOT NULL everywhere, and all defaults in the client.
 STRICT = """

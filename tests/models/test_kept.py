@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from modelctl import Fleet, ModelStatus, RefusedError
+from modelctl import Fleet, RefusedError
 from modelctl.config.probes import ProbeConfig
 from tests.commands import Cli
 from tests.fleets import (
+    ACTIVE,
     ACTOR,
+    AUTO,
+    DISABLED,
     HOUR,
     ago,
     configured,
@@ -25,7 +28,6 @@ from tests.fleets import (
     trip,
 )
 
-ACTIVE, DISABLED, AUTO = ModelStatus
 BAD = "parse-error"
 
 

@@ -10,14 +10,25 @@ from typing import Any
 import psycopg
 import pytest
 
-from modelctl import Fleet, ModelStatus, RefusedError, crash_points
+from modelctl import Fleet, RefusedError, crash_points
 from modelctl.model import FailureType
 from modelctl.models.results import KeptChange
 from tests import fleets
 from tests.commands import Cli
-from tests.fleets import HOUR, ago, everything, opened, rows, seed, sql, trip
+from tests.fleets import (
+    ACTIVE,
+    AUTO,
+    DISABLED,
+    HOUR,
+    ago,
+    everything,
+    opened,
+    rows,
+    seed,
+    sql,
+    trip,
+)
 
-ACTIVE, DISABLED, AUTO = ModelStatus
 BAD = FailureType.PARSE_ERROR
 END = datetime(2100, 6, 1, 8, tzinfo=UTC)
 LATER = datetime(2200, 6, 1, 8, tzinfo=UTC)

@@ -6,7 +6,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -226,7 +226,7 @@ def command(*words: str, **changes: Any) -> ProbeConfig:
     return ProbeConfig("p", command=words, **changes)
 
 
-def one(config: ProbeConfig, id_: str = "p/m", **how: Any) -> ProbeResult:
+def ask_one(config: ProbeConfig, id_: str = "p/m", **how: Any) -> ProbeResult:
     """Ask one model."""
     (answer,) = ask([Target(id_, "p")], {"p": config}, **how)
     assert answer.id == id_
@@ -245,14 +245,6 @@ def failed(answer: ProbeResult, kind: FailureType | None, *words: str) -> None:
 def targets(number: int) -> list[Target]:
     """Make some models of one provider."""
     return [Target(f"p/{n}", "p") for n in range(number)]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:

@@ -16,7 +16,8 @@ from modelctl.config.probes import check_probe
 from modelctl.errors import UsageError
 from modelctl.model import FailureType
 from modelctl.probe.ask import Target, ask
-from tests.probe.provider import NASTY, alive, command, eventually, failed, one
+from tests.probe.provider import NASTY, alive, ask_one, command, failed
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -34,20 +35,20 @@ from tests.probe.provider import NASTY, alive, command, eventually, failed, one
 )
 def test_exit_codes(script: str, reason: str) -> None:
     """A command that does not exit 0 has failed, with its code and the last line of its stderr."""
-    answer = one(command("sh", "-c", script))
+    answer = ask_one(command("sh", "-c", script))
     failed(answer, FailureType.UNKNOWN)
     assert answer.reason == reason
 
 
 def test_a_healthy_command() -> None:
     """Exit 0 is healthy, whatever was said."""
-    assert one(command("sh", "-c", "echo out; echo err >&2")).healthy
+    assert ask_one(command("sh", "-c", "echo out; echo err >&2")).healthy
 
 
 def test_the_end_of_a_long_stderr_is_kept() -> None:
     """However much a command says, its last line is the one that is kept."""
     script = "yes '' | head -c 3000000 >&2; echo the end >&2; exit 1"
-    assert one(command("sh", "-c", script)).reason == "exit 1: the end"
+    assert ask_one(command("sh", "-c", script)).reason == "exit 1: the end"
 
 
 def test_surroundings_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +56,7 @@ def test_surroundings_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINE", "mine")
     script = 'cat; echo "$MINE $MODELCTL_ID $MODELCTL_NAME $MODELCTL_PROVIDER $$" > said'
-    assert one(command("sh", "-c", f"{script}; ps -o sid= -o tty= $$ > session")).healthy
+    assert ask_one(command("sh", "-c", f"{script}; ps -o sid= -o tty= $$ > session")).healthy
     *words, pid = (tmp_path / "said").read_text().split()
     assert words == ["mine", "p/m", "m", "p"]
     assert (tmp_path / "session").read_text().split()[0] == pid
@@ -64,7 +65,7 @@ def test_surroundings_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("program", ["/no/such/program", "/etc/passwd"])
 def test_commands_that_cannot_run(program: str) -> None:
     """A program that is not there or not executable has failed, and says so."""
-    failed(one(command(program)), None, f"cannot run {program}: ")
+    failed(ask_one(command(program)), None, f"cannot run {program}: ")
 
 
 @pytest.mark.parametrize("script", ["sleep 60 & sleep 60", "trap '' TERM; sleep 60; sleep 60"])
@@ -74,19 +75,19 @@ def test_the_whole_group_is_killed(
     """At its timeout a command is killed with all it started."""
     monkeypatch.chdir(tmp_path)
     start = "sh -c 'echo $$ > pid; exec sleep 60' &"
-    answer = one(command("sh", "-c", f"{start} {script}", timeout=0.5))
+    answer = ask_one(command("sh", "-c", f"{start} {script}", timeout=0.5))
     failed(answer, FailureType.TIMEOUT, "no answer in 0.5s")
     assert answer.seconds < 2
-    eventually(lambda: not alive(int((tmp_path / "pid").read_text())), 2)
+    until(lambda: not alive(int((tmp_path / "pid").read_text())), 2)
 
 
 def test_what_a_command_leaves_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that outlives its command neither delays the answer nor survives it."""
     monkeypatch.chdir(tmp_path)
-    answer = one(command("sh", "-c", "sleep 60 & echo $! > pid"))
+    answer = ask_one(command("sh", "-c", "sleep 60 & echo $! > pid"))
     assert answer.healthy
     assert answer.seconds < 2
-    eventually(lambda: not alive(int((tmp_path / "pid").read_text())), 2)
+    until(lambda: not alive(int((tmp_path / "pid").read_text())), 2)
 
 
 def test_a_child_that_escapes_delays_nothing(
@@ -94,7 +95,7 @@ def test_a_child_that_escapes_delays_nothing(
 ) -> None:
     """A child in a session of its own may hold stderr open; the answer does not wait for it."""
     monkeypatch.chdir(tmp_path)
-    answer = one(command("sh", "-c", "setsid sh -c 'echo $$ > pid; exec sleep 60' & sleep 0.3"))
+    answer = ask_one(command("sh", "-c", "setsid sh -c 'echo $$ > pid; exec sleep 60' & sleep 0.3"))
     assert answer.healthy
     assert answer.seconds < 2
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
@@ -115,7 +116,7 @@ def test_ignored_sigchld() -> None:
 @pytest.mark.parametrize("id_", ["nul\0", "p/\0", "\ud800", "a\udc80"])
 def test_ids_that_are_no_argument(id_: str) -> None:
     """An id that no program can be given exactly has failed, and nothing is run."""
-    failed(one(command("true"), id_), None, "cannot be an argument")
+    failed(ask_one(command("true"), id_), None, "cannot be an argument")
 
 
 IDS = st.one_of(
@@ -140,7 +141,7 @@ def test_commands_receive_exactly_the_id(
     """Any id arrives as it is: in a script, as an argument, in a longer word, as a variable."""
     monkeypatch.chdir(tmp_path)
     script = 'printf \'%s\\0\' x{id}y {name} "$1" "$2" "$MODELCTL_ID" > got'
-    assert one(command(*shell, "-c", script, "sh", "{id}", "--x={id}"), id_).healthy
+    assert ask_one(command(*shell, "-c", script, "sh", "{id}", "--x={id}"), id_).healthy
     name = id_.removeprefix("p/")
     expected = [f"x{id_}y", name, id_, f"--x={id_}", id_, ""]
     assert (tmp_path / "got").read_bytes() == "\0".join(expected).encode()

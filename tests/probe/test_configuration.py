@@ -11,7 +11,7 @@ import pytest
 from modelctl.config.probes import ProbeConfig, check_probe
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.probe.ask import Target, ask
-from tests.probe.provider import Server, command, one, targets
+from tests.probe.provider import Server, ask_one, command, targets
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_without_httpx() -> None:
 def test_commands_may_run_modelctl() -> None:
     """The variables that a command gets are none that modelctl itself would refuse."""
     config = command(sys.executable, "-m", "modelctl", "config", "show", timeout=60)
-    assert one(config).healthy
+    assert ask_one(config).healthy
 
 
 def test_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from modelctl.errors import InvalidConfigError
 from modelctl.probe.ask import Target, ask
-from tests.probe.provider import KEY, Server, command, failed, one, targets
+from tests.probe.provider import KEY, Server, ask_one, command, failed, targets
 
 
 @pytest.mark.parametrize("what", ["echo", "garbage", "cut/head", "silent"])
@@ -24,7 +24,7 @@ def test_keys_are_never_shown(
     monkeypatch.setenv("KEY", KEY)
     caplog.set_level(logging.INFO)  # httpcore's DEBUG has what the server sends
     config = server.config(what, key_env="KEY", timeout=0.5)
-    answer = one(config)
+    answer = ask_one(config)
     assert not answer.healthy
     for text in (repr(answer), repr(config), caplog.text):
         assert KEY not in text
@@ -36,14 +36,14 @@ def test_keys_are_never_shown(
 def test_key_file(server: Server, tmp_path: Path) -> None:
     """The key is the first line of its file, without the blanks around it."""
     (tmp_path / "key").write_text(f"  {KEY}\r\nmore\n")
-    assert one(server.config("ok", key_file=str(tmp_path / "key"))).healthy
+    assert ask_one(server.config("ok", key_file=str(tmp_path / "key"))).healthy
     assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
 
 
 def test_a_key_that_a_command_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that is told the name of its key has it hidden in what it says."""
     monkeypatch.setenv("KEY", KEY)
-    answer = one(command("sh", "-c", 'echo "no: $KEY" >&2; exit 1', key_env="KEY"))
+    answer = ask_one(command("sh", "-c", 'echo "no: $KEY" >&2; exit 1', key_env="KEY"))
     assert answer.reason == "exit 1: no: ***"
 
 

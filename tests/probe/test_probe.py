@@ -12,7 +12,7 @@ import pytest
 from modelctl.config.probes import ProbeConfig
 from modelctl.model import FailureType
 from modelctl.probe.ask import Target, ask
-from tests.probe.provider import HEALTHY, KEY, NASTY, Server, command, failed, one, targets
+from tests.probe.provider import HEALTHY, KEY, NASTY, Server, ask_one, command, failed, targets
 
 # The request
 
@@ -20,7 +20,7 @@ from tests.probe.provider import HEALTHY, KEY, NASTY, Server, command, failed, o
 def test_the_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model gets one small POST with its name, the key and nothing of httpx's own."""
     monkeypatch.setenv("KEY", KEY)
-    answer = one(server.config("ok/", key_env="KEY"))
+    answer = ask_one(server.config("ok/", key_env="KEY"))
     assert (answer.healthy, answer.failure_type, answer.reason) == (True, None, None)
     assert 0 < answer.seconds < 5
     ((path, headers, body),) = server.requests
@@ -39,7 +39,7 @@ def test_the_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fields_of_the_request(server: Server) -> None:
     """The name of the model, and of the field that limits the answer, are configuration."""
     config = server.config("ok", model="x/{id}?{name}", max_tokens_field="max_completion_tokens")
-    assert one(config).healthy
+    assert ask_one(config).healthy
     ((_, headers, body),) = server.requests
     assert (body["model"], body["max_completion_tokens"]) == ("x/p/m?m", 16)
     assert "max_tokens" not in body
@@ -48,8 +48,8 @@ def test_fields_of_the_request(server: Server) -> None:
 
 def test_the_limit_of_an_answer_is_configuration(server: Server) -> None:
     """How long the answer may be is said in tokens, and not at all where that is 0."""
-    assert one(server.config("ok", max_tokens=64)).healthy
-    assert one(server.config("ok", max_tokens=0)).healthy
+    assert ask_one(server.config("ok", max_tokens=64)).healthy
+    assert ask_one(server.config("ok", max_tokens=0)).healthy
     assert [body.get("max_tokens") for _, _, body in server.requests] == [64, None]
 
 
@@ -57,13 +57,13 @@ def test_a_model_that_thought_for_too_long_is_healthy(server: Server) -> None:
     """Whoever answers that our limit of tokens was reached has worked."""
     said = "Could not finish the message because max_tokens or model output limit was reached."
     server.bodies["long"] = json.dumps({"error": {"message": said}}).encode()
-    assert one(server.config("refuse/long")).healthy
+    assert ask_one(server.config("refuse/long")).healthy
 
 
 @pytest.mark.parametrize("id_", [*NASTY, "nul\0", "\ud800", "p/", "p/{id}"])
 def test_any_id_goes_into_json_only(server: Server, id_: str) -> None:
     """An id is a value in the JSON of the request, and nowhere else."""
-    assert one(server.config("ok", model="{id}"), id_).healthy
+    assert ask_one(server.config("ok", model="{id}"), id_).healthy
     ((path, headers, body),) = server.requests
     assert path == "/ok/chat/completions"
     assert body["model"] == id_
@@ -152,14 +152,14 @@ def test_statuses(server: Server, status: int, kind: FailureType | None) -> None
     """A status is the failure that the health rule makes of it, or says that the probe could not
     ask; the server's words are kept.
     """
-    failed(one(server.config(f"status/{status}")), kind, f"HTTP {status}: so", "sorry")
+    failed(ask_one(server.config(f"status/{status}")), kind, f"HTTP {status}: so", "sorry")
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_statuses_without_a_body(server: Server, status: int) -> None:
     """What is neither 200 nor an error is no healthy answer."""
     kind = None if status == 304 else FailureType.PARSE_ERROR
-    failed(one(server.config(f"status/{status}")), kind, f"HTTP {status}")
+    failed(ask_one(server.config(f"status/{status}")), kind, f"HTTP {status}")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_statuses_without_a_body(server: Server, status: int) -> None:
 def test_parse_errors(server: Server, body: bytes) -> None:
     """A 200 that is not the expected JSON is a parse error."""
     server.bodies["x"] = body
-    answer = one(server.config("body/x"))
+    answer = ask_one(server.config("body/x"))
     failed(answer, FailureType.PARSE_ERROR, "HTTP 200: not a JSON object with choices")
 
 
@@ -201,7 +201,7 @@ def test_parse_errors(server: Server, body: bytes) -> None:
 def test_words_of_the_server(server: Server, document: object, words: str) -> None:
     """What the server says is in the reason, cut, and made so that any database can store it."""
     server.bodies["x"] = json.dumps(document).encode()
-    failed(one(server.config("body/x")), FailureType.PARSE_ERROR, f"HTTP 200: {words}")
+    failed(ask_one(server.config("body/x")), FailureType.PARSE_ERROR, f"HTTP 200: {words}")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_probe_that_is_wrong_is_not_the_models_fault(
 ) -> None:
     """An answer that refuses the request itself says nothing of the model."""
     server.bodies["x"] = json.dumps(document).encode()
-    answer = one(server.config(f"say/{status}/x"))
+    answer = ask_one(server.config(f"say/{status}/x"))
     failed(answer, FailureType.CLIENT_ERROR if kind else None, f"HTTP {status}")
 
 
@@ -267,7 +267,7 @@ def test_a_probe_that_is_wrong_is_not_the_models_fault(
 def test_a_path_that_leads_nowhere(server: Server, body: bytes) -> None:
     """A 404 without an error of an API is that of a wrong URL in the probe."""
     server.bodies["x"] = body
-    failed(one(server.config("say/404/x")), None, "HTTP 404")
+    failed(ask_one(server.config("say/404/x")), None, "HTTP 404")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -287,7 +287,7 @@ def test_an_error_that_came_with_200(
     """What a router passes on inside of a 200 is judged as the status that it names."""
     document = json.dumps({"error": {"code": code, "message": "upstream says no"}}).encode()
     server.bodies["x"] = b"data: " + document + b"\n\n" if stream else document
-    failed(one(server.config("body/x", stream=stream)), kind, f"HTTP {code}: upstream says no")
+    failed(ask_one(server.config("body/x", stream=stream)), kind, f"HTTP {code}: upstream says no")
 
 
 STREAM = b'data: {"choices": []}\n\ndata: {"choices": [{"delta": {"content": "p"}}]}\n\n'
@@ -297,7 +297,7 @@ STREAM = b'data: {"choices": []}\n\ndata: {"choices": [{"delta": {"content": "p"
 def test_an_event_stream_where_json_was_asked_for(server: Server, start: bytes) -> None:
     """An endpoint that answers with a stream only could not be asked; the reason says how."""
     server.bodies["x"] = start + STREAM
-    failed(one(server.config("body/x")), None, "an event stream", "stream = true")
+    failed(ask_one(server.config("body/x")), None, "an event stream", "stream = true")
 
 
 @pytest.mark.parametrize(
@@ -306,15 +306,15 @@ def test_an_event_stream_where_json_was_asked_for(server: Server, start: bytes) 
 def test_an_endpoint_that_only_streams_can_be_asked(server: Server, body: bytes) -> None:
     """With stream = true a stream is asked for, and one choice in it is enough."""
     server.bodies["x"] = body
-    assert one(server.config("body/x", stream=True)).healthy
+    assert ask_one(server.config("body/x", stream=True)).healthy
     ((_, _, asked),) = server.requests
     assert asked["stream"] is True
-    assert one(server.config("ok", stream=True)).healthy  # it may answer with JSON all the same
+    assert ask_one(server.config("ok", stream=True)).healthy  # it may answer with JSON all the same
 
 
 def test_an_endless_stream_is_read_to_its_first_choice(server: Server) -> None:
     """A stream that goes on is closed as soon as it has shown that the model works."""
-    assert one(server.config("chat", stream=True, timeout=5)).healthy
+    assert ask_one(server.config("chat", stream=True, timeout=5)).healthy
     assert server.left.acquire(timeout=5)
 
 
@@ -333,20 +333,20 @@ def test_a_stream_that_shows_no_answer(
 ) -> None:
     """A stream without a choice is a parse error, one with an error in it a server error."""
     server.bodies["x"] = body
-    failed(one(server.config("body/x", stream=True)), kind, words)
+    failed(ask_one(server.config("body/x", stream=True)), kind, words)
 
 
 def test_a_body_of_just_64_kib(server: Server) -> None:
     """A large answer is read to its limit, and no byte further."""
     body = json.dumps(HEALTHY).encode()
     server.bodies = {"fits": body.ljust(65536), "large": body.ljust(65537)}
-    assert one(server.config("body/fits")).healthy
-    failed(one(server.config("body/large")), FailureType.PARSE_ERROR, "larger than 64 KiB")
+    assert ask_one(server.config("body/fits")).healthy
+    failed(ask_one(server.config("body/large")), FailureType.PARSE_ERROR, "larger than 64 KiB")
 
 
 def test_an_endless_body(server: Server) -> None:
     """Of an answer without end a little is read, and then the connection is closed."""
-    failed(one(server.config("endless")), FailureType.PARSE_ERROR, "larger than 64 KiB")
+    failed(ask_one(server.config("endless")), FailureType.PARSE_ERROR, "larger than 64 KiB")
     assert server.left.acquire(timeout=5)
     assert server.sent < 50_000_000  # what the sockets hold
 
@@ -354,7 +354,7 @@ def test_an_endless_body(server: Server) -> None:
 @pytest.mark.parametrize("what", ["head", "body"])
 def test_a_cut_connection(server: Server, what: str) -> None:
     """A connection that ends before its answer does is a network error, and is not tried again."""
-    answer = one(server.config(f"cut/{what}"))
+    answer = ask_one(server.config(f"cut/{what}"))
     failed(answer, FailureType.NETWORK_ERROR, "the connection broke")
     assert len(server.requests) == 1
 
@@ -363,11 +363,11 @@ def test_nobody_listens(server: Server) -> None:
     """A refused connection is a network error, in the system's words."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    answer = one(server.config("", url=f"http://127.0.0.1:{port}"))
+    answer = ask_one(server.config("", url=f"http://127.0.0.1:{port}"))
     failed(answer, FailureType.NETWORK_ERROR, "onnect")
 
 
 def test_no_such_host() -> None:
     """A name without addresses is a network error."""
     for host in ("nothing.invalid", "x" * 64 + ".test"):
-        failed(one(ProbeConfig("p", url=f"https://{host}/v1")), FailureType.NETWORK_ERROR)
+        failed(ask_one(ProbeConfig("p", url=f"https://{host}/v1")), FailureType.NETWORK_ERROR)

@@ -16,7 +16,7 @@ from modelctl.config.probes import ProbeConfig
 from modelctl.errors import InvalidConfigError
 from modelctl.model import FailureType
 from modelctl.probe.ask import _is_public, ask
-from tests.probe.provider import KEY, Server, failed, one, secured, serving, targets
+from tests.probe.provider import KEY, Server, ask_one, failed, secured, serving, targets
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
@@ -43,7 +43,7 @@ def test_redirects_are_refused(
     monkeypatch.setenv("KEY", KEY)
     with serving() as other:
         server.elsewhere = f"http://{other.place}/ok"
-        answer = one(server.config(f"redirect/{status}", key_env="KEY"))
+        answer = ask_one(server.config(f"redirect/{status}", key_env="KEY"))
         failed(answer, None, f"HTTP {status}: a redirect, refused")
         assert (len(server.requests), other.requests) == (1, [])
 
@@ -98,7 +98,7 @@ def test_redirects_are_refused(
 def test_private_addresses_are_refused(server: Server, host: str) -> None:
     """Without allow_private nobody connects to an address that is not the Internet's."""
     url = f"http://{host}:{server.server_port}/ok"
-    answer = one(server.config("", url=url, allow_private=False))
+    answer = ask_one(server.config("", url=url, allow_private=False))
     failed(answer, None, "not a public address")
     assert server.requests == []
 
@@ -129,7 +129,7 @@ def test_one_private_address_is_enough(server: Server, monkeypatch: pytest.Monke
     """A name that has a public and a private address is refused."""
     resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
     url = f"http://models.test:{server.server_port}/ok"
-    answer = one(server.config("", url=url, allow_private=False))
+    answer = ask_one(server.config("", url=url, allow_private=False))
     failed(answer, None, "models.test is 127.0.0.1")
     assert server.requests == []
 
@@ -154,7 +154,7 @@ def test_an_address_that_hangs(authority: trustme.CA, monkeypatch: pytest.Monkey
         resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
         url = f"https://models.test:{server.server_port}/ok"
         with socket.create_server(("127.0.0.2", server.server_port)):  # begins no TLS
-            answer = one(server.config("", url=url, timeout=2))
+            answer = ask_one(server.config("", url=url, timeout=2))
         assert answer.healthy
         assert 0.9 < answer.seconds < 2
 
@@ -164,7 +164,7 @@ def test_what_was_sent_is_not_sent_again(server: Server, monkeypatch: pytest.Mon
     resolving(monkeypatch, "127.0.0.1", "127.0.0.2")
     url = f"http://models.test:{server.server_port}/cut/head"
     with socket.create_server(("127.0.0.2", server.server_port)) as other:
-        failed(one(server.config("", url=url, timeout=2)), FailureType.NETWORK_ERROR)
+        failed(ask_one(server.config("", url=url, timeout=2)), FailureType.NETWORK_ERROR)
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -180,7 +180,7 @@ def test_ipv6() -> None:
     with listener:
         url = f"http://[::1]:{listener.getsockname()[1]}/v1"
         config = ProbeConfig("p", url=url, allow_http=True, allow_private=True, timeout=0.5)
-        failed(one(config), FailureType.TIMEOUT)
+        failed(ask_one(config), FailureType.TIMEOUT)
         connection, _ = listener.accept()
         with connection:
             assert f"Host: {url[7:-3]}\r\n".encode() in connection.recv(65536)
@@ -189,7 +189,7 @@ def test_ipv6() -> None:
 def test_tls(authority: trustme.CA) -> None:
     """A certificate that is trusted and of the right host is accepted, by address too."""
     with secured(authority, "127.0.0.1") as server:
-        assert one(server.config("ok")).healthy
+        assert ask_one(server.config("ok")).healthy
 
 
 def test_certificate_of_another_name(authority: trustme.CA) -> None:
@@ -197,7 +197,7 @@ def test_certificate_of_another_name(authority: trustme.CA) -> None:
     with secured(authority, "other.example") as server:
         url = f"https://localhost:{server.server_port}/ok"
         failed(
-            one(server.config("", url=url)),
+            ask_one(server.config("", url=url)),
             FailureType.NETWORK_ERROR,
             "certificate refused: Hostname mismatch",
         )
@@ -207,7 +207,7 @@ def test_certificate_of_another_name(authority: trustme.CA) -> None:
 def test_certificate_of_a_stranger(authority: trustme.CA) -> None:
     """A certificate that no trusted CA signed is refused."""
     with secured(trustme.CA(), "127.0.0.1") as server:
-        answer = one(server.config("ok"))
+        answer = ask_one(server.config("ok"))
         failed(answer, FailureType.NETWORK_ERROR, "certificate refused: ")
         assert server.requests == []
 
@@ -233,6 +233,6 @@ def test_proxies_and_netrc_are_ignored(
     with serving() as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{proxy.place}")
-        assert one(server.config("ok")).healthy
+        assert ask_one(server.config("ok")).healthy
         assert proxy.requests == []
     assert "Authorization" not in server.requests[0][1]

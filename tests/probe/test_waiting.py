@@ -16,13 +16,14 @@ import pytest
 from modelctl.config.probes import ProbeConfig
 from modelctl.model import FailureType
 from modelctl.probe.ask import Target, ask
-from tests.probe.provider import Server, alive, command, eventually, failed, one, targets
+from tests.probe.provider import Server, alive, ask_one, command, failed, targets
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("what", ["silent", "drip/head", "drip/body"])
 def test_timeout_of_a_model(server: Server, what: str) -> None:
     """A server that says nothing, or a byte now and then, has its time and no more."""
-    answer = one(server.config(what, timeout=0.5))
+    answer = ask_one(server.config(what, timeout=0.5))
     failed(answer, FailureType.TIMEOUT, "no answer in 0.5s")
     assert 0.4 < answer.seconds < 2
 
@@ -31,7 +32,7 @@ def test_timeout_of_a_connection() -> None:
     """A server that does not even accept, or begins no TLS, has its time and no more."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        answer = one(ProbeConfig("p", url=url, timeout=0.5, allow_private=True))
+        answer = ask_one(ProbeConfig("p", url=url, timeout=0.5, allow_private=True))
         failed(answer, FailureType.TIMEOUT)
         assert answer.seconds < 2
         connection, _ = listener.accept()
@@ -79,7 +80,7 @@ def test_closing(server: Server) -> None:
     asked = [*targets(3), Target("q", "q"), Target("quick", "r")]
     answers = ask(asked, probes | {"r": command("true")})
     assert next(answers).healthy
-    eventually(lambda: len(server.requests) == 3)
+    until(lambda: len(server.requests) == 3)
     started = time.monotonic()
     answers.close()
     assert time.monotonic() - started < 1
@@ -101,7 +102,7 @@ def test_nothing_is_left_open(server: Server) -> None:
     before = len(os.listdir("/proc/self/fd"))
     asked = [Target(f"{n}", "pq"[n % 2]) for n in range(100)]
     assert len(list(ask(asked, probes))) == 100
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 def test_interrupt(server: Server, tmp_path: Path) -> None:
@@ -115,8 +116,8 @@ def test_interrupt(server: Server, tmp_path: Path) -> None:
     )
     program = [sys.executable, "-c", code, f"http://{server.place}/silent"]
     with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE) as child:
-        eventually(lambda: bool(server.requests) and (tmp_path / "pid").exists(), 20)
-        eventually(lambda: (tmp_path / "pid").read_text().endswith("\n"))
+        until(lambda: bool(server.requests) and (tmp_path / "pid").exists(), 20)
+        until(lambda: (tmp_path / "pid").read_text().endswith("\n"))
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=5)
     assert said.rstrip().endswith(b"KeyboardInterrupt")

@@ -6,10 +6,9 @@ import csv
 from collections.abc import Callable
 from typing import Any
 
-from modelctl import DatabaseUnavailableError, Fleet, ModelStatus
+from modelctl import DatabaseUnavailableError, Fleet
 from tests.commands import Cli
 
-ACTIVE, DISABLED, AUTO = ModelStatus
 BAD = "parse-error"
 Fail = Callable[..., None]
 

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from tests.commands import Cli
-from tests.fleets import HOUR, Ago, alter, opened, put, put_off, sql
-from tests.recovery.outcomes import ACTIVE, AUTO, Fail, one_by_one, story, why
+from tests.fleets import ACTIVE, AUTO, HOUR, Ago, alter, opened, put, put_off, sql
+from tests.recovery.outcomes import Fail, one_by_one, story, why
 
 
 @pytest.mark.parametrize(

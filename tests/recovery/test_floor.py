@@ -16,19 +16,19 @@ from modelctl import Fleet, RefusedError, crash_points
 from modelctl.database import database
 from tests import ROOT, fleets
 from tests.commands import Cli, plain, seen
-from tests.fleets import ACTOR, environ, everything, opened, put, put_off, status
-from tests.recovery.outcomes import (
+from tests.fleets import (
     ACTIVE,
+    ACTOR,
     AUTO,
-    BAD,
     DISABLED,
-    Fail,
-    in_a_batch,
-    listed,
-    one_by_one,
-    story,
-    would,
+    environ,
+    everything,
+    opened,
+    put,
+    put_off,
+    status,
 )
+from tests.recovery.outcomes import BAD, Fail, in_a_batch, listed, one_by_one, story, would
 
 # ── The floor ───────────────────────────────────────────────────────────────────────────────────
 

@@ -7,8 +7,20 @@ import pytest
 from modelctl.database import bulk
 from tests import fleets
 from tests.commands import Cli, plain, seen
-from tests.fleets import HOUR, Ago, alter, environ, let_pass, opened, put, put_off, status
-from tests.recovery.outcomes import ACTIVE, AUTO, BAD, Fail, in_a_batch, one_by_one, story, would
+from tests.fleets import (
+    ACTIVE,
+    AUTO,
+    HOUR,
+    Ago,
+    alter,
+    environ,
+    let_pass,
+    opened,
+    put,
+    put_off,
+    status,
+)
+from tests.recovery.outcomes import BAD, Fail, in_a_batch, one_by_one, story, would
 
 OTHER = "client-error"
 GUARDED = {"recovery_incident_models": 3, "recovery_incident_window": "10m"}

@@ -8,7 +8,10 @@ from modelctl import Pause
 from modelctl.database import bulk
 from tests.commands import Cli, plain, seen
 from tests.fleets import (
+    ACTIVE,
     ACTOR,
+    AUTO,
+    DISABLED,
     HOUR,
     Ago,
     ago,
@@ -21,7 +24,7 @@ from tests.fleets import (
     sql,
     status,
 )
-from tests.recovery.outcomes import ACTIVE, AUTO, DISABLED, Fail, one_by_one, story, would
+from tests.recovery.outcomes import Fail, one_by_one, story, would
 
 
 def test_a_pause_freezes_switching(fleet_url: str, fail: Fail, succeed: Fail) -> None:

@@ -25,6 +25,9 @@ from tests import ROOT
 from tests.commands import Cli, Result, run, seen
 from tests.faults.crashing import Call, Job, Nursery
 from tests.fleets import (
+    ACTIVE,
+    AUTO,
+    DISABLED,
     HOUR,
     Ago,
     ago,
@@ -38,7 +41,7 @@ from tests.fleets import (
     sql,
     status,
 )
-from tests.recovery.outcomes import ACTIVE, AUTO, DISABLED, Fail, listed, story, why
+from tests.recovery.outcomes import Fail, listed, story, why
 from tests.servers import Redis
 
 # ── Ejected too often ───────────────────────────────────────────────────────────────────────────

@@ -9,8 +9,8 @@ import pytest
 
 from modelctl import UsageError
 from tests.commands import Cli, run, seen
-from tests.fleets import HOUR, Ago, alter, environ, everything, opened, put, put_off, sql
-from tests.recovery.outcomes import DISABLED, Fail, listed, one_by_one, story, why
+from tests.fleets import DISABLED, HOUR, Ago, alter, environ, everything, opened, put, put_off, sql
+from tests.recovery.outcomes import Fail, listed, one_by_one, story, why
 
 
 def test_disabled_for_a_time(fleet_url: str, tool: Cli) -> None:
