@@ -14,7 +14,7 @@ import pytest
 from modelctl import errors
 from modelctl.errors import ExitCode, ModelctlError, ModelNotFoundError
 from tests import ROOT, commands
-from tests.commands import Cli, Result, add, make_fleet, sql, start
+from tests.commands import Cli, Result, add, sql, start
 from tests.servers import Postgres, refused_port, silent_server
 
 CLASSES = [
@@ -22,12 +22,6 @@ CLASSES = [
     for cls in vars(errors).values()
     if isinstance(cls, type) and issubclass(cls, ModelctlError) and cls is not ModelctlError
 ]
-
-
-@pytest.fixture
-def fleet() -> None:
-    """Make a database with five models where the program looks for one."""
-    make_fleet()
 
 
 # --- the taxonomy

@@ -18,20 +18,13 @@ from modelctl.models.results import Changes, KeptChange, LeaderboardEntry, Statu
 from modelctl.output import machine
 from modelctl.output.views_models import changes_view, leaderboard_view
 from tests import ROOT, commands
-from tests.cli.test_cli import EVERYTHING, files
-from tests.commands import Cli, add, make_fleet, seen, sql
+from tests.cli.examples import EVERYTHING
+from tests.commands import Cli, add, seen, sql
 
-__all__ = ["files"]  # the fixture
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
 # What differs from run to run.
 MOVING = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z|\d+ MB")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-
-@pytest.fixture
-def fleet() -> None:
-    """Make a database with five models where the program looks for one."""
-    make_fleet()
 
 
 def written(value: Any) -> str:

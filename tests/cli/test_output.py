@@ -17,17 +17,11 @@ from modelctl.models import results
 from modelctl.output.values import to_json
 from modelctl.output.views import VIEWS
 from tests import commands
-from tests.commands import PROGRAM, Cli, Result, add, make_fleet, plain, run, seen, shell, sql
+from tests.commands import PROGRAM, Cli, Result, add, plain, run, seen, shell, sql
 
 LONG = ("hf:" + "long-organisation/" * 10).ljust(200, "x")
 NO_COLOR = {"NO_COLOR": "1"}
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
-
-
-@pytest.fixture
-def fleet() -> None:
-    """Make a database with five models where the program looks for one."""
-    make_fleet()
 
 
 # --- any text at all

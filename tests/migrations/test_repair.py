@@ -23,11 +23,6 @@ FLIP = "UPDATE models SET active = NOT active WHERE id = 'a'"
 OWN = {kind: sorted(tables) for kind, tables in TABLES.items()}
 
 
-def kind(url: str) -> str:
-    """Return `sqlite` or `postgresql`."""
-    return url.partition(":")[0]
-
-
 def differs(fleet: Fleet) -> list[str]:
     """Return what `db status` says, and hold that it agrees with `up_to_date`."""
     found = fleet.schema_status()
