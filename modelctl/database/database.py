@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from modelctl.config.config import Config
-    from modelctl.database.postgres import Connector
+    from modelctl.postgres_client.connections import Connector
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Database:
         if config.sqlite_path:
             self.engine = sqlite_engine(config.sqlite_path)
         else:
-            from modelctl.database.postgres import Connector
+            from modelctl.postgres_client.connections import Connector
 
             self._connector = Connector(config)
             self.engine = postgres_engine(self._connector, pool_size, config.database.pool_timeout)
@@ -133,7 +133,7 @@ class Database:
         except UnicodeEncodeError as exc:
             if not (self._connector and self._connector.unchecked):
                 raise
-            from modelctl.database.postgres_errors import lacking
+            from modelctl.postgres_client.errors import lacking
 
             raise lacking(self._connector.encoding, exc.object[exc.start]) from None
         except sa_exc.TimeoutError:
@@ -154,9 +154,9 @@ class Database:
             from modelctl.database import sqlite
 
             return sqlite.translate(cause, self._config.sqlite_path)
-        from modelctl.database import postgres_errors
+        from modelctl.postgres_client import errors
 
-        return postgres_errors.translate(cause, self._config)
+        return errors.translate(cause, self._config)
 
     def _pool_exhausted(self) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(

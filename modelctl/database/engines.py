@@ -11,7 +11,7 @@ from sqlalchemy import exc as sa_exc
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from modelctl.database.postgres import Connector
+    from modelctl.postgres_client.connections import Connector
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # The execution option of a connection that says how its transactions begin: SQL for PostgreSQL, or

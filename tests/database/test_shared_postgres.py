@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from modelctl import DatabaseUnavailableError, InvalidConfigError, ModelctlError, RefusedError
-from modelctl.database import postgres_errors
+from modelctl.postgres_client.errors import NoConnectionError, read_answer, translate
 from tests import servers
 from tests.commands import Cli
 from tests.fleets import configured, opened, seed, sql
@@ -207,19 +207,17 @@ def test_a_refusal_is_known_by_its_class(state: str, error: type[ModelctlError])
     for severity, words in (("FATAL", "Passwort für »u« falsch"), ("ВАЖНО", "роль не существует")):
         said = f'connection to server at "h", port 1 failed: {severity}:  {state}: {words}\n'
         said += "DETAIL:  zq7\nLOCATION:  auth_failed, auth.c:1\n"
-        answer = postgres_errors.read_answer(said)
+        answer = read_answer(said)
         assert answer[0] == state
-        refused = postgres_errors.translate(postgres_errors.NoConnectionError([answer]), config)
+        refused = translate(NoConnectionError([answer]), config)
         assert type(refused) is error
         assert words in refused.message
         assert "zq7" not in refused.message
         assert "database.url" in str(refused.hint)
         assert "MODELCTL_DATABASE_URL" in str(refused.hint)
         # A libpq that cannot be asked for the class: rather exit 3 than for ever.
-        unknown = postgres_errors.read_answer(said.replace(f"{state}: ", ""))
-        assert type(
-            postgres_errors.translate(postgres_errors.NoConnectionError([unknown]), config)
-        ) is (InvalidConfigError)
+        unknown = read_answer(said.replace(f"{state}: ", ""))
+        assert type(translate(NoConnectionError([unknown]), config)) is (InvalidConfigError)
 
 
 @pytest.mark.parametrize(
@@ -258,12 +256,8 @@ def test_a_refusal_is_known_by_its_class(state: str, error: type[ModelctlError])
 )
 def test_what_a_pooler_says_is_known_by_its_words(said: str, error: type[ModelctlError]) -> None:
     """Older poolers have one class for everything; what they pass on from the server counts."""
-    answer = postgres_errors.read_answer(
-        f'connection to server at "h", port 1 failed: FATAL:  08P01: {said}'
-    )
-    refused = postgres_errors.translate(
-        postgres_errors.NoConnectionError([answer]), configured("postgresql://u@h/db")
-    )
+    answer = read_answer(f'connection to server at "h", port 1 failed: FATAL:  08P01: {said}')
+    refused = translate(NoConnectionError([answer]), configured("postgresql://u@h/db"))
     assert type(refused) is error
 
 

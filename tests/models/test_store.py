@@ -25,7 +25,8 @@ from modelctl import (
     RefusedError,
     UsageError,
 )
-from modelctl.database import bulk, postgres_errors
+from modelctl.database import bulk
+from modelctl.postgres_client.errors import translate
 from tests import fleets, servers
 from tests.fleets import opened, seed, sql
 from tests.servers import Postgres
@@ -448,7 +449,7 @@ def test_what_a_sqlstate_means(state: str | None, error: type[ModelctlError]) ->
     """Each class of errors has its exit code, and a password in the server's words is hidden."""
     config = fleets.configured(f"postgresql://u:{PASSWORD.replace('Ä', '%C3%84')}@h/db")
     with raises(error):
-        raise postgres_errors.translate(_Error(state), config)
+        raise translate(_Error(state), config)
 
 
 # Servers that come and go

@@ -19,7 +19,7 @@ from psycopg import pq, waiting
 from psycopg.conninfo import make_conninfo
 
 from modelctl import deadline
-from modelctl.database.postgres_errors import Answer, NoConnectionError, read_answer
+from modelctl.postgres_client.errors import Answer, NoConnectionError, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -18,9 +18,9 @@ from psycopg.types.string import TextLoader
 from modelctl import deadline
 from modelctl.config.durations import format_duration
 from modelctl.config.spelling import closest_name
-from modelctl.database.hosts import INTERVAL, connect
-from modelctl.database.postgres_errors import Answer, NoAnswerError, NoConnectionError
 from modelctl.errors import InvalidConfigError, clean
+from modelctl.postgres_client.errors import Answer, NoAnswerError, NoConnectionError
+from modelctl.postgres_client.hosts import INTERVAL, connect
 from modelctl.times import in_utc
 
 if TYPE_CHECKING:
