@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from modelctl.catalog.convert import CatalogModel
     from modelctl.catalog.formats import CatalogFormat
-    from modelctl.catalog.parse import CatalogModel
     from modelctl.config.probes import ProbeConfig
     from modelctl.health import Outcome
     from modelctl.model import CacheState, Count, FailureType, VerifiedCount

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelctl.catalog.convert import CatalogModel
 from modelctl.catalog.formats import CatalogFormat
-from modelctl.catalog.parse import LARGEST_VALUE, Catalog, CatalogModel, parse
+from modelctl.catalog.parse import Catalog, parse
+from modelctl.catalog.read import LARGEST_VALUE
 from modelctl.errors import UsageError
 from modelctl.model import check_id
 from modelctl.reports import Rejection

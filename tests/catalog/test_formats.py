@@ -1,4 +1,4 @@
-"""What real services answer with, and what each of it gives; the files are in tests/catalogues."""
+"""The answers of real services (the files in `catalogues`), and the models that each gives."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ def test_the_configuration_of_a_proxy() -> None:
     """Deployments of one name are one model; a pattern, or one without a model, is rejected."""
     found = parse(YAML)
     assert rows(found) == [("fast", "", "groq")]
-    assert found.notes == ("1 further deployment of the same models: one model each",)
+    assert found.notes == ("1 further deployment of the same models: each model is imported once",)
     assert [(r.id, r.why) for r in found.rejected] == [
         ("openai/*", "is a pattern, not a model"),
         ("lost", 'has no "model" in its "litellm_params"'),
