@@ -1,7 +1,7 @@
-"""The rules: what an outcome does to a model, what guards the fleet, when a model comes back.
+"""The health rule: what an outcome does to a model, what spares the model, and when it comes back.
 
-Data and pure functions. `store` says the rule of a single outcome in SQL too, so that increment
-and test are one statement; a property test holds the two together.
+Data and pure functions. The rule is written here and nowhere else: `models.outcomes` locks the rows,
+calls `record` for each outcome and writes what differs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.config.sections import RecoveryConfig
 
-# Who switched a model off when nobody did.
+# What `disabled_by` says of a model that the rule has switched off.
 HEALTH_RULE = "health rule"
 _LONGEST_LINE = 1 << 20
 _FIELDS = {"id", "outcome", "type", "reason"}
@@ -36,16 +36,18 @@ class Outcome(NamedTuple):
     reason: str | None = None
 
     def fields(self) -> dict[str, str | None]:
-        """Return it as `parse_outcome` takes it."""
+        """Return the outcome as `parse_outcome` reads it."""
         kind = "success" if self.type is None else "failure"
         return {"id": self.id, "outcome": kind, "type": self.type, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the rule reads and writes of a model; the counts are those of this batch alone.
+    """The part of a model's row that the rule reads and changes.
 
-    *trusted*: it has been back for at least one cooldown.
+    *trusted*: the model has been back for at least one cooldown. *spared*: why the rule keeps the
+    model active although it reached the threshold (the column `would_disable`). *successes*,
+    *failures*: only those that were recorded since the row was read.
     """
 
     active: bool
@@ -54,7 +56,7 @@ class Health:
     ejections: int
     provider: str = ""
     trusted: bool = False
-    would_disable: str | None = None
+    spared: str | None = None
     successes: int = 0
     failures: int = 0
     failure_type: FailureType | None = None
@@ -62,12 +64,12 @@ class Health:
 
     @property
     def status(self) -> ModelStatus:
-        """Active wins, then auto-disabled."""
+        """The status that the two flags mean."""
         return status_of(self.active, self.auto_disabled)
 
 
 def status_of(active: bool, auto_disabled: bool) -> ModelStatus:
-    """Derive a status from its two columns."""
+    """Derive a status from its two columns; *active* wins."""
     if active:
         return ModelStatus.ACTIVE
     return ModelStatus.AUTO_DISABLED if auto_disabled else ModelStatus.DISABLED
@@ -76,12 +78,12 @@ def status_of(active: bool, auto_disabled: bool) -> ModelStatus:
 def record(
     health: Health, outcome: Outcome, config: Config, guards: Guards
 ) -> tuple[Health, str | None]:
-    """Apply one outcome; return the new health and its event, if there is one.
+    """Apply one outcome; return the new health, and the name of its event or None.
 
-    A success brings an auto-disabled model back, unless it waits for a person or switching is
-    paused; a trusted one has its ejections forgotten. The *threshold*-th counted failure in a row
-    switches an active model off, unless a guard is against it: then it is only noted. A model
-    that a person disabled only has its outcomes stored. *guards* learns of every switch.
+    A success brings an auto-disabled model back, unless the model waits for a person or switching
+    is paused. A success of a trusted model clears its ejections. The *threshold*-th counted failure
+    in a row switches an active model off, unless a guard spares the model. If a person disabled the
+    model, its outcomes are stored and its status stays. *guards* is brought up to date.
     """
     if outcome.type is None:
         back = health.status is ModelStatus.AUTO_DISABLED and not (
@@ -89,7 +91,7 @@ def record(
         )
         if back:
             guards.switched_on(outcome.id, health.provider)
-        if health.would_disable:
+        if health.spared:
             guards.failed(outcome.id, health.provider, None)
         return Health(  # not replace(), which takes three times as long
             active=health.active or back,
@@ -98,36 +100,34 @@ def record(
             ejections=0 if health.active and health.trusted else health.ejections,
             provider=health.provider,
             trusted=not cooldown(health.ejections, config.recovery) if back else health.trusted,
-            would_disable=None,
+            spared=None,
             successes=health.successes + 1,
             failures=health.failures,
             failure_type=health.failure_type,
             failure_reason=None,
         ), "recovered" if back else None
-    counted = outcome.type in config.health.counted
-    failures = health.consecutive_failures + counted
-    reached = counted and health.active and failures >= config.health.threshold
+    reached = reaches_threshold(health, outcome, config)
     why = guards.against(health.provider, outcome.type) if reached else None
     off = reached and why is None
-    noted = why if reached else health.would_disable
-    if noted or health.would_disable:
-        spared = outcome.type if noted and health.active else None
-        guards.failed(outcome.id, health.provider, spared)
+    spared = why if reached else health.spared
+    if spared or health.spared:
+        kind = outcome.type if spared and health.active else None
+        guards.failed(outcome.id, health.provider, kind)
     event = None
     if reached:
         if off:
             event = "auto-disabled"
-        elif health.would_disable is None:  # once, also if the reason changes later
+        elif health.spared is None:  # only once, even if the reason changes later
             event = "would-disable"
         guards.reached(outcome.id, health.provider, outcome.type, event)
     return Health(
         active=health.active and not off,
         auto_disabled=health.auto_disabled or off,
-        consecutive_failures=failures,
+        consecutive_failures=health.consecutive_failures + (outcome.type in config.health.counted),
         ejections=health.ejections + off,
         provider=health.provider,
         trusted=health.trusted,
-        would_disable=noted,
+        spared=spared,
         successes=health.successes,
         failures=health.failures + 1,
         failure_type=outcome.type,
@@ -135,9 +135,31 @@ def record(
     ), event
 
 
+def reaches_threshold(health: Health, outcome: Outcome, config: Config) -> bool:
+    """Whether this outcome switches the model off unless a guard spares it."""
+    return (
+        health.active
+        and outcome.type in config.health.counted
+        and health.consecutive_failures + 1 >= config.health.threshold
+    )
+
+
+def depends_on_others(health: Health, outcome: Outcome, config: Config, guards: Guards) -> bool:
+    """Whether the effect of this outcome depends on other models, and their health on it.
+
+    Failures that this row alone decides: below the threshold, or spared by a hold that stays valid
+    for at least one more incident window. Of *guards* only the holds are read.
+    """
+    if not config.recovery.guarded or not reaches_threshold(health, outcome, config):
+        return False
+    if health.spared == "paused":
+        return not guards.paused(health.provider)
+    return health.spared != "incident" or (health.provider, outcome.type) not in guards.lasting
+
+
 @dataclass(slots=True)
 class Share:
-    """A provider's models: all, the active ones, those that the rule has switched off."""
+    """How many models a provider has: all, the active ones, and those that the rule switched off."""
 
     models: int = 0
     active: int = 0
@@ -146,37 +168,41 @@ class Share:
 
 @dataclass(slots=True)
 class Guards:
-    """What one transaction knows of the fleet; it keeps count of what it switches itself.
+    """What one transaction knows of the fleet; it is kept up to date with each outcome.
 
-    *pauses*: providers whose switching is paused, None for the whole fleet. *incidents*: the
-    (provider, failure type) of those that last. *reachers*: the models that reached the threshold
-    within the window of an incident, *off*: those of them that are off. *spared*: the models that
-    are spared and last failed so, within the window. *out*: the models of a provider that the rule
-    switched off since its incident began, or at most a window before.
+    *pauses*: providers whose switching is paused; None for the whole fleet. *incidents*: provider
+    and failure type of each incident that is not over; *lasting*: those that stay valid for at least
+    one more window. *active*: how many models are. *reachers*: models that reached the threshold
+    within the last window; *off*: those of them that are not active. *spared*: models that are
+    spared and whose last failure, within the last window, was of this type. *ejected*: models of a
+    provider that the rule switched off since the provider's incident began, or at most a window
+    before.
     """
 
     rule: RecoveryConfig
     pauses: set[str | None] = field(default_factory=set)
     incidents: set[tuple[str, FailureType]] = field(default_factory=set)
+    lasting: set[tuple[str, FailureType]] = field(default_factory=set)
     active: int = 0
     shares: dict[str, Share] = field(default_factory=dict)
     reachers: dict[tuple[str, FailureType], set[str]] = field(default_factory=dict)
     off: set[str] = field(default_factory=set)
     spared: dict[tuple[str, FailureType], set[str]] = field(default_factory=dict)
-    out: dict[str, set[str]] = field(default_factory=dict)
-    # Incidents that began or went on in this transaction, and how many models are in each.
+    ejected: dict[str, set[str]] = field(default_factory=dict)
+    # Incidents that began in this transaction, with how many models, and those that went on.
     began: dict[tuple[str, FailureType], int] = field(default_factory=dict)
     went_on: set[tuple[str, FailureType]] = field(default_factory=set)
 
     def paused(self, provider: str) -> bool:
-        """Whether a person has paused switching for it."""
+        """Whether a person has paused switching for this provider or for the fleet."""
         return not self.pauses.isdisjoint((None, provider))
 
     def against(self, provider: str, kind: FailureType) -> str | None:
-        """Why a model of *provider* must not be switched off now; None: nothing is against it.
+        """Return why a model of *provider* is spared now, or None.
 
-        ``paused``; ``incident`` of the provider; ``floor``: too few models would stay on;
-        ``share``: too many of the provider's would be off, and one of them is already.
+        ``paused``: a person paused switching. ``incident``: the provider has an incident of this
+        type. ``floor``: too few models would stay active. ``share``: the rule has switched off one
+        of the provider's models already, and with one more it would be too many.
         """
         if self.paused(provider):
             return "paused"
@@ -186,27 +212,28 @@ class Guards:
             return "floor"
         percent, share = self.rule.max_auto_disabled_percent, self.shares.get(provider, Share())
         too_many = (share.auto_disabled + 1) * 100 > percent * share.models
-        if percent < 100 and share.auto_disabled and too_many:  # at 100 nobody counts them
+        if percent < 100 and share.auto_disabled and too_many:  # at 100 the models are not counted
             return "share"
         return None
 
-    def failed(self, model_id: str, provider: str, spared: FailureType | None) -> None:
-        """Learn of which type the last failure of a *spared* model is; None: it is not spared."""
-        for kind in FailureType:
-            self.spared.get((provider, kind), set()).discard(model_id)
-        if spared:
-            self.spared.setdefault((provider, spared), set()).add(model_id)
+    def failed(self, model_id: str, provider: str, kind: FailureType | None) -> None:
+        """Note the type of the last failure of a model that is spared; None: it is not spared."""
+        for each in FailureType:
+            self.spared.get((provider, each), set()).discard(model_id)
+        if kind:
+            self.spared.setdefault((provider, kind), set()).add(model_id)
 
     def reached(self, model_id: str, provider: str, kind: FailureType, event: str | None) -> None:
-        """Learn that a model reached the threshold, and what the history says of it.
+        """Note that a model reached the threshold, and with which event.
 
-        At least *incident_models* of a provider, and at least half of those that were active, are
-        an incident of the provider, which spares the ones to come. It goes on while so many are
-        spared and fail, or are off since it began: those send no failures any more.
-        In a pause none begins or goes on: nobody has to be spared.
+        At least *incident_models* of a provider that fail the same way, and at least half of those
+        that were active, are an incident of the provider: it spares the provider's next models.
+        The incident goes on while as many models are spared and fail, or have been switched off
+        since it began, because those get no more calls. During a pause no incident begins or goes
+        on: the pause spares all models.
         """
         key, share = (provider, kind), self.shares.setdefault(provider, Share())
-        spared, out = self.spared.get(key, set()), self.out.setdefault(provider, set())
+        spared, ejected = self.spared.get(key, set()), self.ejected.setdefault(provider, set())
         reachers = self.reachers.setdefault(key, set())
         if event:
             reachers.add(model_id)
@@ -215,61 +242,70 @@ class Guards:
             share.active -= 1
             share.auto_disabled += 1
             self.off.add(model_id)
-            out.add(model_id)
+            ejected.add(model_id)
         if not self.rule.incident_models or self.paused(provider):
             return
         if key in self.incidents:
-            if self._enough(len(spared) + len(out), share.active + len(out)):
+            if self._is_incident(len(spared) + len(ejected), share.active + len(ejected)):
                 self.went_on.add(key)
             return
         failing = reachers | spared
-        if self._enough(len(failing), share.active + len(failing & self.off)):
+        if self._is_incident(len(failing), share.active + len(failing & self.off)):
             self.incidents.add(key)
             self.began[key] = len(failing)
 
-    def _enough(self, failing: int, were_active: int) -> bool:
-        """Whether so many are an incident."""
+    def _is_incident(self, failing: int, were_active: int) -> bool:
         return failing >= self.rule.incident_models and 2 * failing >= were_active
 
     def switched_on(self, model_id: str, provider: str) -> None:
-        """Learn that a model came back."""
+        """Note that a model came back."""
         self.active += 1
         share = self.shares.setdefault(provider, Share())
         share.active += 1
         share.auto_disabled -= 1
         self.off.discard(model_id)
-        self.out.get(provider, set()).discard(model_id)
+        self.ejected.get(provider, set()).discard(model_id)
 
 
 def waits_for_person(ejections: int, rule: RecoveryConfig) -> bool:
-    """Whether a model was ejected so often without trust regained that only a person frees it."""
+    """Whether a model was switched off so often in a row that only a person brings it back."""
     return bool(rule.max_ejections) and ejections >= rule.max_ejections
+
+
+def is_trusted(back: float | None, ejections: int, now: float, rule: RecoveryConfig) -> bool:
+    """Whether a model that is active has been back for at least one cooldown.
+
+    *back*: when it came back (seconds since 1970, as *now*); None if that is not known.
+    """
+    return back is None or back + cooldown(ejections, rule) <= now
 
 
 @functools.lru_cache(maxsize=8)
 def cooldowns(rule: RecoveryConfig) -> tuple[float, ...]:
-    """Return the cooldown (seconds) after the first, second, ... ejection in a row; the last stays.
+    """Return the cooldown (seconds) after the first, second, ... ejection in a row.
 
-    Exponential, with a cap, as the ejection times of outlier detection in Envoy and the backoff
-    of Kubernetes; a cap below the base, as the default may be, does not shorten it.
+    The last cooldown holds for all further ejections. The cooldowns grow exponentially up to a
+    cap, like the ejection times of outlier detection in Envoy and the backoff of Kubernetes. A cap
+    below the configured cooldown, as the default may be, does not shorten the cooldown.
     """
-    ladder = [rule.cooldown]
+    found = [rule.cooldown]
     cap = max(rule.cooldown, rule.max_cooldown)
-    while rule.cooldown_factor > 1 and 0 < ladder[-1] < cap:
-        ladder.append(min(cap, ladder[-1] * rule.cooldown_factor))
-    return tuple(ladder)
+    while rule.cooldown_factor > 1 and 0 < found[-1] < cap:
+        found.append(min(cap, found[-1] * rule.cooldown_factor))
+    return tuple(found)
 
 
 def cooldown(ejections: int, rule: RecoveryConfig) -> float:
     """Return how long (seconds) a model with so many ejections in a row stays off."""
-    ladder = cooldowns(rule)
-    return ladder[min(max(ejections, 1), len(ladder)) - 1]
+    known = cooldowns(rule)
+    return known[min(max(ejections, 1), len(known)) - 1]
 
 
 def failure_type_of_status(status: int) -> FailureType | None:
     """Return the failure type of an HTTP status (RFC 9110).
 
-    None for 499: the caller went away before the answer, which says nothing about the model.
+    Return None for 499: the caller closed the connection before the answer, which says nothing
+    about the model.
 
     Raises:
         UsageError: the status is not 400-599.
@@ -319,7 +355,7 @@ def parse_outcome(record: object, reason_length: int) -> Outcome:
     if not isinstance(reason, str | None):
         raise UsageError("'reason' is not text")
     failed_by = failure_type("unknown" if type_ is None else type_)
-    if kind == "success":  # whatever is said of a failure says nothing here
+    if kind == "success":  # a success has no type and no reason
         return Outcome(model_id, None)
     return Outcome(model_id, failed_by, storable_reason(reason, reason_length))
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
     from modelctl.models.batches import Batches
+    from modelctl.models.outcomes import Outcomes
     from modelctl.recovery.bring_back import BringBack
     from modelctl.recovery.candidates import Candidates
     from modelctl.recovery.holds import Holds
@@ -44,10 +45,17 @@ class Storage:
 
     @functools.cached_property
     def batches(self) -> Batches:
-        """Changes of many models at once."""
+        """Catalogues."""
         from modelctl.models.batches import Batches
 
         return Batches(self._config, self.database)
+
+    @functools.cached_property
+    def outcomes(self) -> Outcomes:
+        """Recording outcomes, one or many."""
+        from modelctl.models.outcomes import Outcomes
+
+        return Outcomes(self._config, self.database)
 
     @functools.cached_property
     def outbox(self) -> Outbox:

@@ -21,8 +21,10 @@ from modelctl.health import (
     Share,
     cooldown,
     cooldowns,
+    depends_on_others,
     failure_type,
     failure_type_of_status,
+    is_trusted,
     parse_outcome,
     read_outcomes,
     record,
@@ -190,7 +192,7 @@ class Situation:
             share.auto_disabled += health.status is ModelStatus.AUTO_DISABLED
             guards.active += health.active
             if model_id in self.out:
-                guards.out.setdefault(health.provider, set()).add(model_id)
+                guards.ejected.setdefault(health.provider, set()).add(model_id)
         for key, model_id in self.told:
             guards.reachers.setdefault(key, set()).add(model_id)
             if not self.models[model_id].active:
@@ -204,9 +206,7 @@ class Situation:
         return {
             i
             for i, health in self.models.items()
-            if health.active
-            and health.would_disable
-            and (health.provider, self.failed.get(i)) == key
+            if health.active and health.spared and (health.provider, self.failed.get(i)) == key
         }
 
     def of(self, provider: str) -> list[Health]:
@@ -361,7 +361,7 @@ HEALTHS = st.builds(
         consecutive_failures=row,
         ejections=ejections + (status is ModelStatus.AUTO_DISABLED),
         trusted=trusted,
-        would_disable=noted if status is ModelStatus.ACTIVE else None,
+        spared=noted if status is ModelStatus.ACTIVE else None,
     ),
     STATUSES,
     st.integers(0, 2),
@@ -433,12 +433,12 @@ def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, k
             continue
         why = step.old.against(step.before.provider, step.kind)
         assert step.went is (why is None)
-        assert step.after.would_disable == why
+        assert step.after.spared == why
         assert step.after.ejections == step.before.ejections + step.went
         if step.went:
             assert (step.event, step.after.status) == ("auto-disabled", "auto-disabled")
         else:
-            news = step.before.would_disable is None
+            news = step.before.spared is None
             assert step.event == ("would-disable" if news else None)
 
 
@@ -553,6 +553,27 @@ def test_a_transaction_knows_what_the_next_one_would(play: Play) -> None:
     for kept, loaded in zip(play.steps(keep=True), play.steps(keep=False), strict=True):
         assert (kept.after, kept.event) == (loaded.after, loaded.event)
         assert kept.new == loaded.new
+
+
+@settings(often, max_examples=200)
+@given(PLAYS | BRISK, st.booleans())
+def test_what_a_row_alone_decides(play: Play, keep: bool) -> None:
+    """An outcome that depends on no other model does the same where the holds alone are known."""
+    for step in play.steps(keep=keep):
+        old = step.old
+        holds = Guards(old.config.recovery, old.pauses, old.incidents, set(old.incidents))
+        if depends_on_others(step.before, step.outcome, old.config, holds):
+            assert step.kind
+            assert step.old.config.recovery.guarded
+            continue
+        assert record(step.before, step.outcome, old.config, holds) == (step.after, step.event)
+        assert step.new.incidents == step.old.incidents
+        if step.kind and old.config.recovery.guarded:
+            assert step.event is None
+            # An incident that ends within a window has to be written again, which takes the lock.
+            holds.lasting.clear()
+            again = depends_on_others(step.before, step.outcome, old.config, holds)
+            assert again is (step.before.spared == "incident")
 
 
 @often
@@ -722,7 +743,7 @@ def test_lines_are_read_as_they_are_wanted() -> None:
 
 
 LONGEST = 3650 * 86400.0
-LADDERS = st.builds(
+RULES = st.builds(
     RecoveryConfig,
     # A duration is read to the microsecond.
     cooldown=st.just(0.0) | st.floats(1e-6, LONGEST),
@@ -731,25 +752,44 @@ LADDERS = st.builds(
 )
 
 
-@given(LADDERS)
-def test_the_ladder_of_cooldowns(rule: RecoveryConfig) -> None:
-    """It begins at the base, grows by the factor to the cap, never beyond, and is not long."""
-    ladder = cooldowns(rule)
-    cap = max(rule.max_cooldown, rule.cooldown)  # a cap below the base does not shorten it
-    assert ladder[0] == rule.cooldown
-    assert all(step <= cap for step in ladder)
-    for low, high in pairwise(ladder):
+@given(RULES)
+def test_how_cooldowns_grow(rule: RecoveryConfig) -> None:
+    """They begin at the configured one, grow by the factor to the cap, and are not many."""
+    found = cooldowns(rule)
+    cap = max(rule.max_cooldown, rule.cooldown)  # a cap below the first one does not shorten it
+    assert found[0] == rule.cooldown
+    assert all(seconds <= cap for seconds in found)
+    for low, high in pairwise(found):
         assert low < high == min(cap, low * rule.cooldown_factor)
     if rule.cooldown_factor == 1 or rule.cooldown == 0:
-        assert len(ladder) == 1
+        assert len(found) == 1
     else:
-        assert ladder[-1] == cap
-    assert len(ladder) <= 400
+        assert found[-1] == cap
+    assert len(found) <= 400
 
 
-@given(LADDERS, st.integers(-3, 1000))
-def test_each_ejection_takes_a_step(rule: RecoveryConfig, ejections: int) -> None:
-    """The n-th in a row waits the n-th step, and the last step stays; none waits the first."""
-    ladder = cooldowns(rule)
-    assert cooldown(ejections, rule) == ladder[max(0, min(ejections - 1, len(ladder) - 1))]
+@given(RULES, st.integers(-3, 1000))
+def test_each_ejection_has_its_cooldown(rule: RecoveryConfig, ejections: int) -> None:
+    """The n-th in a row has the n-th cooldown, and the last one stays; none has the first."""
+    found = cooldowns(rule)
+    assert cooldown(ejections, rule) == found[max(0, min(ejections - 1, len(found) - 1))]
     assert cooldown(ejections, rule) <= cooldown(ejections + 1, rule)
+
+
+@pytest.mark.parametrize(
+    ("back", "ejections", "trusted"),
+    [
+        (None, 1, True),  # nobody knows when: long ago
+        (-1.0, 1, True),
+        (0.0, 1, True),  # exactly one cooldown
+        (0.1, 1, False),
+        (0.0, 2, False),  # the second cooldown is longer
+        (-3600.0, 2, True),
+        (float("-inf"), 9, True),
+        (float("inf"), 1, False),
+    ],
+)
+def test_when_a_model_is_trusted(back: float | None, ejections: int, trusted: bool) -> None:
+    """Once it has been back for the cooldown of its ejections."""
+    rule = RecoveryConfig(cooldown=3600.0, cooldown_factor=2.0)
+    assert is_trusted(back, ejections, 3600.0, rule) is trusted

@@ -586,7 +586,7 @@ class Fleet:
         from modelctl.models.results import Changes
 
         with self._known():
-            change = self._store.models.record(outcome, actor=self._actor)
+            change = self._store.outcomes.record(outcome, actor=self._actor)
         return Changes((change,), self._invalidate(owed=change.changed))
 
     def record_batch(
@@ -629,7 +629,7 @@ class Fleet:
 
         spool = Spool(checked())
         try:
-            done = self._store.batches.record_batch(
+            done = self._store.outcomes.record_batch(
                 lambda: iter(spool),
                 actor=self._actor,
                 skip_unknown=unknown == "skip",

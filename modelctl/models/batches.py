@@ -1,18 +1,18 @@
-"""Many models in one transaction: batches of outcomes, and catalogues."""
+"""Catalogues: many models added or updated in one transaction."""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from modelctl import deadline, health
+from modelctl import deadline
 from modelctl.database import bulk
 from modelctl.database.sql import text
 from modelctl.errors import RefusedError
-from modelctl.model import ModelStatus, numbered
-from modelctl.models.changes import FAILED_NOW, SUCCEEDED_NOW, TRUSTED, Changes
+from modelctl.model import ModelStatus
+from modelctl.models.changes import Changes
 from modelctl.models.events import NewEvent, differences, log
-from modelctl.models.results import KeptChange, OutcomeChange, StatusChange
+from modelctl.models.results import KeptChange, StatusChange
 from modelctl.tables.application import (
     KeptError,
     NewColumnsError,
@@ -20,42 +20,19 @@ from modelctl.tables.application import (
     explain_refused_insert,
     look_at_columns,
 )
-from modelctl.tables.columns import AUTO_OFF, MODELS, ON, STATUS
-from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
-from modelctl.tables.odd_values import OddRows, as_declared, readable
+from modelctl.tables.columns import STATUS
+from modelctl.tables.ids import quoted
+from modelctl.tables.odd_values import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import sqlalchemy as sa
 
-    from modelctl.health import Outcome
 
 T = TypeVar("T")
 
-_FOLDED = {
-    "id": "text",
-    "active": "boolean",
-    "auto_disabled": "boolean",
-    "consecutive_failures": "integer",
-    "ejections": "integer",
-    "successes": "bigint",
-    "failures": "bigint",
-    "failure_type": "text",
-    "failure_reason": "text",
-    "would_disable": "text",
-    "switched": "text",
-    "why": "text",
-    "back": "boolean",
-}
-_HEALTH = (
-    *(MODELS.c.id, MODELS.c.active, MODELS.c.auto_disabled, MODELS.c.consecutive_failures),
-    *(MODELS.c.ejections, MODELS.c.provider, MODELS.c.would_disable),
-)
-_MOST = 2**31 - 100_000  # of a counter that other programs write: it is counted up in a batch
 _TRIES = 3
-_NOTED = {"id": "text", "would_disable": "text"}
-_HOLD = {"scope": "text", "provider": "text", "failure_type": "text", "reason": "text"}
 _ENTRY = {"id": "text", "display_name": "text", "provider": "text"}
 # What a catalogue leaves empty it does not know: it is no reason to forget what the row says.
 _DIFFERS = (
@@ -63,337 +40,10 @@ _DIFFERS = (
     " OR (incoming.provider <> '' AND incoming.provider <> coalesce(models.provider, ''))"
 )
 _TEXTS = ("display_name", "provider")
-_COUNTS = ("consecutive_failures", "ejections")
-
-
-class Recorded(NamedTuple):
-    """What became of a batch: how many were recorded, whose status changed, who is not there."""
-
-    recorded: int
-    changes: tuple[StatusChange, ...]
-    skipped: int
-    unknown: tuple[str, ...]
-
-
-def _details(was: health.Health, now: health.Health) -> dict[str, Any] | None:
-    """What an outcome changed that has an event."""
-    if was.status is now.status:
-        return {"guard": now.would_disable}
-    counts = [(h.consecutive_failures, h.ejections) for h in (was, now)]
-    return differences(_COUNTS, *counts)
 
 
 class Batches(Changes):
     """Changes many models at once, in chunks; every method is one transaction."""
-
-    def record_batch(
-        self,
-        outcomes: Callable[[], Iterator[Outcome]],
-        *,
-        actor: str,
-        skip_unknown: bool,
-        progress: Callable[[int], None],
-    ) -> Recorded:
-        """Record outcomes in their order, all in one transaction, a chunk at a time.
-
-        *outcomes* starts again from the first on every call: they are looked through before they
-        are recorded, and a deadlock runs the batch again.
-        *skip_unknown*: leave out the outcomes of ids that name no model.
-
-        Raises:
-            ModelNotFoundError: an id names no model, and it was not asked to skip those.
-        """
-
-        def work(connection: sa.Connection) -> Recorded:
-            # Others have a say in a counted failure alone.
-            counted = self.config.health.counted
-            if self.config.recovery.guarded and any(o.type in counted for o in outcomes()):
-                self.wait_for_turn(connection)
-            recorded = skipped = 0
-            unknown: set[str] = set()
-            first: dict[str, ModelStatus] = {}
-            last: dict[str, ModelStatus] = {}
-            source = outcomes()
-            while chunk := list(islice(source, bulk.CHUNK)):
-                if skip_unknown:
-                    size, chunk = len(chunk), self._known(connection, chunk, unknown)
-                    skipped += size - len(chunk)
-                    if not chunk:
-                        continue
-                before, after = self._record_chunk(connection, chunk, actor)
-                for model_id, now in after.items():
-                    first.setdefault(model_id, before[model_id].status)
-                    last[model_id] = now.status
-                recorded += len(chunk)
-                deadline.renew()
-                progress(recorded)
-            changes = tuple(
-                StatusChange(model_id, first[model_id], last[model_id], True)
-                for model_id in sorted(first)
-                if first[model_id] is not last[model_id]
-            )
-            return Recorded(recorded, changes, skipped, tuple(sorted(unknown)))
-
-        return self.write(work)
-
-    def _known(
-        self, connection: sa.Connection, chunk: Sequence[Outcome], unknown: set[str]
-    ) -> list[Outcome]:
-        """Return the outcomes of *chunk* whose models are there, and lock these; note the others."""
-        storable = self.database.storable
-        ids = {o.id for o in chunk if is_storable(o.id) and storable(o.id) == o.id}
-        # Locked, so that none of them can be removed before it is recorded.
-        sql = f"SELECT id FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
-        known = {*connection.execute(text(sql), {"ids": self.ids(ids)}).scalars()}
-        unknown |= {outcome.id for outcome in chunk} - known
-        return [outcome for outcome in chunk if outcome.id in known]
-
-    def record_one(self, outcome: Outcome, *, actor: str) -> OutcomeChange:
-        """Record one failure beside the guards, which look at other models too."""
-
-        def work(connection: sa.Connection) -> OutcomeChange:
-            self.wait_for_turn(connection)
-            before, after = self._record_chunk(connection, [outcome], actor)
-            was, now = before[outcome.id].status, after[outcome.id]
-            return OutcomeChange(
-                outcome.id,
-                was,
-                now.status,
-                was is not now.status,
-                now.consecutive_failures,
-                would_disable=now.would_disable,
-            )
-
-        return self.write(work)
-
-    def _lock_health(
-        self, connection: sa.Connection, chunk: Sequence[Outcome]
-    ) -> dict[str, health.Health]:
-        """Lock the models of *chunk*, in the order of their ids, and return their health."""
-        wanted = list({outcome.id for outcome in chunk})
-        check_storable(wanted)
-        sql = (
-            f"SELECT {', '.join(c.name for c in _HEALTH)}, {self.filled(TRUSTED)} AS trusted"
-            f" FROM models WHERE {self.sql.ids} ORDER BY id{self.sql.lock}"
-        )
-        parameters = {"ids": self.ids(wanted), **self.ladder()}
-        rows = connection.execute(text(sql), parameters).all()
-        check_found(wanted, {row[0] for row in rows})
-        odd = OddRows(self.database.warn)
-        found = {}
-        for row in rows:
-            values, columns = as_declared(_HEALTH, row[:-1])
-            if columns:
-                odd.add(quoted(values[:1]), columns)
-            model_id, active, off, failures, ejections, provider, spared = values
-            found[model_id] = health.Health(
-                active=active is True,
-                auto_disabled=off is True,
-                consecutive_failures=min(failures or 0, _MOST),
-                ejections=min(ejections or 0, _MOST),
-                provider=provider or "",
-                trusted=bool(row[-1]),
-                would_disable=spared or None,
-            )
-        odd.finish()
-        return found
-
-    def _guards(self, connection: sa.Connection, providers: set[str]) -> health.Guards:
-        """Return what the rule has to know beside the models themselves."""
-        rule = self.config.recovery
-        guards = health.Guards(rule)
-        sql = f"SELECT provider, failure_type FROM {self.own}modelctl_holds WHERE until > {self.sql.now}"
-        for provider, kind in connection.execute(text(sql)):
-            if kind is None:
-                guards.pauses.add(provider)
-            else:
-                guards.incidents.add((provider, kind))
-        if not rule.guarded:
-            return guards
-        if rule.min_active:
-            sql = f"SELECT count(*) FROM models WHERE {ON}"
-            guards.active = connection.scalar(text(sql)) or 0
-        these = self.sql.is_among("coalesce(models.provider, '')")
-        parameters = {"ids": self.ids(sorted(providers))}
-        sql = (
-            f"SELECT coalesce(provider, ''), count(*), count(*) FILTER (WHERE {ON}),"
-            f" count(*) FILTER (WHERE {AUTO_OFF}) FROM models WHERE {these} GROUP BY 1"
-        )
-        for provider, *numbers in connection.execute(text(sql), parameters):
-            guards.shares[provider] = health.Share(*numbers)
-        if rule.incident_models:
-            self._incidents(connection, guards, these, parameters)
-        return guards
-
-    def _incidents(
-        self,
-        connection: sa.Connection,
-        guards: health.Guards,
-        these: str,
-        parameters: dict[str, Any],
-    ) -> None:
-        """Tell *guards* who failed and who is off, as far as it matters to an incident."""
-        parameters = parameters | {"window": self.config.recovery.incident_window}
-        since = self.sql.seconds_from_now("-:window")
-        # Those that are spared fail on without an event.
-        sql = (
-            "SELECT coalesce(provider, ''), failure_type, id FROM models"
-            f" WHERE {ON} AND would_disable <> '' AND last_failure_at > {since} AND {these}"
-        )
-        for provider, kind, model_id in connection.execute(text(sql), parameters):
-            guards.spared.setdefault((provider, kind), set()).add(model_id)
-        sql = (
-            f"SELECT coalesce(models.provider, ''), e.failure_type, models.id, {ON}"
-            f" FROM {self.own}modelctl_events e JOIN models ON models.id = e.model_id"
-            " WHERE e.event IN ('auto-disabled', 'would-disable')"
-            f" AND e.at > {since} AND {these}"
-        )
-        for provider, kind, model_id, on in connection.execute(text(sql), parameters):
-            guards.reachers.setdefault((provider, kind), set()).add(model_id)
-            if not on:
-                guards.off.add(model_id)
-        epoch = self.sql.epoch
-        incidents = (
-            f"SELECT provider, min({epoch('since')}) AS began FROM {self.own}modelctl_holds"
-            f" WHERE failure_type IS NOT NULL AND until > {self.sql.now} GROUP BY provider"
-        )
-        sql = (
-            "SELECT coalesce(models.provider, ''), models.id FROM models"
-            f" LEFT JOIN ({incidents}) AS i ON i.provider = coalesce(models.provider, '')"
-            f" WHERE {AUTO_OFF} AND {these} AND {epoch('disabled_at')} >"
-            f" coalesce(i.began, {epoch(self.sql.now)}) - :window"
-        )
-        for provider, model_id in connection.execute(text(sql), parameters):
-            guards.out.setdefault(provider, set()).add(model_id)
-
-    def _record_chunk(
-        self, connection: sa.Connection, chunk: Sequence[Outcome], actor: str
-    ) -> tuple[dict[str, health.Health], dict[str, health.Health]]:
-        """Apply the rule to each outcome, then write each row and all events once.
-
-        Return the health of the models before and after.
-        """
-        before = self._lock_health(connection, chunk)
-        guards = self._guards(connection, {was.provider for was in before.values()})
-        after = dict(before)
-        switched: dict[str, tuple[str, str | None]] = {}
-        back: set[str] = set()
-        events: list[NewEvent] = []
-        for outcome in chunk:
-            was = after[outcome.id]
-            now, event = health.record(was, outcome, self.config, guards)
-            after[outcome.id] = now
-            if event:
-                reason = outcome.reason if outcome.type else None
-                happened = (event, was.status, now.status, reason, outcome.type)
-                events.append(NewEvent(outcome.id, *happened, details=_details(was, now)))
-                if was.status is not now.status:
-                    switched[outcome.id] = (event, reason if reason is not None else outcome.type)
-                    back |= {outcome.id} if now.active else set()
-        folded = [
-            (
-                model_id,
-                now.active,
-                now.auto_disabled,
-                now.consecutive_failures,
-                now.ejections,
-                now.successes,
-                now.failures,
-                now.failure_type,
-                now.failure_reason,
-                now.would_disable,
-                *switched.get(model_id, (None, None)),
-                model_id in back,
-            )
-            for model_id, now in after.items()
-        ]
-        update = connection.execute(text(self._batch_update()), self.sql.values(_FOLDED, folded))
-        written = {*update.scalars()}
-        if noted := [(i, after[i].would_disable) for i in back if after[i].would_disable]:
-            # The triggers take it for left over where a model was switched on.
-            sql = f"UPDATE models SET would_disable = noted.would_disable FROM {self.sql.rows('noted', _NOTED)}"
-            connection.execute(
-                text(f"{sql} WHERE models.id = noted.id"), self.sql.values(_NOTED, noted)
-            )
-        log(self.database, connection, events, actor)
-        self._hold(connection, guards)
-        # Of the time of the last success and failure: whether it is the one that was written.
-        look = f"{STATUS}, {SUCCEEDED_NOW}, {FAILED_NOW}"
-        found = connection.execute(text(self.statuses(look)), {"ids": self.ids(after)})
-        standing = {row[0]: row[1:] for row in found}
-
-        def is_kept(model_id: str, now: health.Health) -> bool:
-            status, succeeded, failed = standing.get(model_id, (None, False, False))
-            stored = (succeeded or not now.successes) and (failed or not now.failures)
-            return model_id not in written or status != now.status or not stored
-
-        kept = [model_id for model_id, now in after.items() if is_kept(model_id, now)]
-        if kept:
-            raise KeptError(kept)
-        return before, after
-
-    def _hold(self, connection: sa.Connection, guards: health.Guards) -> None:
-        """Write the incidents that began or went on.
-
-        They end one window after the last failure, at most half a window later: what is written
-        lasts for half a window more, in which the next failures need not write it again.
-        """
-        reasons = {key: numbered(models) for key, models in guards.began.items()}
-        going = [
-            (f"incident:{kind}:{provider}", provider, kind, reasons.get((provider, kind)))
-            for provider, kind in guards.went_on | guards.began.keys()
-        ]
-        if not going:
-            return
-        now = self.sql.now
-        connection.execute(text(f"DELETE FROM {self.own}modelctl_holds WHERE until <= {now}"))
-        sql = (
-            f"INSERT INTO {self.own}modelctl_holds (scope, provider, failure_type, since, until, reason, actor)"
-            f" SELECT scope, provider, failure_type, {now},"
-            f" {self.sql.seconds_from_now('1.5 * :window')}, reason, '{health.HEALTH_RULE}'"
-            f" FROM {self.sql.rows('going', _HOLD)} WHERE TRUE"
-            " ON CONFLICT (scope) DO UPDATE SET until = excluded.until"
-            f" WHERE modelctl_holds.until <= {self.sql.seconds_from_now(':window')}"
-        )
-        window = {"window": self.config.recovery.incident_window}
-        connection.execute(text(sql), self.sql.values(_HOLD, going) | window)
-        began = [
-            NewEvent("", "incident", reason=reason, failure_type=kind, provider=provider)
-            for (provider, kind), reason in reasons.items()
-        ]
-        log(self.database, connection, began, health.HEALTH_RULE)
-
-    def _batch_update(self) -> str:
-        at = self.sql.now
-
-        def switched(column: str, value: str) -> str:
-            """*value* where the status changed."""
-            return f"{column} = CASE WHEN switched IS NULL THEN models.{column} ELSE {value} END"
-
-        def off(column: str, value: str) -> str:
-            """*value* where the model was switched off, nothing where it was switched on."""
-            return switched(column, f"CASE switched WHEN 'auto-disabled' THEN {value} END")
-
-        values = (
-            f"{switched('active', 'folded.active')},"
-            f" {switched('auto_disabled', 'folded.auto_disabled')},"
-            " consecutive_failures = folded.consecutive_failures, ejections = folded.ejections,"
-            " success_count = coalesce(success_count, 0) + successes,"
-            " failure_count = coalesce(failure_count, 0) + failures,"
-            f" last_success_at = CASE WHEN successes > 0 THEN {at} ELSE last_success_at END,"
-            f" last_failure_at = CASE WHEN failures > 0 THEN {at} ELSE last_failure_at END,"
-            " failure_type = coalesce(folded.failure_type, models.failure_type),"
-            " failure_reason = folded.failure_reason, would_disable = folded.would_disable,"
-            f" recovered_at = CASE WHEN back THEN {at} ELSE recovered_at END,"
-            f" {off('disabled_at', at)}, {off('disabled_by', repr(health.HEALTH_RULE))},"
-            f" {off('disabled_reason', 'why')}, {switched('disabled_until', 'NULL')},"
-            f" updated_at = {at}"
-        )
-        took = f"(successes = 0 OR {SUCCEEDED_NOW}) AND (failures = 0 OR {FAILED_NOW})"
-        return (
-            f"UPDATE models SET {self.fitting(values)} FROM {self.sql.rows('folded', _FOLDED)}"
-            f" WHERE models.id = folded.id RETURNING {self.filled(self.if_it(took))}"
-        )
 
     def import_models(
         self,

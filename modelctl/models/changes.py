@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelctl import health
 from modelctl.database.sql import Sql, text
 from modelctl.model import ModelStatus
-from modelctl.models.results import KeptChange, OutcomeChange, StatusChange
+from modelctl.models.results import KeptChange, StatusChange
 from modelctl.tables.application import KeptError
-from modelctl.tables.columns import AUTO_OFF, ON, STATUS, TIMED_OFF
-from modelctl.tables.odd_values import whole
+from modelctl.tables.columns import AUTO_OFF, STATUS, TIMED_OFF
 from modelctl.tables.statements import Statements
 
 if TYPE_CHECKING:
@@ -32,9 +30,7 @@ class Change:
     *flags*: what it needs to know of the row as it was, by name. *after*, *event* (NULL: there
     is none) and *note* (for people) are over ``before`` and the flags; *details*, of the event,
     over all of these; *assign* over the row and, as ``touched.``, all of these; *standing* over the
-    row afterwards; *failures*: how many in a row it has then, of what records an outcome; *took*, on
-    PostgreSQL, over the row as it was written: whether what no status tells was written, too (a
-    trigger may put all columns back).
+    row afterwards.
     """
 
     event: str
@@ -44,38 +40,24 @@ class Change:
     reason: str = "CAST(:reason AS text)"
     details: str = "NULL"
     note: str = "CAST(NULL AS text)"
-    failures: str = "CAST(NULL AS integer)"
     write: str = "touched.event IS NOT NULL"  # which rows
     standing: str = STATUS  # of the row after that: equal to `after`, unless something undid it
-    took: str = "TRUE"
 
 
-def _during(kind: str, beyond: str = "{now}") -> str:
+def _during(kind: str) -> str:
     """The holds of a model that last, as what follows FROM."""
     return (
-        f"{{own}}modelctl_holds h WHERE h.until > {beyond}"
+        f"{{own}}modelctl_holds h WHERE h.until > {{now}}"
         f" AND {kind} AND (h.provider IS NULL OR h.provider = coalesce(models.provider, ''))"
     )
 
 
-def _holds(kind: str, beyond: str = "{now}") -> str:
-    return f"EXISTS (SELECT 1 FROM {_during(kind, beyond)})"
-
-
-# Whether the time of the last outcome is of this transaction; a column may round it to seconds.
-FAILED_NOW, SUCCEEDED_NOW = "{failed} >= {began}", "{succeeded} >= {began}"
 # Seconds since 1970 that are before and after every time.
 LONG_AGO, NEVER = "-1e18", "1e18"
 _PAUSE = "h.failure_type IS NULL"
-PAUSED = _holds(_PAUSE)
+PAUSED = f"EXISTS (SELECT 1 FROM {_during(_PAUSE)})"
 # What stays off until a person comes, however long ago it failed.
 FOR_A_PERSON = "(:max_ejections > 0 AND coalesce(ejections, 0) >= :max_ejections)"
-REACHED = (
-    f"{ON} AND CAST(:counted AS boolean) AND coalesce(consecutive_failures, 0) + 1 >= :threshold"
-)
-TRUSTED = (
-    f"{ON} AND coalesce(ejections, 0) > 0 AND coalesce({{back}} + {{cooldown}}, 0) <= {{epoch}}"
-)
 # Off until a person comes: without an end, or with one that never comes.
 _ENDLESS = "active IS NOT TRUE AND auto_disabled IS NOT TRUE AND ({until_comes}) IS NOT TRUE"
 _TIMED = "CAST(:until AS double precision) IS NOT NULL"
@@ -113,8 +95,6 @@ _NEVER_MIND = (
     "disabled_at = NULL, disabled_by = NULL, disabled_reason = NULL, disabled_until = NULL,"
     " would_disable = NULL"
 )
-_INCIDENT = "h.failure_type = CAST(:failure_type AS text)"
-_OFF = "touched.event = 'auto-disabled'"
 
 ENABLE = Change(
     # A model that is on already starts afresh, too.
@@ -206,80 +186,6 @@ RECOVER = Change(
     " ejections = CASE WHEN touched.timed THEN 0 ELSE ejections END,"
     f" recovered_at = {{now}}, {_NEVER_MIND}, updated_at = {{now}}",
 )
-SUCCESS = Change(
-    flags=(
-        ("back", f"{AUTO_OFF} AND NOT {FOR_A_PERSON} AND NOT {PAUSED}"),
-        ("trusted", TRUSTED),
-        *_OLD_COUNTS,
-    ),
-    event="CASE WHEN back THEN 'recovered' END",
-    after="CASE WHEN back THEN 'active' ELSE before END",
-    failures="0",
-    details="CASE WHEN back AND old_failures <> 0 THEN {object}("
-    "'old', {object}('consecutive_failures', old_failures),"
-    " 'new', {object}('consecutive_failures', 0)) END",
-    assign="success_count = coalesce(success_count, 0) + 1, last_success_at = {now},"
-    " consecutive_failures = 0, failure_reason = NULL, would_disable = NULL,"
-    " ejections = CASE WHEN touched.trusted THEN 0 ELSE ejections END,"
-    " recovered_at = CASE WHEN touched.back THEN {now} ELSE recovered_at END,"
-    " active = CASE WHEN touched.back THEN TRUE ELSE active END,"
-    " auto_disabled = CASE WHEN touched.back THEN FALSE ELSE auto_disabled END,"
-    " disabled_at = CASE WHEN touched.back THEN NULL ELSE disabled_at END,"
-    " disabled_by = CASE WHEN touched.back THEN NULL ELSE disabled_by END,"
-    " disabled_reason = CASE WHEN touched.back THEN NULL ELSE disabled_reason END,"
-    " disabled_until = CASE WHEN touched.back THEN NULL ELSE disabled_until END,"
-    " updated_at = {now}",
-    write="TRUE",
-    standing=f"CASE WHEN {SUCCEEDED_NOW} THEN {STATUS} ELSE 'not recorded' END",
-    took=SUCCEEDED_NOW,
-)
-FAILURE = Change(
-    flags=(
-        ("reached", REACHED),
-        ("noted", "coalesce(would_disable, '') <> ''"),
-        (
-            "held",
-            f"CASE WHEN NOT ({REACHED}) THEN NULL WHEN {PAUSED} THEN 'paused'"
-            f" WHEN {_holds(_INCIDENT)} THEN 'incident' END",
-        ),
-        *_OLD_COUNTS,
-    ),
-    event="CASE WHEN reached AND held IS NULL THEN 'auto-disabled'"
-    " WHEN reached AND NOT noted THEN 'would-disable' END",
-    after="CASE WHEN reached AND held IS NULL THEN 'auto-disabled' ELSE before END",
-    note="held",
-    failures="old_failures + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END",
-    details="CASE event WHEN 'would-disable' THEN {object}('guard', held)"
-    " WHEN 'auto-disabled' THEN {object}('old',"
-    " {object}('consecutive_failures', old_failures, 'ejections', old_ejections),"
-    " 'new', {object}('consecutive_failures', old_failures + 1,"
-    " 'ejections', old_ejections + 1)) END",
-    assign="failure_count = coalesce(failure_count, 0) + 1, last_failure_at = {now},"
-    " consecutive_failures = coalesce(consecutive_failures, 0)"
-    " + CASE WHEN CAST(:counted AS boolean) THEN 1 ELSE 0 END,"
-    " failure_type = :failure_type, failure_reason = :reason,"
-    f" ejections = coalesce(ejections, 0) + CASE WHEN {_OFF} THEN 1 ELSE 0 END,"
-    f" disabled_at = CASE WHEN {_OFF} THEN {{now}} ELSE disabled_at END,"
-    f" disabled_by = CASE WHEN {_OFF} THEN '{health.HEALTH_RULE}' ELSE disabled_by END,"
-    f" disabled_reason = CASE WHEN {_OFF} THEN coalesce(CAST(:reason AS text),"
-    " CAST(:failure_type AS text)) ELSE disabled_reason END,"
-    f" disabled_until = CASE WHEN {_OFF} THEN NULL ELSE disabled_until END,"
-    f" auto_disabled = CASE WHEN {_OFF} THEN TRUE ELSE auto_disabled END,"
-    f" active = CASE WHEN {_OFF} THEN FALSE ELSE active END,"
-    " would_disable = CASE WHEN touched.reached THEN touched.held ELSE would_disable END,"
-    " updated_at = {now}",
-    write="TRUE",
-    standing=f"CASE WHEN {FAILED_NOW} THEN {STATUS} ELSE 'not recorded' END",
-    took=FAILED_NOW,
-)
-
-
-# A failure in which the other models have no say: below the threshold, or of one that is spared by a
-# hold, as was noted, which lasts a window more.
-UNDISPUTED = (
-    f"NOT ({REACHED}) OR (would_disable = 'paused' AND {PAUSED})"
-    f" OR (would_disable = 'incident' AND {_holds(_INCIDENT, '{window}')})"
-)
 
 
 def off_since(sql: Sql) -> str:
@@ -331,13 +237,6 @@ class Changes(Statements):
             .replace("{object}", "json_object" if self.on_sqlite else "jsonb_build_object")
             .replace("{collect}", "json_group_object" if self.on_sqlite else "jsonb_object_agg")
             .replace("{is_not}", "IS NOT" if self.on_sqlite else "IS DISTINCT FROM")
-            .replace("{failed}", epoch("models.last_failure_at"))
-            .replace("{succeeded}", epoch("models.last_success_at"))
-            .replace("{back}", epoch("recovered_at"))
-            .replace("{cooldown}", self.sql.cooldown)
-            .replace("{window}", self.sql.seconds_from_now(":window"))
-            .replace("{began}", self.sql.transaction_began)
-            .replace("{epoch}", epoch(self.sql.now))
             .replace("{now}", self.sql.now)
         )
 
@@ -365,20 +264,14 @@ class Changes(Statements):
             write = (
                 f"UPDATE models SET {self.fitting(change.assign)} FROM touched"
                 f" WHERE models.id = touched.id AND ({change.write})"
-                f" RETURNING {self.if_it(change.took)}"
+                " RETURNING models.id"
             )
         return self.filled(found), self.filled(log), self.filled(write)
-
-    def if_it(self, took: str) -> str:
-        """The id of a row that was written, after RETURNING; NULL if not *took*."""
-        # On SQLite no trigger can change the row that is about to be written.
-        return "models.id" if self.on_sqlite else f"CASE WHEN {took} THEN models.id END AS id"
 
     def _decided(self, change: Change) -> str:
         """What becomes of a row: what follows SELECT, over what was found."""
         return self.filled(
-            f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note,"
-            f" {change.failures} AS failures"
+            f"*, {change.after} AS after, {change.event} AS event, {change.note} AS note"
         )
 
     def one_statement(self, change: Change, which: str) -> str:
@@ -388,7 +281,7 @@ class Changes(Statements):
             f"WITH found AS ({found} {which}),"
             f" touched AS (SELECT {self._decided(change)} FROM found),"
             f" logged AS ({log}), written AS ({write})"
-            " SELECT id, before, after, event, note, failures, ("
+            " SELECT id, before, after, event, note, ("
             f"{change.write}) AND NOT EXISTS"
             " (SELECT 1 FROM written WHERE written.id = touched.id) FROM touched"
         )
@@ -420,7 +313,7 @@ class Changes(Statements):
         # No writing CTE here, but nobody else writes meanwhile: the steps work on what was found.
         find, *steps = self._steps(change)
         flags = (name for name, _ in change.flags)
-        names = ("id", "before", *flags, "after", "event", "note", "failures")
+        names = ("id", "before", *flags, "after", "event", "note")
         sql = (
             f"SELECT *, ({change.write}) FROM"
             f" (SELECT {self._decided(change)} FROM ({find} {which})) AS touched"
@@ -431,7 +324,7 @@ class Changes(Statements):
         log, write = (f"WITH touched AS (SELECT * FROM {relation}) {step}" for step in steps)
         connection.execute(text(log), these)
         written = {*connection.execute(text(write), these).scalars()}
-        return [(*row[:2], *row[-5:-1], row[-1] and row[0] not in written) for row in found]
+        return [(*row[:2], *row[-4:-1], row[-1] and row[0] not in written) for row in found]
 
 
 def as_it_was_to_be(
@@ -445,27 +338,19 @@ def as_it_was_to_be(
         KeptError: rows are not as they were to be.
     """
     now = {row[0]: row[1] for row in standing}
-    # What was left as it was, with a note, has an end of its own; an outcome's note is no such one.
-    kept = [
-        row[0]
-        for row in rows
-        if row[-1] or ((row[4] is None or row[5] is not None) and now.get(row[0]) != row[2])
-    ]
+    # What was left as it was, with a note, has an end of its own.
+    kept = [row[0] for row in rows if row[-1] or (row[4] is None and now.get(row[0]) != row[2])]
     if kept:
         raise KeptError(kept)
     return [*map(status_change, rows)]
 
 
 def status_change(row: Sequence[Any]) -> StatusChange:
-    """Read (id, before, after, event, note, failures, ...) by position: SQLite spells columns as they
-    were made.
+    """Read (id, before, after, event, note, ...) by position: SQLite spells columns as they were
+    made.
     """
-    model_id, before, after, event, note, failures, _ = row
+    model_id, before, after, event, note, _ = row
     before, after = before and ModelStatus(before), after and ModelStatus(after)
-    if failures is not None:
-        return OutcomeChange(
-            model_id, before, after, before is not after, whole(failures), would_disable=note
-        )
     if note is not None:
         return KeptChange(model_id, before, after, False, note)
     return StatusChange(model_id, before, after, event is not None)

@@ -7,7 +7,6 @@ Reads are Core expressions. What changes a status is in `changes`, many models a
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -21,20 +20,17 @@ from modelctl.model import ModelStatus, numbered, storable
 from modelctl.models.changes import (
     DISABLE,
     ENABLE,
-    FAILURE,
     REMOVE,
-    SUCCESS,
-    UNDISPUTED,
     Change,
     Changes,
     as_it_was_to_be,
 )
 from modelctl.models.events import iter_events
+from modelctl.models.guards import take_guard_lock
 from modelctl.models.results import (
     Event,
     LeaderboardEntry,
     Model,
-    OutcomeChange,
     ProviderStats,
     Stats,
     StatusChange,
@@ -50,7 +46,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelctl.config.config import Config
-    from modelctl.health import Outcome
 
 T = TypeVar("T")
 
@@ -446,42 +441,6 @@ class ModelStore:
         """Delete models. All or none; the history stays. One that it knows is gone already."""
         return self._change(REMOVE, ids, **how)
 
-    def record(self, outcome: Outcome, *, actor: str) -> OutcomeChange:
-        """Record one outcome by the health rule: increment and test in one statement."""
-        done = self._record(outcome, actor)
-        assert isinstance(done, OutcomeChange)  # noqa: S101 - for the type checker
-        rule = self._config.health
-        return replace(
-            done,
-            counted=outcome.type in rule.counted,
-            threshold=rule.threshold,
-            failure_type=outcome.type,
-        )
-
-    def _record(self, outcome: Outcome, actor: str) -> StatusChange:
-        if outcome.type is None:
-            most = self._config.recovery.max_ejections
-            ladder = self._changes.ladder()
-            return self._change(SUCCESS, [outcome.id], actor=actor, max_ejections=most, **ladder)[0]
-        how: dict[str, Any] = {
-            "actor": actor,
-            "reason": outcome.reason,
-            "failure_type": outcome.type.value,
-            "counted": outcome.type in self._config.health.counted,
-            "threshold": self._config.health.threshold,
-        }
-        if not (how["counted"] and self._config.recovery.guarded):
-            return self._change(FAILURE, [outcome.id], **how)[0]
-        # Only one that does not reach the threshold, or is spared as before; the other models have
-        # a say in the rest.
-        window = self._config.recovery.incident_window
-        short = self._change(FAILURE, [outcome.id], only=UNDISPUTED, window=window, **how)
-        if short:
-            return short[0]
-        from modelctl.models.batches import Batches
-
-        return Batches(self._config, self._database).record_one(outcome, actor=actor)
-
     def _change(
         self,
         change: Change,
@@ -489,27 +448,23 @@ class ModelStore:
         *,
         actor: str,
         reason: str | None = None,
-        failure_type: str | None = None,
         dry_run: bool = False,
         floor: int = 0,
-        only: str | None = None,
         **parameters: Any,
     ) -> tuple[StatusChange, ...]:
-        """*only*: leave the others as they are, without a word."""
         wanted = list(dict.fromkeys(ids))
         check_storable(wanted)
-        parameters |= {"actor": actor, "reason": reason, "failure_type": failure_type}
+        parameters |= {"actor": actor, "reason": reason, "failure_type": None}
         parameters["ids"] = self._changes.ids(wanted)
         # In the order of the ids: that keeps two changes from a deadlock.
         lock = self._sql.lock_to_delete if change is REMOVE else self._sql.lock
-        which = f"{self._sql.ids}{f' AND ({only})' if only else ''} ORDER BY id{lock}"
-        which = self._changes.filled(which)
+        which = f"{self._sql.ids} ORDER BY id{lock}"
         # What switches off by hand takes its turn with what does so beside the guards.
         turn = change in (DISABLE, REMOVE) and self._config.recovery.guarded
 
         def work(connection: sa.Connection) -> list[StatusChange]:
             if turn:
-                self._changes.wait_for_turn(connection)
+                take_guard_lock(connection, self._database)
             done = self._changes.apply(connection, change, which, parameters)
             if change is REMOVE:
                 done += self._gone(connection, {*wanted} - {c.id for c in done})
@@ -519,8 +474,7 @@ class ModelStore:
             return done
 
         def checked(done: list[StatusChange]) -> list[StatusChange]:
-            if not only:
-                check_found(wanted, {c.id for c in done})
+            check_found(wanted, {c.id for c in done})
             return done
 
         def alone() -> list[StatusChange]:

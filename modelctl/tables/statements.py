@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelctl import health
 from modelctl.database import bulk
-from modelctl.database.database import LOCK_TIMEOUT
-from modelctl.database.sql import GUARD_LOCK, Sql, lock_key, text
+from modelctl.database.sql import Sql, lock_key
 from modelctl.tables import application
 from modelctl.tables.columns import events_table
 
@@ -80,21 +79,6 @@ class Statements:
             return values
         pairs = dict(pair.split(" = ", 1) for pair in _split(values))
         return application.assignments(self.database, **pairs)
-
-    def wait_for_turn(self, connection: sa.Connection) -> None:
-        """Let nobody else switch models off beside the guards until this transaction ends.
-
-        Before any row is locked, or two transactions could wait for each other.
-        """
-        if not self.on_sqlite:  # BEGIN IMMEDIATE has seen to it
-            # Nothing is locked yet: waiting long for it is in nobody's way.
-            connection.execute(
-                text(
-                    "SELECT set_config('lock_timeout', '2s', true),"
-                    f" pg_advisory_xact_lock({self.lock_key(GUARD_LOCK)}),"
-                    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
-                )
-            )
 
 
 def _split(assignments: str) -> list[str]:

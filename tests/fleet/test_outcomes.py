@@ -212,7 +212,7 @@ class Ledger:
                 consecutive_failures=start.in_a_row,
                 ejections=start.ejections,
                 provider=start.provider,
-                would_disable=start.noted,
+                spared=start.noted,
             )
             for i, start in starts.items()
         }
@@ -252,7 +252,7 @@ class Ledger:
                 self.since.add(i)
         if event:
             how = (ACTOR, outcome.reason, outcome.type, None)
-            details: Any = {"guard": after.would_disable}
+            details: Any = {"guard": after.spared}
             if event != "would-disable":
                 details = differences(counts(before), counts(after))
             self.events.append((i, event, before.status, after.status, *how, details))
@@ -272,7 +272,7 @@ class Ledger:
     def on(self, i: str, event: str, **now: Any) -> None:
         """Switch one on that is off, as a person or recover does."""
         before, off = self.models[i], self.off(i)
-        after = replace(before, active=True, auto_disabled=False, would_disable=None, **now)
+        after = replace(before, active=True, auto_disabled=False, spared=None, **now)
         self.models[i] = after
         self.forget(i)
         self.back[i] = 0.0
@@ -285,8 +285,8 @@ class Ledger:
         model = self.models[i]
         if not model.active:
             self.on(i, "enabled", consecutive_failures=0, ejections=0)
-        elif model.consecutive_failures or model.ejections or model.would_disable:
-            self.models[i] = replace(model, would_disable=None, consecutive_failures=0, ejections=0)
+        elif model.consecutive_failures or model.ejections or model.spared:
+            self.models[i] = replace(model, spared=None, consecutive_failures=0, ejections=0)
             self.forget(i)
 
     def disable(self, i: str, reason: str | None, until: str | None, force: bool) -> None:
@@ -311,7 +311,7 @@ class Ledger:
             if event == "updated" and not details:
                 return
             details = {"until": until, **details}
-        self.models[i] = replace(before, active=False, auto_disabled=False, would_disable=None)
+        self.models[i] = replace(before, active=False, auto_disabled=False, spared=None)
         how = (ACTOR, reason, None, None)
         self.events.append((i, event, before.status, DISABLED, *how, details))
 
@@ -351,7 +351,7 @@ class Ledger:
             (
                 *(i, "", m.provider, m.active, m.auto_disabled, m.consecutive_failures),
                 *(m.ejections, m.successes, m.failures, m.failure_type, m.failure_reason),
-                *(self.by.get(i), self.why.get(i), m.would_disable),
+                *(self.by.get(i), self.why.get(i), m.spared),
                 *(m.successes > 0, self.failed[i] is not None, i in self.since),
                 *(self.until[i] is not None, self.back[i] is not None),
             )
@@ -407,7 +407,7 @@ def act(fleet: Fleet, url: str, verb: str, *what: Any) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(RULES, st.tuples(*[fleets.STARTS] * len(MODELS)), SEQUENCES)
-def test_the_sql_and_the_pure_rule_agree(
+def test_what_calls_leave_is_what_the_rule_says(
     fleet_url: str,
     rule: dict[str, Any],
     starts: tuple[fleets.Start, ...],
