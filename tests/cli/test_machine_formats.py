@@ -61,8 +61,8 @@ def still(value: Any) -> Any:
 
 
 def said_to_be_in_json_alone() -> set[str]:
-    """Return the names of which the README says that only JSON has them."""
-    told = (ROOT / "README.md").read_text()
+    """Return the names of which docs/commands.md says that only JSON has them."""
+    told = (ROOT / "docs" / "commands.md").read_text()
     told = told[told.index("What is said once of all rows only JSON has:") :]
     return set(re.findall("`([a-z_]+)`", told[: told.index(". CSV")]))
 
