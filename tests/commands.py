@@ -1,4 +1,4 @@
-"""Running the program: in a process, on a terminal, and inside this process."""
+"""Run the program: in a process, on a terminal, and inside this process."""
 
 from __future__ import annotations
 

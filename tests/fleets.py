@@ -1,4 +1,4 @@
-"""Fleets on test databases, and what is in their tables."""
+"""Open fleets on test databases, and read and write their tables as another program does."""
 
 from __future__ import annotations
 

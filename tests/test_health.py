@@ -1,4 +1,4 @@
-"""The rules as functions: one outcome, the guards over any sequence of them, the cooldowns."""
+"""The rules, pure functions, hold for one outcome, for any sequence of them, and for cooldowns."""
 
 from __future__ import annotations
 

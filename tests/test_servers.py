@@ -1,3 +1,5 @@
+"""The test servers start, stop, pause and come back as a test asks them to."""
+
 from __future__ import annotations
 
 import os

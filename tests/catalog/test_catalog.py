@@ -1,3 +1,5 @@
+"""A catalogue is read in each of its forms; a bad entry is rejected by name and the rest is taken."""
+
 from __future__ import annotations
 
 import io

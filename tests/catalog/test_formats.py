@@ -1,4 +1,4 @@
-"""The answers of real services (the files in `catalogues`), and the models that each gives."""
+"""Catalogues of real services give the models that they should; the files are in catalogues/."""
 
 from __future__ import annotations
 

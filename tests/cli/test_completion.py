@@ -1,4 +1,4 @@
-"""What a shell is told when somebody presses Tab."""
+"""A shell that asks for completions gets commands, options and ids, and never an error."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Every error has its exit code, one line on stderr and a hint, in the form that was asked for."""
+
 from __future__ import annotations
 
 import ctypes

@@ -1,4 +1,4 @@
-"""The examples for cron and systemd."""
+"""The examples for cron and systemd in the repository work as they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches, imports and the commands for schema and configuration."""
+"""Batches, imports and the commands for schema and configuration say what they did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON, JSON Lines, CSV and TSV agree: the same names, the same values, nothing left out."""
+"""JSON, JSON Lines, CSV and TSV have the same names and values, and leave nothing out."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Output has no control characters, fits the terminal, and is plain text in a pipe."""
+
 from __future__ import annotations
 
 import csv

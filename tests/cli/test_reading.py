@@ -1,4 +1,4 @@
-"""The commands that read show counts, models, statistics and events."""
+"""The commands that read show counts, models, statistics and events as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands on PostgreSQL and Redis, together, alone, and when one is away."""
+"""The commands work on PostgreSQL and Redis, with either alone, and while Redis is away."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""A command starts fast: it loads only what it needs, and Ctrl-C is quiet from the first line on."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-"""The settings that are shown, the example file, and the actor."""
+"""The settings are shown as they are in force, and the example file agrees with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times that other programs, roles and variables make odd."""
+"""Times are right whatever time zone and format other programs, roles and variables set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs of databases and of Redis are understood, and their passwords never shown."""
+"""URLs of databases and of Redis are understood in every form, and their passwords are never shown."""
 
 from __future__ import annotations
 

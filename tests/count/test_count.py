@@ -1,4 +1,4 @@
-"""The count of a fleet, its cache and its queue of invalidations, on every kind of database."""
+"""The count is right and cached, and invalidations are delivered, on every kind of database."""
 
 from __future__ import annotations
 

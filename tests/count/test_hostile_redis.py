@@ -1,4 +1,4 @@
-"""Whatever answers in the place of Redis, and however slowly: a count is right, a change is queued."""
+"""Whatever answers in place of Redis, however slowly, a count is right and a change is queued."""
 
 from __future__ import annotations
 

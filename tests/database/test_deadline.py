@@ -1,4 +1,4 @@
-"""Every call ends within database.timeout, whatever a server, or what stands before it, does."""
+"""Every call ends within database.timeout, whatever a server or a network in front of it does."""
 
 from __future__ import annotations
 

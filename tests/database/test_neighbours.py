@@ -1,4 +1,4 @@
-"""Other programs' open statements and ours: neither waits for the other longer than it must."""
+"""modelctl and open transactions of other programs wait for each other no longer than they must."""
 
 from __future__ import annotations
 

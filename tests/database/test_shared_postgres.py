@@ -1,4 +1,4 @@
-"""Beside other programs in PostgreSQL: their policies, their locks, their words, their poolers."""
+"""modelctl works in a shared PostgreSQL: with policies, locks, languages and poolers of others."""
 
 from __future__ import annotations
 

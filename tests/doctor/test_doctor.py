@@ -1,4 +1,4 @@
-"""What monitoring reads: `doctor`, and `doctor --audit`."""
+"""`doctor` reports each fault, and `doctor --audit` compares rows, history and cached count."""
 
 from __future__ import annotations
 

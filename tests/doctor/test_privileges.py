@@ -1,4 +1,4 @@
-"""modelctl works with the rights that the README names, and with no more."""
+"""modelctl works with the rights that the README names, and needs each of them."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""A process killed at any point leaves a whole change or none, and others deliver for it."""
+
 from __future__ import annotations
 
 import ast

@@ -1,4 +1,4 @@
-"""A long-lived fleet on servers that come in groups, and what it does when their roles change.
+"""A long-lived fleet counts right on groups of servers while their roles change.
 
 The part about PgBouncer is collected where one is installed (the header of the run says so):
 no wheel carries it, and a pooler is not what a newcomer's first test run should wait for.

@@ -1,4 +1,4 @@
-"""Several processes and threads at once: nothing is lost, counted twice, or stuck."""
+"""With several processes and threads at once nothing is lost, counted twice, or stuck."""
 
 from __future__ import annotations
 

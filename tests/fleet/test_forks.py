@@ -1,4 +1,4 @@
-"""A process forks after it used its fleet, or closes it while other threads use it."""
+"""A process may fork after it used its fleet, and close it while other threads use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits are announced, and 0 is none; what nothing is configured for says so each time."""
+"""A limit is announced, 0 is no limit, and each run warns of a database that nobody configured."""
 
 from __future__ import annotations
 

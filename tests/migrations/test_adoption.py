@@ -1,4 +1,4 @@
-"""A fleet on the table of an application that was there first and goes on as before."""
+"""A fleet works on the table of an application that was there first and goes on as before."""
 
 from __future__ import annotations
 

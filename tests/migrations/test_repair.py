@@ -1,4 +1,4 @@
-"""What other tools and people do to the tables: writes go on, it is told, and it is repaired."""
+"""What other tools and people do to the tables is found and repaired, and writes go on meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One bad row stops itself alone: whatever a database keeps, the other rows go on."""
+"""A bad row stops only itself: whatever a database keeps, the other rows go on."""
 
 from __future__ import annotations
 

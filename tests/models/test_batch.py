@@ -1,4 +1,4 @@
-"""Many outcomes at once: the same as one by one, in bounded memory, all or nothing."""
+"""A batch of outcomes has the effect of its outcomes one by one, in bounded memory, all or nothing."""
 
 from __future__ import annotations
 

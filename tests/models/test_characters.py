@@ -1,4 +1,4 @@
-"""Characters that show nothing, and ids that look like each other."""
+"""Characters that show nothing are refused in ids, and ids that look alike are named."""
 
 from __future__ import annotations
 

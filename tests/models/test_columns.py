@@ -1,4 +1,4 @@
-"""Columns of an application's table that are not as ours would be."""
+"""modelctl works with columns of an application that differ from its own, or says which is wrong."""
 
 from __future__ import annotations
 

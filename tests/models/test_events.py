@@ -1,4 +1,4 @@
-"""What the history says of each change, beyond the status before and after."""
+"""The history tells of each change more than the status before and after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was said was done: triggers and rules of an application that keep rows as they were."""
+"""A change is reported only if the row has it, also where triggers of an application keep rows."""
 
 from __future__ import annotations
 

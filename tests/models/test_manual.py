@@ -1,4 +1,4 @@
-"""Manual is sacred: what a person disabled for good stays so, and its facts are not rewritten."""
+"""What a person disabled for good stays disabled, and its facts are not rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An unknown id names the nearest ids that there are."""
+"""The error for an unknown id names the nearest ids in the fleet."""
 
 from __future__ import annotations
 

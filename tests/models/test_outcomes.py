@@ -1,4 +1,4 @@
-"""What recording one outcome says that it did, and what counts against nobody."""
+"""Recording an outcome says what it did, and only counted failures count against a model."""
 
 from __future__ import annotations
 

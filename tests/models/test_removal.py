@@ -1,4 +1,4 @@
-"""Removing: why, what would go, and what is gone already."""
+"""Removing tells why, what would go, and what was removed before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store says to a database, and what it makes of the database's errors."""
+"""Each call sends as few statements as promised, and errors of the database are translated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that make no sense, for every argument of every method: wrong usage, or a replacement."""
+"""A value that makes no sense is wrong usage or is replaced, for every argument of every method."""
 
 from __future__ import annotations
 

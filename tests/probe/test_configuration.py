@@ -1,4 +1,4 @@
-"""The configuration of probes: bad ones are refused, and without probes nothing is loaded."""
+"""A bad configuration of probes is refused, and without probes nothing is loaded for them."""
 
 from __future__ import annotations
 

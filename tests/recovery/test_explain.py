@@ -1,4 +1,4 @@
-"""What `show` says of a model, in sentences."""
+"""`show` explains in sentences why a model is on or off and when it comes back."""
 
 from __future__ import annotations
 

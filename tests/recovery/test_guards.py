@@ -1,4 +1,4 @@
-"""Guards where other programs, other settings and slow probes meet them."""
+"""The guards hold beside other programs, other settings and slow probes."""
 
 from __future__ import annotations
 
