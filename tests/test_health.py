@@ -85,7 +85,7 @@ def test_only_two_types_count(type_: FailureType) -> None:
 
 
 def test_the_fifth_counted_failure_switches_off() -> None:
-    """Four leave it on; the fifth in a row switches it off, with one event and one ejection."""
+    """Four failures leave a model on; the fifth in a row disables it with one event and one ejection."""
     health = after(ACTIVE, *[COUNTED] * 4)
     assert (health.status, health.ejections) == (ModelStatus.ACTIVE, 0)
     health, said = record(health, Outcome("m", COUNTED, "no JSON"), CONFIG, Guards(CONFIG.recovery))
@@ -145,7 +145,7 @@ def test_no_outcome_changes_a_manual_disable(types: list[FailureType | None]) ->
 
 @given(st.lists(st.sampled_from([None, *FailureType]), max_size=40))
 def test_off_exactly_while_a_row_is_long_enough(types: list[FailureType | None]) -> None:
-    """After any outcomes a model is off exactly if five counted ones came since the last success."""
+    """A model is off exactly if five counted failures came since its last success."""
     health = after(ACTIVE, *types)
     row = 0
     for type_ in types:
@@ -445,7 +445,7 @@ def test_off_exactly_at_the_threshold_unless_a_guard_is_against_it(play: Play, k
 @often
 @given(PLAYS | BRISK, st.booleans())
 def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
-    """The rule never leaves fewer than `min_active` on, nor, but for one, too many of a provider off."""
+    """The rule keeps `min_active` models on and the share of a provider, but always allows one."""
     rule = play.config.recovery
     for step in play.steps(keep=keep):
         if step.went:
@@ -458,7 +458,7 @@ def test_the_floor_and_the_share_hold(play: Play, keep: bool) -> None:
 @often
 @given(PLAYS | BRISK, st.booleans())
 def test_when_an_incident_begins(play: Play, keep: bool) -> None:
-    """With the model that makes enough of a provider's, and half of those that were on, unpaused."""
+    """An incident begins with enough failing models that are half of those that were on, unless paused."""
     for step in play.steps(keep=keep):
         key = step.kind and (step.before.provider, step.kind)
         new = step.new.incidents - step.old.incidents
@@ -504,7 +504,7 @@ def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
 @often
 @given(PLAYS | BRISK, st.booleans())
 def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
-    """The auto-disabled ones, unless paused or ejected too often; nothing brings back the others."""
+    """A success enables an auto-disabled model, unless it is paused or ejected too often."""
     most = play.config.recovery.max_ejections
     for step in play.steps(keep=keep):
         may = (
@@ -721,7 +721,7 @@ def test_lines_that_are_read(text: bytes, count: int) -> None:
     ],
 )
 def test_a_bad_line_is_named_by_its_number(line: bytes) -> None:
-    """The number of a wrong line counts from 1 and counts the blank ones."""
+    """A bad line is named by its number, counted from 1 with the blank lines."""
     outcomes = read_outcomes(io.BytesIO(GOOD + b"\n\n" + line + b"\n" + GOOD), 500)
     assert next(outcomes) == Outcome("a", None)
     with pytest.raises(UsageError, match=r"^line 3: "):
@@ -770,7 +770,7 @@ def test_how_cooldowns_grow(rule: RecoveryConfig) -> None:
 
 @given(RULES, st.integers(-3, 1000))
 def test_each_ejection_has_its_cooldown(rule: RecoveryConfig, ejections: int) -> None:
-    """The n-th in a row has the n-th cooldown, and the last one stays; none has the first."""
+    """The n-th ejection has the n-th cooldown, and later ejections have the last."""
     found = cooldowns(rule)
     assert cooldown(ejections, rule) == found[max(0, min(ejections - 1, len(found) - 1))]
     assert cooldown(ejections, rule) <= cooldown(ejections + 1, rule)

@@ -56,7 +56,7 @@ def test_postgres_comes_back_with_its_data(
 
 
 def test_postgres_pause_is_silence(postgres: Postgres, empty_pg: str) -> None:
-    """A paused server takes connections but answers neither new nor old ones until it resumes."""
+    """A paused server accepts connections but answers no client until it resumes."""
     with psycopg.connect(empty_pg) as connection:
         postgres.pause()
         connection.pgconn.send_query(b"SELECT 1")
@@ -74,7 +74,7 @@ def test_postgres_pause_is_silence(postgres: Postgres, empty_pg: str) -> None:
 
 
 def test_postgres_asks_a_role_for_its_password(postgres: Postgres) -> None:
-    """Only a role that was told to needs a password, and then the right one."""
+    """Only a role that was created with a password needs it."""
     postgres.require_password("alice", "right")
     psycopg.connect(postgres.url(user="alice", password="right")).close()
     for wrong in ("wrong", None):
@@ -102,7 +102,7 @@ def test_redis_pause_is_silence(redis_server: Redis, redis_url: str) -> None:
 
 
 def test_redis_takes_options() -> None:
-    """A server of one's own can have a password and any option of the program."""
+    """A server can be started with a password and any option of the program."""
     with Redis("--maxmemory", "2mb", password="se cret") as server:
         assert server.ask("CONFIG", "GET", "maxmemory") == {"maxmemory": "2097152"}
         assert ping(server.url(db=3))
@@ -142,7 +142,7 @@ def test_silent_server() -> None:
 
 
 def test_refused_port() -> None:
-    """Nobody listens on the refused port."""
+    """No program listens on the refused port."""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", servers.refused_port()))
 

@@ -159,7 +159,7 @@ def test_readers_of_a_file_do_not_disturb_each_other(big: Spool[str]) -> None:
 
 
 def test_a_reader_goes_on_after_an_append() -> None:
-    """What is added while somebody reads disturbs neither what was there nor who reads later."""
+    """An append during a read disturbs neither that read nor later reads."""
     spool = Spool(range(2500))
     reader = iter(spool)
     assert [next(reader) for _ in range(1500)] == list(range(1500))
@@ -172,7 +172,7 @@ def test_a_reader_goes_on_after_an_append() -> None:
 
 
 def test_more_than_a_mebibyte_is_in_a_file() -> None:
-    """Beyond a mebibyte the items leave the memory, are there all the same, and leave no name."""
+    """Beyond a mebibyte the items are in a file without a name, and stay readable."""
     before = descriptors()
     spool = Spool(BIG)
     assert descriptors() == before + 1
@@ -198,7 +198,7 @@ def test_its_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_its_file_is_closed_with_it() -> None:
-    """A spool that nobody holds any more closes its file at once, and without a warning."""
+    """A spool without references closes its file at once and without a warning."""
     gc.collect()  # files of earlier tests
     before = descriptors()
     with warnings.catch_warnings():
@@ -231,7 +231,7 @@ def test_its_file_is_closed_when_its_source_fails() -> None:
 
 
 def test_a_full_folder_is_a_clear_error() -> None:
-    """A temporary folder that takes no more is named, and so is the way to another one."""
+    """The error for a full temporary folder names it and how to use another folder."""
     with files_of_at_most(200_000), pytest.raises(ModelctlError) as caught:
         Spool(BIG)
     assert tempfile.gettempdir() in caught.value.message
@@ -240,7 +240,7 @@ def test_a_full_folder_is_a_clear_error() -> None:
 
 
 def test_a_missing_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A temporary folder that went away is named, and what fits in memory needs none."""
+    """The error for a missing temporary folder names it; what fits in memory needs no folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert len(Spool(range(3000))) == 3000
     with pytest.raises(ModelctlError, match="gone: No such file") as caught:

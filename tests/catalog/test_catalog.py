@@ -188,7 +188,7 @@ def test_bad_entry_is_rejected_alone(entry: object, shown: str, why: str) -> Non
     ],
 )
 def test_bad_entry_of_one_document(source: object, expected: Rejection) -> None:
-    """Entries without a usable id are counted from 1 in the formats that are one document."""
+    """In the formats that are one document, an entry without a usable id is named by its place, from 1."""
     catalog = parse(text(source))
     assert [model.id.removeprefix("x/") for model in catalog.models] == ["a"]
     assert catalog.rejected == (expected,)

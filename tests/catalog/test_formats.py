@@ -119,7 +119,7 @@ def test_what_each_service_gives(
     ],
 )
 def test_one_page_of_a_list(name: str, field: str, expected: list[tuple[str, str, str]]) -> None:
-    """One page of several is refused, and says which field tells so; partial takes it."""
+    """One page of a longer list is refused with the field that says so; --partial takes the page."""
     with pytest.raises(UsageError, match=f'one page of a longer list \\("{field}"') as raised:
         read(name)
     assert "--partial" in (raised.value.hint or "")
@@ -149,7 +149,7 @@ MODEL = {"id": "m", "object": "model", "owned_by": "p"}
     ],
 )
 def test_other_ways_to_say_that_there_is_more(more: dict[str, Any]) -> None:
-    """However a list says that it goes on, one page of it is refused."""
+    """Any of the ways to say that a list continues makes its page refused."""
     with pytest.raises(UsageError, match="one page of a longer list"):
         parse(text({"data": [MODEL]} | more))
     assert rows(parse(text({"data": [MODEL]} | more), partial=True)) == [("m", "", "p")]
@@ -228,7 +228,7 @@ def test_what_is_no_list_of_models(document: object, words: str) -> None:
     ],
 )
 def test_however_a_service_says_that_it_failed(document: object) -> None:
-    """An error in the words of any service is called one, and shown."""
+    """An error document of any service is recognized as an error, and its text is shown."""
     with pytest.raises(UsageError, match="an error message: no token"):
         parse(text(document))
 
@@ -307,7 +307,7 @@ litellm_settings: {drop_params: true}
 
 
 def test_the_configuration_of_a_proxy() -> None:
-    """Deployments of one name are one model; a pattern, or one without a model, is rejected."""
+    """Deployments with the same name are one model; a pattern or an entry without a model is rejected."""
     found = parse(YAML)
     assert rows(found) == [("fast", "", "groq")]
     assert found.notes == ("1 further deployment of the same models: each model is imported once",)
@@ -363,7 +363,7 @@ def test_a_provider_that_is_given_wins(fleet: Fleet) -> None:
 
 
 def test_an_owner_that_is_no_provider_overwrites_none(fleet: Fleet) -> None:
-    """A row keeps its provider where the catalogue names an owner that is none."""
+    """A row keeps its provider where the catalogue names an owner that is not a provider."""
     fleet.add("gpt-4o", provider="openai")
     result = fleet.import_models((FOLDER / "openai_owned_by.json").read_bytes())
     assert (result.added, result.unchanged) == (1, 1)
@@ -391,7 +391,7 @@ def test_nothing_taken_is_an_error(fleet: Fleet, fleet_url: str, source: bytes) 
 
 
 def test_strict_takes_all_or_nothing(fleet: Fleet, fleet_url: str) -> None:
-    """With strict, one entry that is not a model keeps all from being written."""
+    """With --strict a single entry that is not a model prevents the whole import."""
     source = b'{"id": "a"}\n{"id": "b", "name": 5}\n'
     before = fleets.everything(fleet_url)
     with pytest.raises(UsageError, match='1 entry is rejected; b: "name" is not text'):
@@ -403,7 +403,7 @@ def test_strict_takes_all_or_nothing(fleet: Fleet, fleet_url: str) -> None:
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_status_that_the_fleet_does_not_share_is_counted(fleet: Fleet, dry_run: bool) -> None:
-    """Each entry that says on of a model that is off, or off of one that is on, is one ignored status."""
+    """Each entry whose status differs from the row's counts as one ignored status."""
     for model_id in ("on", "off", "asked"):
         fleet.add(model_id)
     fleet.disable("off", "asked")

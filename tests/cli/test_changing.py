@@ -161,7 +161,7 @@ def test_remove_refuses_where_nobody_can_be_asked(fleet: None, cli: Cli) -> None
 
 
 def test_recover_in_a_pipe(fleet: None, cli: Cli) -> None:
-    """For cron: one line for each model that came back, and silence when there is none."""
+    """For cron, recover prints one line for each model that came back, and nothing if none did."""
     assert cli("recover") == Result(0, "other/due\n", "")
     assert cli("recover") == Result(0, "", "")
     left = cli("recover", "-o", "json").json
@@ -176,7 +176,7 @@ def test_recover_in_a_pipe(fleet: None, cli: Cli) -> None:
 
 
 def test_recover_never_touches_a_manual_disable(fleet: None, cli: Cli) -> None:
-    """Whoever was switched off by a person stays off, whatever the cooldown."""
+    """A model that a person disabled stays disabled, whatever the cooldown."""
     cli("recover", "--cooldown", "0s")
     cli("record-success", "acme/off")
     assert status_of("acme/off") == "disabled"

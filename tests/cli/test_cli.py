@@ -51,7 +51,7 @@ def test_the_table_of_commands_is_complete() -> None:
 def test_json_of_every_command(
     fleet: None, cli: Cli, files: dict[str, str], line: str, code: int, keys: set[str]
 ) -> None:
-    """Every command prints one JSON value with the documented keys and UTC times, and no words."""
+    """Every command prints one JSON value with the documented keys and times in UTC, and no other text."""
     sql("INSERT INTO modelctl_events (model_id, event) VALUES ('acme/one', 'added')")
     words = [files.get(word, word) for word in line.split()]
     result = cli("--config", files["CONFIG"], *words, "-o", "json")
@@ -124,7 +124,7 @@ def test_version(cli: Cli) -> None:
 
 @pytest.mark.parametrize("group", [[], ["cache"], ["db"], ["config"]], ids=lambda g: "".join(g))
 def test_no_command_shows_the_help(cli: Cli, group: list[str]) -> None:
-    """Whoever names no command is shown the commands, as help that nobody asked for."""
+    """Without a command the program shows its commands, as help on stderr."""
     result = cli(*group)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("Usage: modelctl")

@@ -35,7 +35,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("line", "expected"), WORDS.values(), ids=WORDS)
 def test_bash(line: str, expected: list[str]) -> None:
-    """Bash, which splits words at colons and equal signs, is told what stands behind the last one."""
+    """Bash splits words at colons and equal signs, so it gets only what follows the last of them."""
     make_fleet()
     add("hf:org/model:free", "hf:org/model:paid", "hf:$(touch canary)")
     sql("UPDATE models SET provider = '$(x)' WHERE id LIKE 'hf:$%'")

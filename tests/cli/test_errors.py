@@ -31,7 +31,7 @@ CLASSES = [
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_one_name_in_three_spellings(cls: type[ModelctlError]) -> None:
-    """The name of an error, of its exit code and of its JSON code are one, and it has words."""
+    """An error class, its exit code and its JSON code have the same name, and the error has a text."""
     words = re.findall("[A-Z][a-z]+", cls.__name__.removesuffix("Error"))
     error = cls()
     assert error.code == "_".join(words).lower()
@@ -116,7 +116,7 @@ USAGE = [
 
 @pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
 def test_wrong_usage(fleet: None, cli: Cli, arguments: list[str]) -> None:
-    """Wrong arguments and input are exit 2: words on stderr, or one JSON value and silence."""
+    """Wrong arguments and wrong input are exit 2, with a text on stderr or with one JSON value."""
     os.chdir(ROOT)
     result = cli(*arguments)
     assert result.code == 2
@@ -130,7 +130,7 @@ def test_wrong_usage(fleet: None, cli: Cli, arguments: list[str]) -> None:
 
 
 def test_unknown_command_names_a_near_one(cli: Cli) -> None:
-    """A mistyped command or option is answered with the one that was probably meant."""
+    """The error for a mistyped command or option suggests the nearest existing command or option."""
     cli("lsit").failed(2, "Did you mean 'list'?", "see: modelctl --help")
     cli("cache", "drian").failed(2, "Did you mean 'drain'?", "see: modelctl cache --help")
     cli("qqqq").failed(2, "No such command 'qqqq'.")
@@ -140,7 +140,7 @@ def test_unknown_command_names_a_near_one(cli: Cli) -> None:
 
 
 def test_what_is_asked_for_last_counts(fleet: None, cli: Cli) -> None:
-    """Of two forms the last one counts, for an error as for a result."""
+    """If two output forms are given, the last applies, to an error as to a result."""
     assert cli("show", "nobody", "-o", "json", "-o", "csv").out == ""
     assert cli("show", "nobody", "-o", "csv", "-o", "json").json["error"]["code"]
     assert cli("show", "-o", "csv", "--", "-o").out == ""
@@ -293,7 +293,7 @@ WRONG_URLS = [
 
 @pytest.mark.parametrize("url", WRONG_URLS)
 def test_wrong_database_url(cli: Cli, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """A URL that is none is exit 3, names the variable and never what is in it."""
+    """An invalid URL is exit 3 and names the variable, but does not show the URL."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
     result = cli("--debug", "count", "-o", "json")
     secret_free(result, 3)
@@ -318,7 +318,7 @@ def secret_free(result: Result, code: int) -> None:
 def test_wrong_password(
     postgres: Postgres, empty_pg: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    """A wrong password is exit 3, and neither it nor the right one is shown, not by --debug."""
+    """A wrong password is exit 3; no password is shown, not even with --debug."""
     postgres.require_password("secretive_ann", "right/s3cret")
     name = empty_pg.rpartition("/")[2]
     wrong = postgres.url(name, "secretive_ann", "wrong/s3cret")

@@ -147,7 +147,7 @@ def test_the_totals_of_stats_are_sums_of_its_rows(fleet: None, cli: Cli) -> None
 
 
 def test_spreadsheets_run_nothing(fleet: None, cli: Cli) -> None:
-    """A cell that would be run gets an apostrophe, unless --raw; TSV and JSON have none."""
+    """A cell that a spreadsheet would run gets an apostrophe in CSV without --raw; TSV and JSON do not."""
     for number, start in enumerate(FORMULAS):
         sql(
             "INSERT INTO models (id, display_name, disabled_reason) VALUES (?, ?, ?)",
@@ -169,7 +169,7 @@ def test_spreadsheets_run_nothing(fleet: None, cli: Cli) -> None:
 
 
 def test_newlines_stay_in_csv_alone(fleet: None, cli: Cli) -> None:
-    """CSV quotes newlines; in TSV each row is one line, and controls are escaped in both."""
+    """CSV quotes newlines, TSV escapes them, and both escape control characters."""
     reason = "Error:\n  line 1\n\tbad\x1b[31m"
     sql("UPDATE models SET failure_reason = ? WHERE id = 'acme/one'", reason)
     [row] = read_csv(cli("show", "acme/one", "-o", "csv").out)
@@ -209,7 +209,7 @@ def test_any_text_survives_csv(rows: list[tuple[str, str, str]], raw: bool) -> N
 
 @given(st.lists(TEXTS, max_size=5))
 def test_any_text_is_one_line_of_tsv(rows: list[tuple[str, str, str]]) -> None:
-    """Whatever the texts hold, a row is one line with as many tabs as there are columns less one."""
+    """Whatever the texts contain, a row of TSV is one line with one tab between two columns."""
     view = leaderboard_view([LeaderboardEntry(1, *texts, 0.5, 1, 1, 0.5) for texts in rows])
     lines = [*machine.tsv_lines(view)]
     assert [line.count("\t") for line in lines] == [len(view.fields) - 1] * len(rows)

@@ -86,7 +86,7 @@ def test_controls_become_visible(text: str, shown: str) -> None:
 
 
 def test_every_view_is_registered_with_the_type_that_it_shows() -> None:
-    """Each function in the table of views takes the type under whose name it stands there."""
+    """Each function in the table of views takes the type under which it is registered."""
     for name, function in VIEWS.items():
         assert function.__annotations__["result"] == name
         assert getattr(results, name, None) or getattr(reports, name, None) or getattr(model, name)
@@ -121,7 +121,7 @@ def test_csv_is_quoted(fleet: None, cli: Cli) -> None:
 
 
 def test_empty_results(fleet: None, cli: Cli) -> None:
-    """Nothing found is an empty array, a header alone, or nothing; on a table it is said."""
+    """An empty result is an empty array, a header alone, or nothing; a table says that it is empty."""
     nothing = ("list", "--provider", "nobody", "-o")
     printed = {form: cli(*nothing, form).out for form in ("json", "csv", "tsv", "jsonl", "name")}
     assert json.loads(printed["json"]) == []
@@ -183,7 +183,7 @@ FULL_OR_CLOSED = {
     ("line", "code", "words"), [(k, *v) for k, v in FULL_OR_CLOSED.items()], ids=FULL_OR_CLOSED
 )
 def test_closed_streams(fleet: None, line: str, code: int, words: str) -> None:
-    """A closed stream is an error that is told where it can be, never a crash."""
+    """A closed output stream is an error that is reported where possible, never a crash."""
     result = shell(f"$modelctl {line}")
     assert result.code == code
     assert words in result.err
@@ -218,7 +218,7 @@ def test_table_on_a_terminal(fleet: None) -> None:
 
 
 def test_no_color(fleet: None) -> None:
-    """NO_COLOR leaves no escape at all, and so does a terminal that knows none."""
+    """Neither with NO_COLOR nor on a terminal without colours is an escape sequence printed."""
     for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
         code, shown = seen("list", environ={name: value})
         assert code == 0
@@ -281,7 +281,7 @@ def test_table_at_once_in_a_pipe_has_all_columns(fleet: None, cli: Cli) -> None:
 
 
 def test_result_on_a_terminal_names_the_cache(fleet: None) -> None:
-    """A person is told what became of the cache, and that a dry run changed nothing."""
+    """On a terminal a change says what became of the cache, and that a dry run changed nothing."""
     _, shown = seen("disable", "acme/one", "--dry-run", environ=NO_COLOR)
     assert "would be disabled" in shown
     assert "dry run: nothing was changed" in shown
@@ -343,7 +343,7 @@ def test_hostile_rows_on_a_terminal(hostile: list[str]) -> None:
 
 @pytest.mark.parametrize("model_id", HOSTILE, ids=map(ascii, HOSTILE))
 def test_hostile_id_as_an_argument(fleet: None, cli: Cli, model_id: str) -> None:
-    """An id with control characters cannot be added; one that is not there is exit 4, cleaned."""
+    """An id with control characters cannot be added, and an unknown id is shown without them."""
     shown = cli("show", "--", model_id)
     shown.failed(4, f"no model '{clean(model_id)}'")
     assert cli("disable", "-o", "json", "--", model_id).json["error"]["code"] == "model_not_found"

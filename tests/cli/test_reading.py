@@ -35,7 +35,7 @@ def test_count_says_where_it_came_from(fleet: None, cli: Cli) -> None:
 
 
 def test_verify_reads_both(fleet: None, cli: Cli) -> None:
-    """A wrong number in the cache is exit 6, an absent one is no fault."""
+    """A wrong number in the cache is exit 6, a missing number is not an error."""
     assert cli("count", "--verify", "-o", "json").json["cached"] is None
     cli("count")
     result = cli("count", "--verify")
@@ -114,7 +114,7 @@ EXPLANATIONS = {
 
 @pytest.mark.parametrize("model_id", EXPLANATIONS)
 def test_show_explains(fleet: None, cli: Cli, model_id: str) -> None:
-    """One model is explained: since when, by whom, why, and what the next recover would do."""
+    """`show` explains since when, by whom and why a model is off, and what the next recover would do."""
     told = cli("show", model_id).out
     for words in EXPLANATIONS[model_id]:
         assert words in told
@@ -149,7 +149,7 @@ def test_stats_and_leaderboard(fleet: None, cli: Cli) -> None:
 
 
 def test_history(fleet: None, cli: Cli) -> None:
-    """The history names who, what, when and why, newest first."""
+    """`events` shows who changed which model when and why, newest first."""
     cli("disable", "acme/one", "--reason", "bills", "--actor", "ann")
     cli("enable", "acme/one", "--actor", "bob")
     newest, older = cli("events", "acme/one", "-o", "json").json

@@ -159,7 +159,7 @@ def test_drain_follows(served: str, redis_server: Redis, cli: Cli) -> None:
 
 
 def test_follow_prints_no_single_json(cli: Cli) -> None:
-    """What goes on for ever is not one JSON value, and says what to ask for instead."""
+    """A command that runs for ever refuses -o json, and its hint names jsonl."""
     problem = cli("cache", "drain", "--follow", "-o", "json")
     assert (problem.code, problem.err) == (2, "")
     assert "jsonl" in problem.json["error"]["hint"]

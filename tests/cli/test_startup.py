@@ -144,7 +144,7 @@ def test_cached_count_from_redis_is_light(
 
 
 def test_a_list_needs_no_redis_and_no_rich() -> None:
-    """In a pipe nothing draws tables, and nothing asks Redis where there is none."""
+    """In a pipe, without a Redis, a list loads neither rich nor redis."""
     make_fleet()
     assert not loaded("list") & (HEAVY - {"sqlalchemy"})
 
@@ -165,7 +165,7 @@ def test_the_package_is_light() -> None:
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    """What a type checker is told of the package is what it gives."""
+    """The names that a type checker sees in the package are the names that it has."""
     text = Path(modelctl.__file__).read_text()
     told = set(re.findall(r"import (\w+) as \1|^\s+(\w+) as \2,", text, re.MULTILINE))
     assert {first or second for first, second in told} == set(modelctl.__all__)

@@ -115,7 +115,7 @@ def test_usual_file_must_be_readable_if_it_is_there(home: Path, no_system_file: 
 
 
 def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a home the embedded database is refused, and a named one works."""
+    """Without a home folder the embedded database is refused, and a database that is named works."""
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     with pytest.raises(InvalidConfigError, match="no home folder"):
         Config.load(environ={})
@@ -196,7 +196,7 @@ def test_byte_order_mark_and_crlf_are_no_fault(home: Path) -> None:
     ],
 )
 def test_bad_file_says_what_and_where(home: Path, text: str | bytes, parts: list[str]) -> None:
-    """Every fault of a file is one error that names the file or key and what is expected."""
+    """Each mistake in a file is one error that names the file or key and what is expected."""
     with pytest.raises(InvalidConfigError) as caught:
         load(home, text)
     for part in parts:
@@ -204,7 +204,7 @@ def test_bad_file_says_what_and_where(home: Path, text: str | bytes, parts: list
 
 
 def test_a_cooldown_beyond_the_default_cap(home: Path) -> None:
-    """Only a cap that somebody wrote is held against a longer cooldown, which then does not grow."""
+    """A cooldown longer than the default cap is an error only if the user set the cap."""
     rule = load(
         home, MODELCTL_RECOVERY_COOLDOWN="2d", MODELCTL_RECOVERY_COOLDOWN_FACTOR="2"
     ).recovery
@@ -285,7 +285,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
     ],
 )
 def test_bad_variable_is_named(home: Path, variable: str, value: str, parts: list[str]) -> None:
-    """Every fault of the environment is one error that names the variable."""
+    """Each mistake in the environment is one error that names the variable."""
     with pytest.raises(InvalidConfigError) as caught:
         load(home, **{variable: value})
     for part in parts:
@@ -305,7 +305,7 @@ def test_empty_url_in_the_environment(home: Path) -> None:
     "name", ["MODELCTL_DATABSE_URL", "MODELCTL_DB_URL", "MODELCTL_DATABASEURL", "MODELCTL_REDISURL"]
 )
 def test_a_mistyped_section_is_not_passed_over(home: Path, name: str) -> None:
-    """A variable that is nearly one of ours is an error: without it the fleet would be another."""
+    """A variable that is nearly one of modelctl's is an error, because it would be ignored otherwise."""
     with pytest.raises(InvalidConfigError, match=name) as caught:
         load(home, **{name: POSTGRES})
     assert "_URL" in str(caught.value.hint)

@@ -138,7 +138,7 @@ def test_settings_show_how_each_provider_is_asked(home: Path) -> None:
     ],
 )
 def test_bad_guards_and_probes(home: Path, text: str, words: list[str]) -> None:
-    """What is wrong with a guard or a probe is one error that says where and what is expected."""
+    """A mistake in a guard or a probe is one error that says where it is and what is expected."""
     with pytest.raises(InvalidConfigError) as caught:
         load(home, text)
     for word in words:

@@ -25,7 +25,7 @@ ODD_TIMES = {
 def test_an_odd_time_of_one_model_stops_nothing(
     kind: str, odd: str, request: pytest.FixtureRequest
 ) -> None:
-    """A time that Python cannot hold is unreadable: the fleet is listed and recovers all the same."""
+    """A time that Python cannot hold is unreadable, but the fleet can be listed and recovered."""
     url = request.getfixturevalue("pg_database" if kind == "postgresql" else "sqlite_database")
     with opened(url) as fleet:
         seed(fleet, "ab")
@@ -74,7 +74,7 @@ def test_a_style_of_the_role_is_not_a_bug(postgres: Postgres, pg_database: str) 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"])
 @pytest.mark.parametrize("text", ["08:00", "8:00", "23:59:59", "00:00"])
 def test_time_of_day_is_the_next_one_here(zone: str, text: str) -> None:
-    """A time of day means the next in the local time zone, and it is said which one that is."""
+    """A time of day means the next such time in the local time zone, and the output shows which."""
     make_fleet()
     result = run("disable", "acme/one", "--until", text, "-o", "json", TZ=zone)
     assert result.code == 0, result
@@ -121,14 +121,14 @@ def test_events_since_a_date(since: str, found: int) -> None:
 
 @pytest.mark.parametrize("text", ["24:00", "8", "0800", "12:60", "tomorrow", "0001-01-01", "1d2"])
 def test_no_time(text: str) -> None:
-    """What is no time is wrong usage and says how to write one."""
+    """A text that is not a time is wrong usage, and the error says how to write a time."""
     make_fleet()
     for words in (("disable", "acme/one", "--until", text), ("events", "--since", text)):
         run(*words).failed(2, "is not a time", "08:00, 2026-12-01")
 
 
 def test_since_in_python(fleet: Fleet) -> None:
-    """A time with its zone is taken by both databases; one without is wrong usage."""
+    """Both databases take a time with a time zone; a time without a time zone is wrong usage."""
     seed(fleet, "a")
     now = datetime.now(UTC)
     assert len(fleet.events(since=now - timedelta(hours=1))) == 1

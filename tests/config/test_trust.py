@@ -114,7 +114,7 @@ def test_file_that_others_could_write(
 
 @pytest.mark.parametrize("change", [moded(".", 0o1777), moded("..", 0o1775)], ids=["one", "above"])
 def test_sticky_folder(folder: Path, change: Callable[[Path], Path]) -> None:
-    """In a folder such as /tmp nobody renames the files of others, so it is safe."""
+    """A folder such as /tmp, in which only owners rename their files, is safe."""
     assert Config.load(change(folder), environ={}).probes
 
 

@@ -87,7 +87,7 @@ def test_postgres_url_forms(rest: str) -> None:
     ],
 )
 def test_redis_url_forms(url: str) -> None:
-    """One server, a socket, Sentinel and Cluster are accepted."""
+    """A single server, a socket, Sentinel and Cluster are accepted."""
     assert redis(url).redis.url == url
 
 
@@ -325,7 +325,7 @@ def test_a_parameter_of_redis_is_refused_at_once(url: str, name: str) -> None:
     [("schema=app", "search_path"), ("pgbouncer=true", "leave it out"), ("sslmod=x", "'sslmode'")],
 )
 def test_a_parameter_of_postgresql_is_named(parameter: str, hint: str) -> None:
-    """What other programs write into their URLs is unknown to PostgreSQL: which one, and what to do."""
+    """A parameter that PostgreSQL does not know is named, with what to do about it."""
     from modelctl import Fleet
 
     config = Config.load(environ={"MODELCTL_DATABASE_URL": f"postgresql://u:zq7@h/db?{parameter}"})

@@ -70,7 +70,7 @@ def test_one_fills_at_a_time(rig: Rig) -> None:
 
 
 def test_an_expired_lease_is_taken_over(rig: Rig) -> None:
-    """Who comes back after its lease expired stores nothing, its successor does."""
+    """A reader whose lease expired stores nothing; the reader that holds the lease now does."""
     first, second = rig.cache(), rig.cache()
     late = first.lease()
     rig.end_lease()
@@ -108,7 +108,7 @@ def test_a_value_dies_of_age(rig: Rig) -> None:
 
 
 def test_an_invalidation_takes_the_value(rig: Rig) -> None:
-    """After an invalidation there is nothing to show until somebody counted again; twice is once."""
+    """After an invalidation there is no value until the next fill; a second invalidation is harmless."""
     cache = rig.cache()
     fill(cache, 1)
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_the_ttl_is_configuration(rig: Rig) -> None:
 
 
 def test_a_reader_waits_a_moment_for_the_filler(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis readers that get no lease poll for the number of whoever has it; on SQLite they count."""
+    """On Redis a reader without the lease waits for the number of the lease holder; on SQLite it counts."""
     filler = rig.cache()
     token = filler.lease()
     assert token
@@ -146,7 +146,7 @@ def test_a_reader_waits_a_moment_for_the_filler(rig: Rig, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("pool_size", [4, 10])
 def test_threads_share_a_cache(rig: Rig, pool_size: int) -> None:
-    """Eight threads read through one cache without a fault, also with fewer connections."""
+    """Eight threads read through one cache, also with fewer connections than threads."""
     fill(rig.cache(), 42)
     cache = rig.cache(pool_size=pool_size) if rig.name != "sqlite" else rig.cache()
     with ThreadPoolExecutor(8) as pool:
@@ -155,7 +155,7 @@ def test_threads_share_a_cache(rig: Rig, pool_size: int) -> None:
 
 
 def test_too_few_connections_are_said(one_redis: RedisRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gets no connection for half a second is told so, and the next one gets it."""
+    """A call that gets no connection for half a second fails with that reason; the next call gets one."""
     cache = one_redis.cache(pool_size=1)
     told: list[str] = []
 
@@ -213,7 +213,7 @@ def test_a_closed_cache_opens_again(rig: Rig) -> None:
 
 
 def test_no_cache_is_always_a_miss() -> None:
-    """Without Redis nobody gets a token, nothing is shown and nothing fails."""
+    """Without Redis there is no lease and no value, and nothing fails."""
     cache = open_cache(configured(""))
     assert isinstance(cache, NullCache)
     assert cache.name == "off"

@@ -133,7 +133,7 @@ def test_a_fresh_count_fills_the_cache(cached: World) -> None:
 
 
 def test_a_fresh_count_does_not_read_the_cache(shared: World) -> None:
-    """A cached number is shown by a plain count, not by a fresh one, which replaces it."""
+    """A plain count shows the cached number; a fresh count does not, and replaces it."""
     shared.cache_believed(999)
     assert shared.fleet.count().active == 999
     assert shared.fleet.count(fresh=True) == from_database(MODELS)
@@ -150,7 +150,7 @@ def test_without_a_cache_every_count_is_fresh(plain: World) -> None:
 
 
 def test_read_your_writes(world: World) -> None:
-    """After each kind of change the next count of everybody is right, and so is the one after."""
+    """After each kind of change the next two counts of every process are right."""
     other = world.another()
     expected = MODELS
     for change, difference in (
@@ -191,7 +191,7 @@ def test_only_a_change_of_status_costs_the_cache(cached: World) -> None:
 
 
 def test_a_foreign_number_is_not_believed(shared: World) -> None:
-    """Another program's number is a miss, unless it is the one that modelctl stored."""
+    """A number of another program is a miss, unless modelctl stored the same number."""
     shared.cache_foreign(999)
     assert shared.fleet.count() == from_database(MODELS)
     shared.cache_foreign(999)
@@ -208,7 +208,7 @@ RAW = "UPDATE models SET active = false WHERE id IN ('m1', 'm2', 'm3')"
 
 
 def test_raw_sql_is_seen_at_once_by_a_strong_count(shared: World) -> None:
-    """A change by psql is in the next strong count, and in plain ones after it."""
+    """The next strong count sees a change made in psql, and so do plain counts after it."""
     shared.fleet.count()
     shared.sql(RAW)
     assert shared.fleet.count().active == MODELS
@@ -255,7 +255,7 @@ def test_a_missed_count_does_not_sweep(shared: World) -> None:
 
 @pytest.mark.parametrize("cached", ["shared", "embedded"], indirect=True)
 def test_a_count_that_fails_gives_its_lease_back(cached: World) -> None:
-    """So the next one need not wait 10 s before it may fill."""
+    """The next count need not wait 10 s before it may fill the cache."""
     away = "ALTER TABLE models RENAME TO gone"
     cached.sql(away)
     with pytest.raises(MissingSchemaError):
@@ -301,7 +301,7 @@ def test_many_queued_invalidations_are_one(shared: World, redis_server: Redis) -
 
 @pytest.mark.parametrize("trouble", ["kill", "pause"])
 def test_a_count_without_redis(shared: World, redis_server: Redis, trouble: str) -> None:
-    """It comes from the database, at most a second later, with one warning a minute."""
+    """Without Redis a count comes from the database within a second, with one warning a minute."""
     shared.fleet.count()
     getattr(redis_server, trouble)()
     for how in ({}, {"fresh": True}, {"strong": True}):
@@ -315,7 +315,7 @@ def test_a_count_without_redis(shared: World, redis_server: Redis, trouble: str)
 def test_a_count_while_redis_goes_away(
     shared: World, redis_server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A number that was counted is told also when it cannot be stored any more."""
+    """A count returns its number also when Redis goes away before the number is stored."""
     assert not at(monkeypatch, "after-snapshot", redis_server.kill)
     assert shared.fleet.count() == from_database(MODELS)
     assert len(shared.warnings) == 1
@@ -592,7 +592,7 @@ def test_cache_report(world: World) -> None:
 
 
 def test_what_has_expired_is_not_in_the_report(embedded: World) -> None:
-    """On SQLite an expired row is as absent as an expired key of Redis, not one with negative seconds."""
+    """On SQLite the report leaves out an expired row, as Redis has no expired key."""
     embedded.fleet.count()
     assert embedded.fleet.cache_report().keys
     embedded.sql("UPDATE modelctl_cache SET expires_at = expires_at - 61")
@@ -736,7 +736,7 @@ def test_a_count_answers_while_another_holds_the_queue(shared: World) -> None:
 
 
 def test_nothing_is_queued_where_nothing_changed(shared: World, redis_server: Redis) -> None:
-    """With Redis away, "already" owes an invalidation only if a predecessor left one undelivered."""
+    """With Redis away, a change that finds nothing to do is queued only behind an undelivered one."""
     shared.fleet.disable("m1")
     redis_server.stop()
     assert shared.fleet.disable("m1").cache == CacheState.UNCHANGED
@@ -748,7 +748,7 @@ def test_nothing_is_queued_where_nothing_changed(shared: World, redis_server: Re
 
 
 def test_a_doctor_tries_what_a_change_needs(shared: World, redis_server: Redis) -> None:
-    """A Redis user that may only read is told, and the try leaves no lease behind."""
+    """The doctor reports a Redis user that may only read, and leaves no lease behind."""
     assert shared.fleet.doctor().ok
     assert shared.redis is not None
     assert shared.redis.exists("{db:models:count:active}:lease") == 0

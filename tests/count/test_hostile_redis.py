@@ -190,7 +190,7 @@ def _cache(url: str, timeout: float = FAST) -> RedisCache:
 def test_any_answer_is_an_answer_or_an_error_of_redis(
     fake: FakeRedis, operation: Callable[[RedisCache], object], url: str, script: list[bytes]
 ) -> None:
-    """Whatever comes, and for each command: a result, or one of the errors that callers expect."""
+    """Any bytes from the server give a result or one of the errors that callers expect."""
     fake.answers = script
     cache = _cache(url.format(fake.port))
     started = time.monotonic()
@@ -390,7 +390,7 @@ def test_a_silent_redis_costs_a_second_at_most(pg_database: str, kind: str) -> N
 def test_after_a_silence_one_read_in_a_while_tries_again(
     redis_server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reads skip Redis for a moment, then one asks; when it answers, all use it again."""
+    """After a timeout reads skip Redis for a moment, then a single read tries it for all."""
     cache = _cache(redis_server.url())
     token = cache.lease()
     assert token
@@ -415,7 +415,7 @@ def test_after_a_silence_one_read_in_a_while_tries_again(
 def test_a_silent_name_server_is_not_waited_for(
     pg_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that is not resolved in time is an error in time; all who wait share one question."""
+    """A name that is not resolved in time is an error in time; concurrent callers share one lookup."""
     asked, answer = [], threading.Event()
     real = socket.getaddrinfo
 

@@ -281,7 +281,7 @@ def test_the_checker_finds_a_lost_update_by_the_shortest_way() -> None:
 
 
 def test_the_checker_visits_every_state_once() -> None:
-    """Two clerks who add in one step have four states and four transitions, none of them wrong."""
+    """Two processes that add in one step have four states and four transitions, none of them wrong."""
     result = explore(Toy(careful=True))
     assert (result.states, result.transitions, result.violation) == (4, 4, "")
     assert result.labels == {"0 adds", "1 adds"}
@@ -352,7 +352,7 @@ def test_every_rule_is_left_out_once() -> None:
     ("scenario", "floor"), SQLITE_SCENARIOS, ids=[world.name for world, _ in SQLITE_SCENARIOS]
 )
 def test_the_sqlite_cache_is_always_right(scenario: Scenario, floor: int) -> None:
-    """A count answers what was right since its start, whoever was killed and whatever expired."""
+    """A count was right at some time since its start, whatever was killed or expired."""
     result = check_holds(SqliteProtocol(scenario), scenario, floor)
     assert {"count 1: read, a hit", "count 1: fill, give up", "kill count 1", "row expires"} <= (
         result.labels

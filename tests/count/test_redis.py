@@ -77,7 +77,7 @@ def test_the_vouch_of_a_fill(any_redis: RedisRig) -> None:
 
 
 def test_only_what_was_vouched_for_is_believed(any_redis: RedisRig) -> None:
-    """Another program's number is a miss, unless it is the one that modelctl stored itself."""
+    """A number of another program is a miss, unless modelctl stored the same number itself."""
     cache, other = any_redis.cache(), any_redis.client
     setex(other, 60, "999")
     assert shown(cache) is None
@@ -99,7 +99,7 @@ def test_only_what_was_vouched_for_is_believed(any_redis: RedisRig) -> None:
 
 @pytest.mark.parametrize("key", [K, VOUCH])
 def test_half_of_it_lost_is_a_miss(any_redis: RedisRig, key: str) -> None:
-    """Redis may evict any key: of the number and its vouch, one alone is not believed."""
+    """Redis may evict the number or its vouch; the other alone is not believed."""
     cache = any_redis.cache()
     fill(cache, 7)
     any_redis.client.delete(key)
@@ -107,7 +107,7 @@ def test_half_of_it_lost_is_a_miss(any_redis: RedisRig, key: str) -> None:
 
 
 def test_another_server_does_not_vouch() -> None:
-    """A restart from a snapshot brings number, vouch and lease back, and none of them counts."""
+    """After a restart from a snapshot neither the number nor its vouch nor the lease is valid."""
     with Redis() as server:
         cache = RedisCache(configured(server.url()))
         fill(cache, 7)
@@ -233,7 +233,7 @@ def test_an_invalidation_deletes_what_is_wrong_and_nothing_else(any_redis: Redis
 
 
 def test_a_sweep_that_takes_too_long_is_no_delivery(any_redis: RedisRig) -> None:
-    """With too small a budget it is an error, and the count is gone and denied all the same."""
+    """A sweep that exceeds its time is an error; the count is invalidated nevertheless."""
     cache = any_redis.cache()
     populate(any_redis.client, OTHERS | LEADERBOARD)
     fill(cache, 1)
@@ -246,7 +246,7 @@ def test_a_sweep_that_takes_too_long_is_no_delivery(any_redis: RedisRig) -> None
 
 
 def test_names_are_configuration(any_redis: RedisRig) -> None:
-    """Other names for the count and for what is cleared are used, and the default ones left."""
+    """Configured names for the count and the swept keys are used, and the default names are left alone."""
     cache = any_redis.cache(count_key="app:n", clear=("app:page", "app:[ab]:?", "app:\\*:*"))
     gone = {"app:page", "app:a:1", "app:b:2", "app:*:x", "app:n"}
     kept = {K, STATS, "db:leaderboard:1", "app:c:1", "app:a:10", "app:x:x", "app:pages"}
@@ -270,7 +270,7 @@ def test_only_three_names_are_ever_written(any_redis: RedisRig) -> None:
 
 
 def test_a_hit_is_one_round_trip(one_redis: RedisRig) -> None:
-    """A hit sends MGET and PTTL in one piece; connecting adds INFO to it, once."""
+    """A hit sends MGET and PTTL in one write; the first use of a connection adds INFO."""
     fill(one_redis.cache(), 1)
     cache = one_redis.cache()
     one_redis.client.config_resetstat()
@@ -290,7 +290,7 @@ def test_a_hit_is_one_round_trip(one_redis: RedisRig) -> None:
 def test_changes_at_the_same_time_share_a_sweep(
     one_redis: RedisRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep serves everybody who came before it began, and nobody who came later."""
+    """A sweep serves all changes that came before it began, and no later change."""
     cache = one_redis.cache()
     sweeping, go_on, came = threading.Event(), threading.Event(), threading.Semaphore(0)
     swept: list[str] = []
@@ -356,7 +356,7 @@ RACES: dict[str, Callable[[RedisRig], object]] = {
 def test_the_lease_is_watched_until_the_fill_is_done(
     any_redis: RedisRig, monkeypatch: pytest.MonkeyPatch, race: Callable[[RedisRig], object]
 ) -> None:
-    """Who loses the lease between looking at it and storing the number stores nothing."""
+    """A reader that loses the lease between its check and its fill stores nothing."""
     cache = any_redis.cache()
     token = cache.lease()
     assert token
@@ -524,5 +524,5 @@ TLS = (
 
 @pytest.mark.parametrize("url", ACCEPTED)
 def test_url_parameters_reach_the_driver(url: str) -> None:
-    """Every parameter that we let pass is one that the driver takes, for each kind of server."""
+    """The driver accepts every parameter that modelctl accepts, for each kind of server."""
     fails(OPERATIONS["peek"], url.format(servers.refused_port(), tls=TLS), StaleCacheError)

@@ -92,7 +92,7 @@ def test_several_servers_that_do_not_work(
 
 @pytest.mark.parametrize("kind", ["cluster", "sentinel"])
 def test_many_silent_servers_take_no_longer_than_a_second(kind: str) -> None:
-    """The time to find out that nobody answers does not grow with the number of addresses."""
+    """The time to find all addresses silent does not grow with their number."""
     with servers.silent_server() as port, ExitStack() as others:
         for host in range(2, 11):
             others.enter_context(socket.create_server((f"127.0.0.{host}", port)))
@@ -124,7 +124,7 @@ def test_a_user_who_is_refused(
     "url", ["redis+cluster://:zq7wrong@{}", "redis+sentinel://{}/main?sentinel_password=zq7wrong"]
 )
 def test_a_password_that_several_servers_refuse(guarded: Redis, url: str) -> None:
-    """Nodes and Sentinels that refuse the password are told from those that are away."""
+    """The error tells a refused password from servers that are away, for nodes and Sentinels."""
     url = url.format(f"127.0.0.1:{guarded.port}")
     fails(OPERATIONS["peek"], url, InvalidConfigError)
 

@@ -58,7 +58,7 @@ def test_a_clock_that_was_set_makes_a_miss(sqlite_rig: SqliteRig, seconds: int) 
 
 
 def test_a_long_write_stops_no_reader(sqlite_rig: SqliteRig) -> None:
-    """While somebody writes, the cached count is shown and a fill is soon given up."""
+    """During a long write the cached count is shown, and a fill gives up soon."""
     cache = sqlite_rig.cache()
     fill(cache, 1)
     with closing(sqlite3.connect(sqlite_rig.path, isolation_level=None)) as writer:

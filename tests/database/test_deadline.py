@@ -57,7 +57,7 @@ CALLS: dict[str, Callable[[Fleet], Any]] = {
 
 @pytest.mark.parametrize("kind", ["count", "disable", "upgrade"])
 def test_a_server_that_takes_connections_and_says_nothing(kind: str) -> None:
-    """Whoever connects gives up in time."""
+    """A connection to a silent server is given up in time."""
     with (
         silent_server() as port,
         impatient(f"postgresql://u@127.0.0.1:{port}/x") as fleet,
@@ -112,7 +112,7 @@ def test_a_backend_that_freezes_between_two_statements(pg_database: str) -> None
 
 @pytest.mark.parametrize("ids", ["a", "ab"])
 def test_a_commit_that_waits_for_a_standby(postgres: Postgres, pg_database: str, ids: str) -> None:
-    """There is none: the change is in doubt, exit 5; it is there once the standby is given up."""
+    """A COMMIT that waits for a missing standby is in doubt, exit 5, and holds later."""
     with impatient(pg_database) as fleet:
         seed(fleet, "ab")
         postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")

@@ -108,7 +108,7 @@ def test_whoever_reads_slowly_holds_nothing(url: str) -> None:
 
 
 def test_a_listing_is_of_one_moment(url: str) -> None:
-    """What changes while somebody pages through is not in the pages that follow."""
+    """A change during a listing does not appear in its later pages."""
     with narrow(url) as fleet:
         seed(fleet, MANY)
         models = fleet.iter_models()
@@ -171,7 +171,7 @@ def test_recover_passes_no_such_row_over(called: str) -> None:
 
 
 def test_only_what_removes_a_row_waits_for_it(called: str) -> None:
-    """A model that nobody refers to is removed beside the open INSERT; another one is refused."""
+    """A model is removed beside an open INSERT that does not refer to it; a referred model is refused."""
     with opened(f"{called}?options=-c%20lock_timeout%3D100") as fleet:
         assert fleet.remove("gone").changes[0].changed
         with pytest.raises(DatabaseUnavailableError):

@@ -97,7 +97,7 @@ def test_a_wrong_number_that_stays_is_found(
 
 
 def test_a_disabled_trigger_is_found(both: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Triggers that somebody disabled are named, and `db upgrade` puts them back."""
+    """The doctor names disabled triggers, and `db upgrade` enables them."""
     with psycopg.connect(both, autocommit=True) as connection:
         connection.execute("ALTER TABLE models DISABLE TRIGGER ALL")
     code, found = audit(capsys)
@@ -130,7 +130,7 @@ def test_a_contradictory_row_is_found(both: str, capsys: pytest.CaptureFixture[s
 def test_redis_away_is_found(
     both: str, redis_server: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With Redis down the doctor says so, and the rest is looked at all the same."""
+    """With Redis down the doctor says so, and still runs the other checks."""
     redis_server.stop()
     code, found = audit(capsys)
     assert (code, wrong(found)) == (1, ["cache"])
@@ -210,7 +210,7 @@ def test_hidden_rows_are_found(role: Role, capsys: pytest.CaptureFixture[str]) -
 def test_read_only_transactions_are_found(
     role: Role, capsys: pytest.CaptureFixture[str], how: str, undo: str, where: str
 ) -> None:
-    """default_transaction_read_only is wrong, and it is said where it is set."""
+    """default_transaction_read_only is reported, with the place where it is set."""
     names = {"role": role.name, "db": role.database}
     role.sql(f"{how.format(**names)} default_transaction_read_only = on")
     try:
@@ -227,7 +227,7 @@ def test_read_only_transactions_are_found(
 def test_another_table_of_that_name_is_found(
     role: Role, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table is named with its schema, and a search path that finds another one is wrong."""
+    """The doctor names the table with its schema, and reports a search path that finds another table."""
     assert looked(capsys)[1]["table"]["detail"] == "public.models"
     role.sql("CREATE SCHEMA app")
     role.sql(f"GRANT USAGE ON SCHEMA app TO {role.name}")
@@ -248,7 +248,7 @@ def test_another_table_of_that_name_is_found(
 
 
 def test_a_lock_is_named_and_not_waited_for(role: Role, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where a table is locked the doctor says by whom, at once, and looks at the rest."""
+    """The doctor names the holder of a table lock at once, and still runs the other checks."""
     with psycopg.connect(role.server.url(role.database)) as other:
         other.execute("SET application_name = 'a migration'")
         other.execute("LOCK TABLE models IN ACCESS EXCLUSIVE MODE")
@@ -265,7 +265,7 @@ def test_a_lock_is_named_and_not_waited_for(role: Role, capsys: pytest.CaptureFi
 
 
 def test_nothing_is_changed_and_nobody_told(both: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Triggers of the application that fire for a statement leave no trace, and notify nobody."""
+    """The doctor's trial leaves no trace in statement triggers of the application and notifies nobody."""
     with psycopg.connect(both, autocommit=True) as connection:
         connection.execute("CREATE TABLE audit (what text)")
         connection.execute(
@@ -353,7 +353,7 @@ def test_a_long_writer_is_waited_for_briefly(
 
 
 def test_looking_makes_no_database(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a configuration and a file the doctor says so, exits 0, and makes none."""
+    """Without a configuration and a database file the doctor says so, exits 0 and creates nothing."""
     code, checks = looked(capsys)
     assert (code, list(warned(checks))) == (0, ["database"])
     assert "no database is configured" in warned(checks)["database"]
@@ -373,7 +373,7 @@ def test_a_missing_schema_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A database without the schema is told as such, with what to run; nothing is created."""
+    """A database without the schema is reported with the command to run; nothing is created."""
     (tmp_path / "empty.db").touch()
     for url in (empty_pg, f"sqlite:///{tmp_path}/empty.db"):
         monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
@@ -406,7 +406,7 @@ def fleet_words(tool: Tool) -> str:
 
 
 def test_a_fleet_that_is_off_is_a_warning(fleet_url: str, tool: Tool) -> None:
-    """Not one active model of n is a warning: exit 0, and said."""
+    """A fleet without an active model is a warning, and the exit code is 0."""
     fleets.sql(fleet_url, "INSERT INTO models (id) VALUES ('a'), ('b')")
     assert not fleet_words(tool)
     fleets.sql(fleet_url, "UPDATE models SET active = FALSE")
@@ -414,7 +414,7 @@ def test_a_fleet_that_is_off_is_a_warning(fleet_url: str, tool: Tool) -> None:
 
 
 def test_failures_that_never_count_are_a_warning(fleet_url: str, tool: Tool) -> None:
-    """Where a tenth of the active models fail in a way that counts against none, it is said."""
+    """The doctor warns if a tenth of the active models fail with types that do not count."""
     for number in range(20):
         fleets.sql(fleet_url, "INSERT INTO models (id) VALUES (?)", f"m{number}")
     with opened(fleet_url) as fleet:
@@ -431,7 +431,7 @@ def test_failures_that_never_count_are_a_warning(fleet_url: str, tool: Tool) -> 
 def test_undelivered_rows_without_redis_are_a_warning(
     pg_database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Invalidations that nobody delivers, because no Redis is configured, are said."""
+    """The doctor warns of queued invalidations that are not delivered because no Redis is configured."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
     main(["add", "a/b"])
     code, checks = looked(capsys)
@@ -442,7 +442,7 @@ def test_undelivered_rows_without_redis_are_a_warning(
 
 
 def test_one_check_that_fails_hides_no_other(both: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a table of modelctl gone the others are looked at all the same."""
+    """If a table of modelctl is missing, the other checks still run."""
     fleets.sql(both, "ALTER TABLE modelctl.modelctl_holds RENAME TO away")
     _, checks = looked(capsys)
     assert "modelctl_holds" in bad(checks)["holds"]
@@ -473,7 +473,7 @@ def test_a_full_redis_is_found(
 def test_a_read_only_replica_is_found(
     both: str, redis_server: Redis, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """A replica that takes no changes is told as such, and which URL to write instead."""
+    """A replica that takes no changes is reported, with the kind of URL to use instead."""
     with Redis("--replicaof", "127.0.0.1", str(redis_server.port)) as replica:
         while replica.ask("ROLE")[3] != "connected":
             time.sleep(0.02)
@@ -501,7 +501,7 @@ def test_trying_deletes_nothing_without_transactions(
 def test_two_places_of_one_database_are_found(
     both: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two processes with different count keys or addresses are told apart from one with two names."""
+    """Processes with other count keys or addresses are reported; two names of one address are not."""
     assert looked(capsys)[0] == 0
     monkeypatch.setenv("MODELCTL_CACHE_COUNT_KEY", "db:other")
     code, checks = looked(capsys)  # the last delivery was not here
@@ -557,7 +557,7 @@ def test_triggers_that_reach_nothing_are_found(
 
 
 def test_a_locked_row_is_not_waited_for(role: Role, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row that somebody holds is nothing wrong: the triggers are just not tried."""
+    """A locked row is not an error; the trial of the triggers is skipped."""
     with psycopg.connect(role.server.url(role.database)) as other:
         other.execute("SELECT FROM models FOR UPDATE")
         began = time.monotonic()

@@ -156,7 +156,7 @@ def looked(capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
 
 
 def test_the_doctor_knows_what_the_readme_grants() -> None:
-    """What the doctor tries is what the README names: no right more, none less."""
+    """The doctor tries exactly the rights that the README names."""
     tried = {(right, table) for table, them in rights.NEEDED.items() for right in them}
     named = {(right, where.rpartition(".")[2]) for right, where in granted()}
     assert named == tried | {("USAGE", "SCHEMA modelctl")}

@@ -321,7 +321,7 @@ def short(points: list[str] | tuple[str, ...]) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_undisturbed_operation_passes_its_points(name: str, world: CrashWorld) -> None:
-    """Nobody is killed: the points come in this order, and everything is right afterwards."""
+    """Without a kill the points come in this order, and everything is right afterwards."""
     operation = OPERATIONS[name]
     world.sql(operation.prepare or "SELECT")
     if name not in COUNTS:
@@ -481,7 +481,7 @@ def test_a_killed_reader_leaves_no_number_and_blocks_nobody(
 def test_a_statement_whose_client_died_changes_nothing(
     ids: tuple[str, ...], world: CrashWorld
 ) -> None:
-    """Killed while the server still works for it: nobody says COMMIT, and all is as before."""
+    """If the client is killed while the server works, nothing is committed."""
     for _ in range(5):
         world.reset()
         world.plant()
@@ -543,7 +543,7 @@ def test_a_reader_that_slept_longer_than_its_lease_takes_nobody_elses(
 def test_a_writer_that_slept_while_another_delivered_ends_well(
     point: str, world: CrashWorld
 ) -> None:
-    """Its invalidation comes twice, which harms nobody."""
+    """Its invalidation is delivered a second time, which is harmless."""
     world.plant()
     pid = world.stop(Call("disable", ("on-1",)), point)
     assert world.fleet.drain().delivered == 1
@@ -556,7 +556,7 @@ def test_a_writer_that_slept_while_another_delivered_ends_well(
 
 @pytest.mark.parametrize("point", DELIVERY)
 def test_a_delivery_takes_nothing_along_that_it_did_not_see(point: str, world: CrashWorld) -> None:
-    """A change that commits while another one's invalidation runs stays queued for its own."""
+    """A change that commits during another invalidation stays queued for its own."""
     world.plant()
     pid = world.stop(Call("disable", ("on-1",)), point)
     world.sql(ANOTHER_PROGRAM)
@@ -727,7 +727,7 @@ def _random_call(dice: random.Random) -> tuple[Call, list[str]]:
 def test_a_thousand_kills_lose_no_invalidation(
     world: CrashWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two writers and a reader at once, one of them killed anywhere: nothing wrong stays cached."""
+    """With two writers and a reader, one of them killed anywhere, nothing wrong stays cached."""
     seed = random.SystemRandom().getrandbits(32)
     dice = random.Random(seed)
     begin = time.monotonic()

@@ -169,7 +169,7 @@ def test_a_commit_of_which_nobody_knows_the_id(
 def test_an_interrupt_before_commit(
     world: RelayedWorld, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C rolls the change back, and the next one is made on the same connection."""
+    """Ctrl-C rolls the change back, and the next change uses the same connection."""
     call = (SINGLE | MULTIPLE)[kind]
     result, states, _ = dry(world, call)
     world.renew(*ROWS)
@@ -216,7 +216,7 @@ def test_a_read_whose_connection_ends_at_any_step(world: RelayedWorld, kind: str
 def test_a_listing_whose_connection_ends(
     world: RelayedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command says it in one JSON value, and nobody prints a traceback."""
+    """A listing whose connection ends gives one JSON value with the error, and no traceback."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", world.postgres_url)
     world.to_postgres.fault = lambda request: "lose" if b"CLOSE" in request else None
     done = commands.run("list", "-o", "json")
@@ -315,7 +315,7 @@ def test_a_server_that_crashes_in_the_middle(world: RelayedWorld, postgres: Post
 
 
 def test_too_many_connections(world: RelayedWorld) -> None:
-    """A server that lets nobody else in is unavailable; a cached count needs no connection."""
+    """A server without free connections is unavailable; a cached count needs no connection."""
     world.sql("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
     url = world.database.replace("postgres@", "crowd@")
     with opened(url, redis_url=f"redis://127.0.0.1:{world.to_redis.port}/0") as fleet:
@@ -328,7 +328,7 @@ def test_too_many_connections(world: RelayedWorld) -> None:
 
 @pytest.mark.parametrize("kind", ["disable several", "import"])
 def test_a_deadlock_with_another_program(world: RelayedWorld, kind: str) -> None:
-    """Who is broken off makes the change again from the beginning, once."""
+    """A change that PostgreSQL aborts for a deadlock is made again from the beginning, once."""
     world.renew(*ROWS)
     result, states, _ = dry(world, MULTIPLE[kind])
     world.renew(*ROWS)
@@ -359,7 +359,7 @@ def serializable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_serialization_failure_at_the_end(
     world: RelayedWorld, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction whose COMMIT another one makes impossible is made again, once."""
+    """A transaction whose COMMIT fails to serialize is made again, once."""
     call = (SINGLE | MULTIPLE)[kind]
     result, states, _ = dry(world, call)
     world.renew(*ROWS)

@@ -51,7 +51,7 @@ CHANGE = "DEL DEL SCAN UNLINK"
 @any_fault
 @pytest.mark.parametrize("kind", COUNTS)
 def test_a_count_with_a_fault_at_any_step(world: RelayedWorld, kind: str, how: str | bytes) -> None:
-    """It is right with one warning, and Redis is asked nothing more."""
+    """The count is right with one warning, and Redis is not asked again."""
 
     def prepare() -> None:
         world.renew()
@@ -86,7 +86,7 @@ def test_a_count_with_a_fault_at_any_step(world: RelayedWorld, kind: str, how: s
 def test_a_change_with_a_fault_at_any_step(
     world: RelayedWorld, how: str | bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One fault is overcome, one that stays is queued; being refused is not tried again."""
+    """A change retries after one fault and is queued after a lasting fault; a refusal is not retried."""
     monkeypatch.setattr("random.uniform", lambda *_: 0.001)
     refused = how in REFUSALS.values()
     world.renew()

@@ -139,7 +139,7 @@ def test_postgresql_and_redis(
 
 @pytest.mark.timeout(900)
 def test_sqlite(sqlite_world: MachineWorld) -> None:
-    """The same on SQLite, where a count is right at once, whoever changed the table."""
+    """The same holds on SQLite, where a count is right at once, whichever program changed the table."""
     explore(SqliteMachine, sqlite_world, 20)
 
 

@@ -137,7 +137,7 @@ def on_cluster(cluster: RedisGroup, pg_database: str) -> Iterator[Fleet]:
 def test_a_cluster_does_all_that_one_server_does(
     on_cluster: Fleet, cluster: RedisGroup, pg_database: str
 ) -> None:
-    """Counts are cached, changes invalidate, reports and drains work, in one slot of one node."""
+    """In a cluster counts are cached, and changes invalidate, all in one slot of one node."""
     fleet = on_cluster
     is_cached(fleet, pg_database)
     assert fleet.disable("m1").cache == "invalidated"
@@ -294,7 +294,7 @@ def test_a_master_that_dies(pg_database: str) -> None:
 
 @pytest.mark.long
 def test_a_master_that_hands_over(pg_database: str) -> None:
-    """While there are two masters a deletion may reach the wrong one; the second deletion cures it."""
+    """While there are two masters a deletion may reach the wrong one; the second deletion repairs that."""
     with servers.redis_sentinel() as group, fleet_on(pg_database, group.url) as fleet:
         master, replica = group.nodes
         seed(fleet, IDS)
@@ -362,7 +362,7 @@ def test_a_deletion_that_a_failover_loses(pg_database: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)])
 def test_a_primary_that_comes_back_without_a_deletion(pg_database: str, kind: str) -> None:
-    """It ran all the time, so its run id is the old one, and what it vouched for is not believed."""
+    """A former primary is promoted again with its old run id; what it vouched for is not believed."""
     started = (
         servers.redis_sentinel() if kind == "sentinel" else servers.redis_cluster(replicas=True)
     )
@@ -440,7 +440,7 @@ def replicated(pair: tuple[Postgres, Standby]) -> str:
 def test_the_primary_is_used_wherever_it_stands(
     pair: tuple[Postgres, Standby], replicated: str, standby_first: bool
 ) -> None:
-    """With several hosts in the URL every command works on the one that takes changes."""
+    """With several hosts in the URL every command uses the host that takes changes."""
     primary, standby = pair
     url = both(standby, primary, replicated) if standby_first else both(*pair, replicated)
     with fleet_on(url) as fleet:
@@ -584,7 +584,7 @@ def test_a_commit_that_a_failover_loses(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_outbox_that_fails_over(redis_url: str) -> None:
-    """What was queued on the old primary is delivered by the promoted one."""
+    """The promoted server delivers what was queued on the old primary."""
     with servers.postgres_pair(synchronous=True) as (primary, standby):
         name = new_fleet(primary)
         with fleet_on(both(primary, standby, name), redis_url) as fleet:
@@ -655,7 +655,7 @@ class TestPgBouncer:
     def test_every_statement_more_often_than_it_is_prepared_after(
         self, pooler: PgBouncer, name: str
     ) -> None:
-        """Threads repeat every statement on connections that they do not keep; none fails."""
+        """Threads repeat every statement on connections of a pooler, and no statement fails."""
 
         def work(fleet: Fleet, mine: list[str]) -> None:
             one, two = mine
@@ -693,7 +693,7 @@ class TestPgBouncer:
     def test_two_programs_do_not_run_each_others_statements(
         self, postgres: Postgres, name: str
     ) -> None:
-        """What one program has prepared on a connection is nothing to the one that gets it next."""
+        """A statement that one program prepared on a server connection is not run by another program."""
         with (
             PgBouncer(postgres, "ignore_startup_parameters = options", connections=2) as pooler,
             fleet_on(pooler.url(name)) as one,
@@ -717,7 +717,7 @@ class TestPgBouncer:
     def test_recover_holds_its_lock_for_a_transaction(
         self, postgres: Postgres, pooler: PgBouncer, name: str
     ) -> None:
-        """One run at a time, as without a pooler, and no lock stays behind on its connections."""
+        """Behind a pooler only one run is active at a time, and no lock stays on the server connections."""
         with (
             fleet_on(pooler.url(name)) as fleet,
             psycopg.connect(pooler.url(name)) as other,
@@ -733,7 +733,7 @@ class TestPgBouncer:
             )
 
     def test_a_listing_leaves_no_setting_behind(self, postgres: Postgres, name: str) -> None:
-        """What a listing sets on its connection is gone when somebody else gets it."""
+        """A setting that a listing makes on its connection is gone for the next user of the connection."""
         with (
             PgBouncer(postgres, "ignore_startup_parameters = options", connections=1) as pooler,
             fleet_on(pooler.url(name)) as fleet,

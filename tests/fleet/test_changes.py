@@ -54,7 +54,7 @@ STRANGE = [
 def test_what_each_verb_does_to_each_status(
     fleet: Fleet, verb: str, start: ModelStatus, end: ModelStatus | None, event: str | None
 ) -> None:
-    """A change is one event with actor and reason; "already" succeeds and writes none."""
+    """A change is one event with actor and reason; a repeated change succeeds and writes no event."""
     seed(fleet, ["a", "other"])
     if start is AUTO:
         trip(fleet, "a")
@@ -118,7 +118,7 @@ def test_enable_trusts_again(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("verb", ["disable", "enable", "remove"])
 def test_several_ids_are_all_or_nothing(fleet: Fleet, fleet_url: str, verb: str) -> None:
-    """One unknown id and nothing is changed; the message names it."""
+    """If one id is unknown, nothing is changed, and the message names the id."""
     seed(fleet, ["a", "b"])
     fleet.disable("b")
     before = everything(fleet_url)
@@ -129,7 +129,7 @@ def test_several_ids_are_all_or_nothing(fleet: Fleet, fleet_url: str, verb: str)
 
 @pytest.mark.parametrize("verb", ["disable", "enable", "remove"])
 def test_repeated_ids_count_once_in_the_order_given(fleet: Fleet, verb: str) -> None:
-    """One change per model, in the order in which the models were named."""
+    """There is one change for each model, in the order in which the models were named."""
     seed(fleet, "abc")
     result = getattr(fleet, verb)("c", "a", "c", "b", "a")
     assert [change.id for change in result.changes] == ["c", "a", "b"]
@@ -213,7 +213,7 @@ def test_a_dry_run_fails_as_the_real_run_would(fleet: Fleet) -> None:
 
 
 def test_add(fleet: Fleet) -> None:
-    """A new model is active; one that is there stays as it is and says unchanged."""
+    """A new model is active; an existing model stays as it is and is reported as unchanged."""
     assert fleet.add("hf:org/m", name="M", provider="hf").changes == (
         StatusChange("hf:org/m", None, ACTIVE, True),
     )

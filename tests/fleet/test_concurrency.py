@@ -70,7 +70,7 @@ EACH = {"sqlite": 40, "postgresql": 300}
 
 
 def test_eight_processes_lose_no_failure(fleet: Fleet, fleet_url: str) -> None:
-    """Every failure is counted once, and of all processes exactly one switches the model off."""
+    """Every failure is counted once, and exactly one process switches the model off."""
     hammer(fleet, fleet_url, EACH[fleet_url.partition(":")[0]])
 
 
@@ -113,7 +113,7 @@ def hammer(fleet: Fleet, fleet_url: str, each: int) -> None:
 
 
 def test_threads_share_a_fleet(fleet_url: str) -> None:
-    """More threads than connections wait for each other, and none is lost."""
+    """More threads than connections wait for each other, and no outcome is lost."""
     with opened(fleet_url, database_pool_size=2) as fleet:
         seed(fleet, "ab")
         with ThreadPoolExecutor(6) as pool:
@@ -126,7 +126,7 @@ def test_threads_share_a_fleet(fleet_url: str) -> None:
 def test_a_pool_that_stays_empty_is_an_error_to_retry(
     pg: Fleet, pg_cleared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who gets no connection is told to try again or to allow more of them."""
+    """A call that gets no connection fails with the advice to retry or to allow more connections."""
     monkeypatch.setattr(pg._store.database.engine.pool, "_timeout", 0.1)
     seed(pg, "a")
     with ExitStack() as stack:
@@ -259,7 +259,7 @@ def two_batches(fleet: Fleet, first: str, second: str) -> list[Any]:
 def test_batches_that_deadlock_are_both_recorded(
     pg: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that gives up a lock is recorded again from its first outcome; nobody is broken off."""
+    """A batch that loses its locks to a deadlock is recorded again from its first outcome."""
     monkeypatch.setattr(bulk, "CHUNK", 1)
     seed(pg, "ab")
     slept: list[float] = []
@@ -297,7 +297,7 @@ def strict(pg_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]
 def test_a_serialization_failure_is_tried_again(
     strict: Fleet, pg_database: str, ids: list[str]
 ) -> None:
-    """Under a stricter isolation a change that meets another one succeeds at the second try."""
+    """Under a stricter isolation a change that conflicts with another succeeds at its second try."""
     with blocked(
         pg_database, "UPDATE models SET provider = 'p'", lambda: strict.disable(*ids)
     ) as result:
@@ -335,7 +335,7 @@ def off(fleet: Fleet, ids: str) -> None:
 
 
 def test_a_second_recover_is_busy(pg: Fleet, pg_cleared: str) -> None:
-    """While another run is at work nothing is done; who waits is listed all the same."""
+    """While another run is active nothing is recovered, but the waiting models are listed."""
     off(pg, "ab")
     before = everything(pg_cleared)
     with psycopg.connect(pg_cleared) as other:
@@ -387,7 +387,7 @@ def test_two_recovers_at_the_same_time(
 
 
 def test_a_locked_file_is_busy(sqlite_database: str) -> None:
-    """A writer waits five seconds for another one; reads do not wait at all."""
+    """A writer waits five seconds for another writer; reads do not wait at all."""
     import sqlite3
     from contextlib import closing
 

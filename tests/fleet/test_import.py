@@ -39,7 +39,7 @@ def catalogue(*without: str) -> bytes:
 
 @pytest.mark.parametrize("policy", ["update", "skip"])
 def test_import(known: Fleet, policy: str) -> None:
-    """New models are added, differing ones updated or skipped, equal ones are unchanged."""
+    """New models are added, changed models are updated or skipped, equal models are unchanged."""
     before = len(known.events())
     result = known.import_models(catalogue(), on_conflict=policy)
     updates = policy == "update"
@@ -75,7 +75,7 @@ def test_import_again_is_unchanged(known: Fleet, fleet_url: str, policy: str) ->
 def test_import_fail_is_all_or_nothing(
     known: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    """Under `fail` one model that differs, or one bad entry, and nothing is written."""
+    """Under `fail` a single changed model or bad entry prevents the whole import."""
     monkeypatch.setattr(bulk, "CHUNK", chunk)
     before = everything(fleet_url)
     with pytest.raises(RefusedError, match="'b'"):
@@ -99,7 +99,7 @@ def test_import_dry_run(known: Fleet, fleet_url: str, policy: str) -> None:
 
 
 def test_import_in_chunks(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A catalogue of many chunks is one transaction that tells how far it is."""
+    """A catalogue of many chunks is one transaction that reports its progress."""
     monkeypatch.setattr(bulk, "CHUNK", 2)
     seen: list[int] = []
     lines = "\n".join(json.dumps({"id": f"m{n}", "name": "x"}) for n in range(7)).encode()

@@ -29,7 +29,7 @@ def ten(fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv", "tsv", "name"])
 def test_events_say_that_there_are_more(ten: str, cli: Cli, form: str) -> None:
-    """A history that is cut says so on stderr and what to do; a whole one says nothing."""
+    """A history that is cut says on stderr that there is more and what to do."""
     cut = cli("events", "--limit", "9", "-o", form)
     assert cut.code == 0
     assert MORE in cut.err
@@ -64,7 +64,7 @@ def test_the_leaderboard_says_that_there_are_more(ten: str, cli: Cli) -> None:
 
 
 def test_no_limit(ten: str, cli: Cli) -> None:
-    """0 and None are no limit in every command and method that has one; less is refused."""
+    """0 and None mean no limit in every command and method; a negative limit is refused."""
     assert len(cli("list", "--limit", "0").lines) == 10
     with opened(ten) as fleet:
         for limit in (0, None):
@@ -83,7 +83,7 @@ def test_no_limit(ten: str, cli: Cli) -> None:
 
 
 def test_events_one_by_one(ten: str) -> None:
-    """The events come as `events` returns them, and whoever works through them slowly may write."""
+    """`iter_events` gives what `events` gives, and a slow consumer blocks no writer."""
     with opened(ten) as fleet:
         found = fleet.iter_events(limit=None)
         first = next(found)
@@ -133,7 +133,7 @@ UNATTENDED = [
 
 @pytest.mark.parametrize("words", UNATTENDED, ids=" ".join)
 def test_nothing_configured(words: list[str]) -> None:
-    """With no database configured and none in the data folder each run says so, not the first alone."""
+    """Every run, not only the first, warns if no database is configured and the data folder has none."""
     for _ in range(3):
         result = run(*words, stdin=b"")
         assert "no database is configured" in result.err

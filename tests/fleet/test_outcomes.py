@@ -58,7 +58,7 @@ def test_every_failure_is_stored_and_two_types_count(fleet: Fleet, type_: Failur
 
 
 def test_a_reason_that_is_missing_is_the_type(fleet: Fleet) -> None:
-    """Who looks at an auto-disabled model sees at least which failure it was."""
+    """Without a reason the type of the failure is the reason of the auto-disable."""
     seed(fleet, "a")
     for _ in range(5):
         fleet.record_failure("a", "client-error")
@@ -135,7 +135,7 @@ def test_the_rule_is_configuration(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_a_change_of_the_cooldown_acts_at_once(fleet: Fleet, fleet_url: str) -> None:
-    """The cooldown is derived: a model that waits under one configuration is due under another."""
+    """The cooldown is derived, so a model that waits under one configuration is due under another."""
     seed(fleet, "a")
     trip(fleet, "a")
     alter(fleet_url, "a", last_failure_at=Ago(0.5 * HOUR))

@@ -59,7 +59,7 @@ def zoo(fleet: Fleet, fleet_url: str) -> Fleet:
     ],
 )
 def test_list(zoo: Fleet, how: dict[str, Any], ids: str) -> None:
-    """The models that match, in the order that was asked for; equal ones by their id."""
+    """The matching models come in the order that was asked for, equal models by their id."""
     if how.get("sort") == "name":  # an empty name shows as the id, and capitals come first here
         assert [m.display_name or m.id for m in zoo.list_models(**how)] == [
             "Ant",
@@ -82,7 +82,7 @@ def test_list_refuses(fleet: Fleet, how: dict[str, Any]) -> None:
 
 
 def test_a_listing_does_not_block_changes(fleet: Fleet) -> None:
-    """A reader that is slow or stops in the middle holds nobody up."""
+    """A reader that is slow or stops in the middle blocks no change."""
     seed(fleet, [f"m{n:04}" for n in range(2500)])
     models = fleet.iter_models()
     assert next(models).id == "m0000"
@@ -135,7 +135,7 @@ def test_stats_of_nothing(fleet: Fleet) -> None:
 
 
 def test_leaderboard(zoo: Fleet) -> None:
-    """Active models by success rate; the never called ones come last, if asked for."""
+    """Active models come by success rate; models without calls come last, and only if asked for."""
     assert [e.id for e in zoo.leaderboard()] == ["a", "d"]
     board = zoo.leaderboard(untested=True)
     assert [(e.rank, e.id, e.success_rate) for e in board] == [
@@ -150,7 +150,7 @@ def test_leaderboard(zoo: Fleet) -> None:
 
 
 def test_leaderboard_prefers_more_calls(fleet: Fleet) -> None:
-    """Of two equal rates the one with more calls is first."""
+    """Of two models with the same rate, the model with more calls comes first."""
     seed(fleet, "ab")
     fleet.record_batch([{"id": i, "outcome": "success"} for i in "abb"])
     assert [e.id for e in fleet.leaderboard()] == ["b", "a"]
@@ -197,7 +197,7 @@ def test_the_score_is_wilsons_lower_bound(
 
 
 def test_events_of_one_model_newest_first(fleet: Fleet) -> None:
-    """The history has one event per change, and outlives its model."""
+    """The history has one event for each change, and outlives its model."""
     seed(fleet, "ab")
     fleet.disable("a", reason="why")
     fleet.disable("a")
@@ -230,7 +230,7 @@ def test_events_since_and_limit(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_the_actor_is_who_opened_the_fleet(fleet_url: str) -> None:
-    """Every change carries its actor; one that is too long or odd is made storable."""
+    """Every change carries its actor; a name that is too long or odd is made storable."""
     with Fleet.open(fleets.configured(fleet_url), actor="cron\0" + "x" * 300) as fleet:
         fleet.add("a")
         fleet.disable("a")
@@ -242,7 +242,7 @@ def test_the_actor_is_who_opened_the_fleet(fleet_url: str) -> None:
 
 
 def test_the_count_follows_every_change(fleet: Fleet, fleet_url: str) -> None:
-    """After any change, also one of another program, no count is from before it."""
+    """After any change, also of another program, no count is older than the change."""
     seed(fleet, "abc")
     expected = 3
     assert fleet.count().active == expected

@@ -44,7 +44,7 @@ def test_recover_after_the_cooldown(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_recover_longest_waiting_first(fleet: Fleet, fleet_url: str) -> None:
-    """`limit` takes those that wait longest; 0 and None take all; the rest is listed as waiting."""
+    """`limit` takes the models that wait longest; 0 and None take all; the rest is listed as waiting."""
     seed(fleet, "abcde")
     trip(fleet, *"abcde")
     for model_id, hours in {"a": 2, "b": 5, "c": 3, "d": 4, "e": 0.5}.items():
@@ -61,7 +61,7 @@ def test_recover_longest_waiting_first(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_recover_with_another_cooldown(fleet: Fleet, fleet_url: str) -> None:
-    """A cooldown for one run takes the place of the configured one, for `waiting` too."""
+    """A cooldown for one run replaces the configured cooldown, also in `waiting`."""
     seed(fleet, "ab")
     trip(fleet, "a", "b")
     alter(fleet_url, "a", last_failure_at=Ago(3 * HOUR))

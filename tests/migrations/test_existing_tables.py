@@ -60,7 +60,7 @@ RECOVERY = {
 
 @pytest.mark.parametrize("named", [*RECOVERY_COLUMNS, None])
 def test_adoption_keeps_the_columns_of_recovery(url: str, named: str | None) -> None:
-    """A column of such a name that will do stays what it is, with its values; None: all three."""
+    """Existing columns of recovery with a usable type keep their type and values."""
     types = dict(zip(RECOVERY_COLUMNS, RECOVERY[kind(url)], strict=True))
     own = {name: types[name] for name in types if named in (None, name)}
     body = ", ".join(f"{name} {declared}" for name, declared in own.items())

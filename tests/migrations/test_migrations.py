@@ -120,7 +120,7 @@ def test_status_and_triggers_only_look(url: str) -> None:
 
 @pytest.mark.parametrize("adopted", [False, True])
 def test_upgrades_at_the_same_time_all_succeed(url: str, adopted: bool) -> None:
-    """Of several upgrades at once one works and the others find it done."""
+    """Of several concurrent upgrades one does the work, and the others find it done."""
     if adopted:
         execute(url, WEBSITE[kind(url)])
     with ThreadPoolExecutor(6) as pool:
@@ -215,7 +215,7 @@ def test_sqlite_upgrade_is_one_transaction_under_any_driver_setting(
 
 
 def test_a_schema_of_a_newer_release_is_refused(url: str) -> None:
-    """An old modelctl does not touch what a newer one has migrated."""
+    """An old modelctl does not touch a schema that a newer release migrated."""
     upgrade(url)
     execute(url, "UPDATE modelctl_version SET version_num = '9999'")
     before = snapshot(url)

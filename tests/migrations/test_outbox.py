@@ -68,7 +68,7 @@ MERGE = """
     ],
 )
 def test_what_writes_the_outbox(shared_fleet: str, statement: str, rows: int) -> None:
-    """One row for each statement that changed a status or the membership, none for others."""
+    """A statement that changes a status or the membership writes one row, any other statement none."""
     with psycopg.connect(shared_fleet) as connection:
         if "MERGE" in statement and connection.info.server_version < 150000:
             pytest.skip("MERGE came with PostgreSQL 15")
@@ -103,7 +103,7 @@ def test_copy_writes_the_outbox(fleet: str) -> None:
 
 
 def test_the_outbox_follows_the_transaction(fleet: str) -> None:
-    """What is rolled back owes nothing; each statement that stays owes, with its transaction."""
+    """A rolled back statement leaves no row; a committed statement leaves one in its transaction."""
     with psycopg.connect(fleet) as connection:
         connection.execute("DELETE FROM models")
         connection.rollback()
@@ -179,7 +179,7 @@ def test_a_change_that_cannot_be_queued_does_not_commit(fleet: str) -> None:
 
 @pytest.mark.parametrize("before", [0, 10])
 def test_a_bulk_update_costs_little_more_than_without_the_trigger(fleet: str, before: int) -> None:
-    """The join is never quadratic, in a fresh session or one that planned it for single rows."""
+    """The join of the trigger is never quadratic, in a new or in a warm session."""
     execute(fleet, "INSERT INTO models (id) SELECT 'm' || i FROM generate_series(1, 22000) i")
     # A change of no status: that is known only when every row has found its partner.
     update = "UPDATE models SET failure_count = failure_count + 1"

@@ -184,7 +184,7 @@ FAIL_CLOSED = (
 
 @pytest.mark.parametrize(("url", "statement"), DAMAGE, indirect=["url"])
 def test_what_is_dropped_one_by_one(url: str, statement: str) -> None:
-    """It is told, an upgrade puts it back, and on PostgreSQL the website's writes go on meanwhile."""
+    """A dropped object is reported and restored by an upgrade; on PostgreSQL writes go on meanwhile."""
     sql(url, statement)
     with opened(url) as fleet:
         if not is_sqlite(url) and "active CASCADE" not in statement:
@@ -222,7 +222,7 @@ def test_rows_that_stay_in_the_outbox(pg: str, redis_url: str) -> None:
 
 @both
 def test_half_of_it_is_there(url: str) -> None:
-    """Whatever several statements have left, one upgrade completes it."""
+    """Whatever an interrupted migration has left, one upgrade completes it."""
     sql(url, "DROP TABLE modelctl_events")
     sql(url, "DROP TABLE modelctl_version")
     sql(url, "DROP INDEX modelctl_models_disabled_until")
@@ -271,7 +271,7 @@ def test_a_repair_rewrites_no_table_and_clears_the_count(pg: str, redis_url: str
     "column", ["active", "id", "auto_disabled", "would_disable", "disabled_at"]
 )
 def test_a_renamed_column(url: str, column: str) -> None:
-    """The website goes on under the new name; an upgrade adds the column and nobody comes back."""
+    """The application goes on under the new name; an upgrade adds the column, and no model comes back."""
     with opened(url) as fleet:
         fleet.disable("b", reason="by hand")
     sql(url, f"ALTER TABLE models RENAME COLUMN {column} TO renamed")
@@ -386,7 +386,7 @@ def test_a_table_is_swapped(pg: str, redis_url: str) -> None:
 
 
 def test_a_table_is_swapped_in_sqlite(sqlite_database: str) -> None:
-    """The way to change a table in SQLite: a new one is filled, the old one dropped."""
+    """After SQLite's way to change a table, fill a new one and drop the old, an upgrade repairs it."""
     url = sqlite_database
     with opened(url) as fleet:
         fleets.seed(fleet, "abc")
@@ -404,7 +404,7 @@ def test_a_table_is_swapped_in_sqlite(sqlite_database: str) -> None:
 
 
 def test_the_own_schema_is_renamed(pg: str) -> None:
-    """Writes go on into the outbox that is beside the function; an upgrade says whose table it is."""
+    """Writes go on into the outbox beside the function; an upgrade names the fleet of the table."""
     sql(pg, "ALTER SCHEMA modelctl RENAME TO kept")
     [(before,)] = sql(pg, "SELECT count(*) FROM kept.modelctl_outbox")
     sql(pg, FLIP)
@@ -419,7 +419,7 @@ def test_the_own_schema_is_renamed(pg: str) -> None:
 
 
 def test_another_table_is_found_first(pg: str) -> None:
-    """`db status` names the table and its schema, and what another one lacks."""
+    """`db status` names the table that the search path finds, with its schema, and the table of modelctl."""
     sql(pg, "CREATE SCHEMA postgres")  # "$user" comes first in the search path
     sql(pg, "CREATE TABLE postgres.models (id text PRIMARY KEY)")
     with opened(pg) as fleet:
@@ -436,7 +436,7 @@ def test_another_table_is_found_first(pg: str) -> None:
 
 @pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW", "TABLE"])
 def test_what_only_has_the_name_is_not_counted(pg: str, redis_url: str, kind: str) -> None:
-    """Its number may be smaller: it is an error, exit 3, and never cached for those who see it all."""
+    """A table, view or foreign table that only has the name models is refused with exit 3, not cached."""
     sql(pg, "CREATE SCHEMA tenant")
     sql(pg, f"CREATE {kind} tenant.models AS SELECT * FROM public.models WHERE id <> 'b'")
     with (
@@ -596,7 +596,7 @@ def test_the_dry_run_says_what_would_be_done(
 
 
 def test_a_role_that_may_not_is_told_before(postgres: Postgres, pg: str) -> None:
-    """Who owns the table is said, and nothing is half done."""
+    """An upgrade by a role that does not own the table is refused before anything is changed."""
     sql(pg, "CREATE ROLE stranger LOGIN")
     try:
         sql(pg, "GRANT SELECT ON models TO stranger")
@@ -613,7 +613,7 @@ def test_a_role_that_may_not_is_told_before(postgres: Postgres, pg: str) -> None
 
 
 def test_two_fleets_do_not_share_a_table(pg: str) -> None:
-    """The second one is told whose table it is."""
+    """The upgrade of a second fleet is refused and names the fleet of the table."""
     with (
         opened(pg, database_schema="second") as fleet,
         pytest.raises(InvalidConfigError, match=r'database\.schema = "modelctl"'),
@@ -716,7 +716,7 @@ def test_a_dump_is_restored_under_other_schemas(pg: str, tool: Callable[..., str
 
 
 def test_only_the_data_are_restored(pg: str, tool: Callable[..., str], tmp_path: Path) -> None:
-    """Loading rows fires the triggers; where the dump has disabled them, that is told and mended."""
+    """Loading rows fires the triggers; if the dump disabled them, that is reported and repaired."""
     data = tool("pg_dump", "--data-only", "--table=models", pg)
     [(queued,)] = sql(pg, "SELECT count(*) FROM modelctl_outbox")
     sql(pg, "DELETE FROM models")

@@ -54,7 +54,7 @@ def test_switching_on_by_hand_clears_why_it_was_off(
 
 
 def test_only_a_flip_clears(url: str) -> None:
-    """Whoever switches off may say when it comes back; a change of anything else keeps that."""
+    """A statement that disables may also say when the model comes back; other changes keep that."""
     upgrade(url)
     kept = [(False, True, False, False, "rule", "why", None)]
     execute(url, "INSERT INTO models (id) VALUES ('a')")
@@ -108,7 +108,7 @@ def test_a_plain_disable_forgets_what_the_row_carried(
 def test_a_disable_that_says_how_it_ends_is_kept(
     url: str, assign: str, auto: bool, timed: bool, odd: bool
 ) -> None:
-    """One UPDATE switches off and says what brings the model back, whatever the row carried."""
+    """One UPDATE may disable a model and say what brings it back, whatever the row had before."""
     upgrade(url)
     execute(url, "INSERT INTO models (id, would_disable) VALUES ('a', 'floor')")
     if odd:

@@ -385,7 +385,7 @@ def test_nothing_where_it_is_allowed(
 
 
 def test_times_beyond_the_calendar(pg_database: str, cli: Cli, monkeypatch: Any) -> None:
-    """Times that Python has not are named and shown as none; an end that never comes is well."""
+    """Times that Python cannot hold are named and shown as missing; an end that never comes is valid."""
     url = pg_database
     monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
     with opened(url) as fleet:

@@ -215,7 +215,7 @@ def test_a_batch_of_nothing(fleet: Fleet, fleet_url: str) -> None:
 def test_an_unknown_id_anywhere_and_nothing_is_written(
     fleet: Fleet, fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    """The last of many outcomes names no model: none is recorded."""
+    """If the last of many outcomes names no model, no outcome is recorded."""
     monkeypatch.setattr(bulk, "CHUNK", chunk)
     seed(fleet, "ab")
     before = everything(fleet_url)
@@ -264,7 +264,7 @@ def test_a_policy_that_there_is_not(fleet: Fleet) -> None:
 
 
 def test_skipped_ids_on_the_command_line(fleet: Fleet, fleet_url: str) -> None:
-    """Who is not in the fleet is named on stderr, some of many, or in the JSON; the exit code is 0."""
+    """Skipped ids are named on stderr, a few of many, or in the JSON; the exit code is 0."""
     seed(fleet, "a")
     line = '{"id": "%s", "outcome": "success"}\n'
     lines = "".join(line % model_id for model_id in ["a", "q\\u001b[31m", "q\\u001b[31m", "z"])

@@ -85,7 +85,7 @@ def test_invisible_characters_are_shown(cli: Cli, character: str) -> None:
 @pytest.mark.parametrize("character", INVISIBLE.values(), ids=INVISIBLE)
 @pytest.mark.parametrize("verb", [["disable"], ["enable"], ["remove", "--yes"]], ids=" ".join)
 def test_look_alike_is_named(cli: Cli, verb: list[str], character: str) -> None:
-    """Who switches a model that looks like another is told, whichever of the two it is."""
+    """A change of a model that looks like another is told so, whichever of the two it is."""
     make_fleet()
     twin = f"acme/one{character}"
     add(twin)

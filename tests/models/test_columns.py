@@ -76,7 +76,7 @@ def test_every_column_of_ours_is_named(strict: str) -> None:
 
 
 def test_a_name_that_was_cut_is_the_same_name(strict: str) -> None:
-    """A process that knows nothing of the columns takes no cut name for another one."""
+    """A name that a column cut is not taken for a different name."""
     catalog = b'{"id": "a", "name": "%s", "provider": "provider"}' % LONG.encode()
     with opened(strict) as fleet:
         assert fleet.import_models(catalog).added == 1
@@ -138,14 +138,14 @@ def test_a_new_model_is_active_without_a_default(empty: str) -> None:
 
 
 def test_a_default_of_the_application_is_kept(empty: str) -> None:
-    """A table whose new models begin as off has new models that are off."""
+    """If the column's default is off, new models are off."""
     adopt(empty, LOOSE.replace("active boolean", "active boolean NOT NULL DEFAULT false"))
     with opened(empty) as fleet:
         assert fleet.add("a").changes[0].after is DISABLED
 
 
 def test_new_models_that_a_trigger_switches_off(pg_database: str) -> None:
-    """Where new ones are active, a trigger that says otherwise keeps the model out."""
+    """Adding a model that a trigger switches off is refused, and nothing is written."""
     sql(
         pg_database,
         "CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql"

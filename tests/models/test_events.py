@@ -24,7 +24,7 @@ def details(fleet: Fleet, id: str | None = None) -> list[tuple[str, Any]]:  # no
 
 
 def test_a_timed_disable_says_until_when(fleet: Fleet) -> None:
-    """The end is in the details of the event; a disable without an end has none."""
+    """The event of a timed disable has the end in its details; another disable has no details."""
     seed(fleet, "ab")
     fleet.disable("a", until=END)
     fleet.disable("b")

@@ -191,7 +191,7 @@ def test_what_is_refused_at_commit(pg_database: str, change: str) -> None:
 
 
 def test_another_end_is_no_end(url: str) -> None:
-    """A trigger that changes the end of a timed disable alone is noticed, one that rounds it is not."""
+    """A trigger that changes the end of a timed disable is noticed; a column that rounds it is accepted."""
     change = "UPDATE models SET disabled_until = {} WHERE id = OLD.id AND disabled_until <> {}"
     for model_id, end in (("'a'", "NULL"), ("'b'", f"{ago(url, -9e5)}")):
         when = "" if is_sqlite(url) else " AND pg_trigger_depth() < 2"
@@ -344,7 +344,7 @@ def test_what_cannot_be_added(url: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["suppress", "put back"])
 def test_a_name_that_is_kept(url: str, how: str) -> None:
-    """An import whose update is dropped or undone is refused, with all the rest of it."""
+    """An import whose update is dropped or undone by a trigger is refused as a whole."""
     if how == "suppress":
         suppress(url, "'a'")
     else:
@@ -439,7 +439,7 @@ def test_many_that_are_kept_among_many(url: str, how: str, monkeypatch: pytest.M
 
 
 def test_a_kept_model_takes_no_place_of_a_probed_run(url: str) -> None:
-    """`recover --probe --limit 1` asks the next one where the database kept the first."""
+    """`recover --probe --limit 1` asks the next model if the database kept the first."""
     suppress(url, "'off'")
     probes = {"p": ProbeConfig("p", command=("true",))}
     with Fleet(replace(configured(url), probes=probes), actor=ACTOR) as fleet:
@@ -450,7 +450,7 @@ def test_a_kept_model_takes_no_place_of_a_probed_run(url: str) -> None:
 
 
 def test_recover_on_the_command_line(url: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit 0: the models that came back on stdout, the one that was kept on stderr."""
+    """With exit 0 recovered models are on stdout, and the model that was kept is on stderr."""
     suppress(url, "'off'")
     monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
     ran = cli("recover", "--cooldown", "0s")

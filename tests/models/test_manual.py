@@ -56,7 +56,7 @@ def last(fleet: Fleet, model_id: str) -> tuple[Any, ...]:
 def test_a_timed_disable_gives_no_end(
     fleet: Fleet, fleet_url: str, how: dict[str, Any], dry_run: bool
 ) -> None:
-    """Row and history of a model that is off for good stay as they are, to the last value."""
+    """A timed disable of a permanently disabled model leaves row and history as they are."""
     seed(fleet, "a")
     fleet.disable("a", reason="broken")
     before = everything(fleet_url)
@@ -101,7 +101,7 @@ def test_a_mass_timed_disable_keeps_those_for_good(fleet: Fleet, fleet_url: str)
 def test_a_flip_by_raw_sql_is_for_good(
     fleet: Fleet, fleet_url: str, off: str, leftover: bool
 ) -> None:
-    """SET active = false on an active model is a disable by a person; a timed one gives it no end."""
+    """A model disabled in SQL is disabled by a person, and a timed disable gives it no end."""
     seed(fleet, "a")
     if leftover:  # of a time before
         sql(fleet_url, f"UPDATE models SET disabled_until = {ago(fleet_url, HOUR)}")
@@ -133,7 +133,7 @@ def test_an_end_that_never_comes_is_none(fleet: Fleet, fleet_url: str, end: str)
 
 
 def test_force_gives_an_end(fleet: Fleet, fleet_url: str) -> None:
-    """With force a model that is off for good comes back at its time; the history has both ends."""
+    """With --force a permanently disabled model comes back at the given time; the history has both ends."""
     seed(fleet, "a")
     fleet.disable("a", reason="broken")
     before = facts(fleet, "a")
@@ -150,7 +150,7 @@ def test_force_gives_an_end(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_the_command_line_says_that_it_is_kept(tool: Cli, fleet_url: str) -> None:
-    """Exit 0, "already disabled, without an end; kept", for one and for many, also in a dry run."""
+    """A kept model is "already disabled, without an end; kept", exit 0, also in a dry run."""
     with opened(fleet_url) as fleet:
         seed(fleet, "abc")
         fleet.disable("a", "b")
@@ -188,7 +188,7 @@ def test_force_is_for_the_floor_too(fleet_url: str) -> None:
 def test_two_disables_at_once_end_for_good(
     pg_cleared: str, monkeypatch: pytest.MonkeyPatch, first: str, many: bool
 ) -> None:
-    """Whichever comes first, a timed disable beside one for good leaves the model off for good."""
+    """A timed and a permanent disable at once leave the model permanently disabled."""
     reached, go_on = threading.Event(), threading.Event()
 
     def stop(point: str) -> None:
@@ -221,7 +221,7 @@ def test_two_disables_at_once_end_for_good(
 
 
 def test_another_end_keeps_since_when_and_why(fleet: Fleet) -> None:
-    """A new end moves the end alone; taken away, the model is off for good."""
+    """A new end changes only the end; without an end the disable becomes permanent."""
     seed(fleet, "a")
     fleet.disable("a", reason="broken", until=END)
     before = facts(fleet, "a")
@@ -256,7 +256,7 @@ def test_the_same_end_is_already(tool: Cli, fleet: Fleet, fleet_url: str) -> Non
 
 @pytest.mark.parametrize("timed", [False, True])
 def test_a_new_reason_is_stored(fleet: Fleet, timed: bool) -> None:
-    """Of a disabled model, with its old one in the history as `updated`; the rest stays.
+    """A new reason is stored, and the old reason is in the history as `updated`.
 
     An empty reason is none, so the one that is there stays.
     """
@@ -282,7 +282,7 @@ def test_a_new_reason_is_stored(fleet: Fleet, timed: bool) -> None:
 
 
 def test_a_new_reason_of_what_raw_sql_switched_off(fleet: Fleet, fleet_url: str) -> None:
-    """Nobody knows since when and by whom; a reason does not make that up."""
+    """A new reason of a model disabled in SQL invents neither a time nor an actor."""
     seed(fleet, "a")
     sql(fleet_url, "UPDATE models SET active = false")
     fleet.disable("a", reason="why")
@@ -294,7 +294,7 @@ def test_a_new_reason_of_what_raw_sql_switched_off(fleet: Fleet, fleet_url: str)
 def test_a_disable_of_an_auto_disabled_model(
     fleet: Fleet, fleet_url: str, reason: str | None, timed: bool
 ) -> None:
-    """It is off since the rule switched it off, and for that reason unless there is a new one."""
+    """The model is off since the rule disabled it, with that reason unless a new reason is given."""
     seed(fleet, "a")
     trip(fleet, "a")
     at = fleet.show("a").disabled_at
@@ -315,7 +315,7 @@ def test_a_disable_of_an_auto_disabled_model(
 
 
 def test_enabled_and_disabled_again_is_a_new_disable(fleet: Fleet) -> None:
-    """Nothing of the last time is left: since when, by whom and why are new."""
+    """A second disable has a new time, actor and reason."""
     seed(fleet, "a")
     fleet.disable("a", reason="first", until=END)
     first = facts(fleet, "a")
@@ -327,7 +327,7 @@ def test_enabled_and_disabled_again_is_a_new_disable(fleet: Fleet) -> None:
 
 
 def test_enable_keeps_what_failed_last(fleet: Fleet) -> None:
-    """Type, time and text of the last failure stay, of one that was off and of one that is on."""
+    """Type, time and text of the last failure stay when a model is enabled."""
     seed(fleet, "ab")
     trip(fleet, "a")
     fleet.record_failure("b", BAD, reason="no JSON")

@@ -35,7 +35,7 @@ MEANT = {
 
 @pytest.mark.parametrize("wrong", MEANT)
 def test_the_nearest_is_named_first(fleet: Fleet, wrong: str) -> None:
-    """Typing errors, other cases and missing providers are told, at most 3 ids each."""
+    """Typing errors, other cases and missing providers are found, at most 3 ids each."""
     seed(fleet, [*IDS, *(f"other/model-{n}" for n in range(300))])
     with pytest.raises(ModelNotFoundError) as caught:
         fleet.show(wrong)
@@ -59,7 +59,7 @@ CALLS: dict[str, Callable[[Fleet], Any]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_in_every_method(fleet: Fleet, name: str) -> None:
-    """Whatever takes an id names the nearest ones."""
+    """Every method that takes an id names the nearest ids."""
     seed(fleet, IDS)
     with pytest.raises(ModelNotFoundError) as caught:
         CALLS[name](fleet)
@@ -70,7 +70,7 @@ def test_in_every_method(fleet: Fleet, name: str) -> None:
     "wrong", ["", "zzzzzz", "\0", "\ud800", "%", "_", "!", "'", "\\", "x" * 5000]
 )
 def test_where_nothing_is_near(fleet: Fleet, wrong: str) -> None:
-    """An id like no other, and one that no model can have, gets the plain hint; so does an empty fleet."""
+    """An id without a similar id gets the plain hint; so does any id in an empty fleet."""
     for ids in ([], IDS):
         seed(fleet, ids) if ids else None
         with pytest.raises(ModelNotFoundError) as caught:
@@ -105,7 +105,7 @@ def test_a_large_fleet_is_not_read(fleet: Fleet, fleet_url: str) -> None:
 
 @given(st.text(max_size=30), st.lists(st.text(max_size=30), max_size=20))
 def test_any_text(wanted: str, ids: list[str]) -> None:
-    """For all texts at most three are named, each of them one that there is, and never itself."""
+    """For any text at most three ids are named, each of the fleet, and never the text itself."""
     found = nearest(wanted, ids)
     assert len(found) <= 3
     assert {*found} <= {*ids} - {wanted}

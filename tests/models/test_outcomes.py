@@ -79,7 +79,7 @@ def test_a_disabled_model_counts_too(fleet: Fleet) -> None:
 
 
 def test_a_caller_that_went_away(on: str, cli: Cli, fleet: Fleet) -> None:
-    """499 counts against nobody: nothing is written, it is said, and an unknown id is exit 4."""
+    """HTTP status 499 records nothing and says so; an unknown id is still exit 4."""
     fleet.record_failure("a", "parse-error")
     before = everything(on)
     assert result(cli, "--http-status", "499") == "not recorded: the caller went away"

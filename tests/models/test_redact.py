@@ -161,7 +161,7 @@ def test_twice_is_as_once_in_what_it_hides(text: str) -> None:
 
 
 def test_a_key_at_the_cut_is_hidden_first() -> None:
-    """A reason is cut after its keys are hidden, so no half of one is left."""
+    """A reason is cut after its keys are hidden, so that no part of a key is left."""
     key = f"sk-proj-{TAIL}"
     assert storable_reason(f"{'x' * 490} {key}", 500) == f"{'x' * 490} ***"
 

@@ -38,7 +38,7 @@ def test_what_never_was_is_unknown(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_many_are_one_question(fleet: Fleet, fleet_url: str) -> None:
-    """Thousands of ids, there and gone, are removed at once; a dry run foretells it."""
+    """Thousands of existing and removed ids are removed at once, as a dry run says before."""
     ids = [f"m{n}" for n in range(3000)]
     seed(fleet, ids)
     fleet.remove(*ids[::2])
@@ -51,7 +51,7 @@ def test_many_are_one_question(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_the_command(cli: Cli, fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`remove` takes a reason for the history, and --dry-run asks nobody and removes nothing."""
+    """`remove` takes a reason for the history, and --dry-run neither asks nor removes."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
     with opened(fleet_url) as fleet:
         seed(fleet, "ab")

@@ -98,7 +98,7 @@ OUTCOME = ["BEGIN SELECT SET SELECT SELECT", "SELECT SELECT COMMIT"]
     ],
 )
 def test_what_one_call_sends(pg: Fleet, call: Any, messages: list[str]) -> None:
-    """A change of one model is two round trips; a read is one for what it shows."""
+    """A call sends exactly the statements and round trips that are promised for it."""
     seed(pg, ["m1", "m2", "off"])
     fleets.trip(pg, "off")
     for _ in range(8):  # beyond the point where the driver prepares a statement
@@ -130,7 +130,7 @@ def test_a_migration_leaves_its_connection_as_it_was(pg: Fleet) -> None:
 def test_the_number_of_models_adds_no_statement(
     pg: Fleet, verb: str, statements: list[str]
 ) -> None:
-    """Two models or a thousand: the same few statements in one transaction."""
+    """Two models or a thousand take the same few statements in one transaction."""
     ids = [f"m{n}" for n in range(1000)]
 
     def work(some: list[str]) -> None:
@@ -214,7 +214,7 @@ def test_lists_arrive_as_they_are(
 
 
 def test_sqlite_counts_its_statements_too(sqlite_database: str) -> None:
-    """On SQLite, which cannot do it in one, a change is four statements for any number of models."""
+    """On SQLite a change is four statements for any number of models."""
     with opened(sqlite_database) as fleet:
         ids = [f"m{n}" for n in range(500)]
         seed(fleet, ids)

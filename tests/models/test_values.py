@@ -147,7 +147,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES.values(), ids=FILES)
 @pytest.mark.parametrize("command", ["import", "record-batch", "--config"])
 def test_odd_name_of_a_file(cli: Cli, command: str, name: str) -> None:
-    """A name that no file can have, or none has, is an error in the form that was asked for."""
+    """A file name that is impossible or does not exist is an error in the requested form."""
     make_fleet()
     words = (command, name, "count") if command == "--config" else (command, name)
     code = 3 if command == "--config" else 2
@@ -158,7 +158,7 @@ def test_odd_name_of_a_file(cli: Cli, command: str, name: str) -> None:
 
 
 def test_home_with_a_name_that_is_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded database lives in a folder whose name is not UTF-8, and in a file named so."""
+    """The embedded database works in a folder whose name is not UTF-8."""
     home = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     made = run("add", "a", XDG_DATA_HOME=home)
     assert (made.code, made.err) == (0, "")

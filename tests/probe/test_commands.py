@@ -46,7 +46,7 @@ def test_a_healthy_command() -> None:
 
 
 def test_the_end_of_a_long_stderr_is_kept() -> None:
-    """However much a command says, its last line is the one that is kept."""
+    """Of a long output of a command the last line is kept."""
     script = "yes '' | head -c 3000000 >&2; echo the end >&2; exit 1"
     assert ask_one(command("sh", "-c", script)).reason == "exit 1: the end"
 

@@ -75,14 +75,14 @@ def test_good_probes(changes: dict[str, Any]) -> None:
 
 
 def test_a_provider_without_a_probe(server: Server) -> None:
-    """A model that nobody can ask is found before any request."""
+    """A model whose provider has no probe is an error before any request."""
     with pytest.raises(InvalidConfigError, match="provider 'q' has no probe"):
         ask([Target("1", "p"), Target("2", "q")], {"p": server.config("ok")})
     assert server.requests == []
 
 
 def test_no_concurrency(server: Server) -> None:
-    """Asking nobody at a time would take for ever."""
+    """A concurrency of 0 is refused."""
     with pytest.raises(UsageError, match="concurrency"):
         ask(targets(1), {"p": server.config("ok")}, concurrency=0)
 
@@ -124,7 +124,7 @@ def test_without_httpx() -> None:
 
 
 def test_commands_may_run_modelctl() -> None:
-    """The variables that a command gets are none that modelctl itself would refuse."""
+    """The variables that a command gets are accepted by modelctl itself."""
     config = command(sys.executable, "-m", "modelctl", "config", "show", timeout=60)
     assert ask_one(config).healthy
 

@@ -41,7 +41,7 @@ def test_key_file(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_key_that_a_command_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that is told the name of its key has it hidden in what it says."""
+    """If a command prints its key, the key is hidden in the reason."""
     monkeypatch.setenv("KEY", KEY)
     answer = ask_one(command("sh", "-c", 'echo "no: $KEY" >&2; exit 1', key_env="KEY"))
     assert answer.reason == "exit 1: no: ***"

@@ -18,7 +18,7 @@ from tests.probe.provider import HEALTHY, KEY, NASTY, Server, ask_one, command, 
 
 
 def test_the_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model gets one small POST with its name, the key and nothing of httpx's own."""
+    """A model gets one small POST with its name and the key, and no headers of httpx."""
     monkeypatch.setenv("KEY", KEY)
     answer = ask_one(server.config("ok/", key_env="KEY"))
     assert (answer.healthy, answer.failure_type, answer.reason) == (True, None, None)
@@ -54,7 +54,7 @@ def test_the_limit_of_an_answer_is_configuration(server: Server) -> None:
 
 
 def test_a_model_that_thought_for_too_long_is_healthy(server: Server) -> None:
-    """Whoever answers that our limit of tokens was reached has worked."""
+    """An answer that ended at the limit of tokens is a healthy answer."""
     said = "Could not finish the message because max_tokens or model output limit was reached."
     server.bodies["long"] = json.dumps({"error": {"message": said}}).encode()
     assert ask_one(server.config("refuse/long")).healthy
@@ -71,7 +71,7 @@ def test_any_id_goes_into_json_only(server: Server, id_: str) -> None:
 
 
 def test_one_request_each(server: Server) -> None:
-    """Every model is asked once, also one that is given twice, and progress counts the answers."""
+    """Every model is asked once, also if it is given twice, and progress counts the answers."""
     counted: list[int] = []
     fleet = targets(30)
     answers = list(ask([*fleet, *fleet], {"p": server.config("ok")}, progress=counted.append))
@@ -304,7 +304,7 @@ def test_an_event_stream_where_json_was_asked_for(server: Server, start: bytes) 
     "body", [STREAM, STREAM.replace(b"\n", b"\r\n"), STREAM + b"data: [DONE]\n\n"]
 )
 def test_an_endpoint_that_only_streams_can_be_asked(server: Server, body: bytes) -> None:
-    """With stream = true a stream is asked for, and one choice in it is enough."""
+    """With stream = true a stream is requested, and its first choice is enough."""
     server.bodies["x"] = body
     assert ask_one(server.config("body/x", stream=True)).healthy
     ((_, _, asked),) = server.requests
@@ -331,7 +331,7 @@ def test_an_endless_stream_is_read_to_its_first_choice(server: Server) -> None:
 def test_a_stream_that_shows_no_answer(
     server: Server, body: bytes, kind: FailureType, words: str
 ) -> None:
-    """A stream without a choice is a parse error, one with an error in it a server error."""
+    """A stream without a choice is a parse error; a stream with an error is a server error."""
     server.bodies["x"] = body
     failed(ask_one(server.config("body/x", stream=True)), kind, words)
 

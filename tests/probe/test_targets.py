@@ -39,7 +39,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
 def test_redirects_are_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """A redirect is a failure that says so, and nobody else sees the request or the key."""
+    """A redirect is a failure, and no other server sees the request or the key."""
     monkeypatch.setenv("KEY", KEY)
     with serving() as other:
         server.elsewhere = f"http://{other.place}/ok"
@@ -96,7 +96,7 @@ def test_redirects_are_refused(
     ],
 )
 def test_private_addresses_are_refused(server: Server, host: str) -> None:
-    """Without allow_private nobody connects to an address that is not the Internet's."""
+    """Without allow_private only addresses of the public Internet are connected to."""
     url = f"http://{host}:{server.server_port}/ok"
     answer = ask_one(server.config("", url=url, allow_private=False))
     failed(answer, None, "not a public address")
@@ -105,7 +105,7 @@ def test_private_addresses_are_refused(server: Server, host: str) -> None:
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"])
 def test_public_addresses(address: str) -> None:
-    """Ordinary addresses are allowed, also an IPv4 one as a network without IPv4 writes it."""
+    """Public addresses are allowed, also an IPv4 address in the form of an IPv6-only network."""
     assert _is_public(address)
 
 
@@ -149,7 +149,7 @@ def test_a_name_is_resolved_once(
 
 
 def test_an_address_that_hangs(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One dead address of several leaves the others their share of the time."""
+    """An unreachable address leaves the other addresses their share of the time."""
     with secured(authority, "models.test") as server:
         resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
         url = f"https://models.test:{server.server_port}/ok"
@@ -160,7 +160,7 @@ def test_an_address_that_hangs(authority: trustme.CA, monkeypatch: pytest.Monkey
 
 
 def test_what_was_sent_is_not_sent_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another address is tried only if nothing was sent to the one before."""
+    """The next address is tried only if nothing was sent to the previous address."""
     resolving(monkeypatch, "127.0.0.1", "127.0.0.2")
     url = f"http://models.test:{server.server_port}/cut/head"
     with socket.create_server(("127.0.0.2", server.server_port)) as other:

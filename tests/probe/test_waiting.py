@@ -43,7 +43,7 @@ def test_timeout_of_a_connection() -> None:
 
 
 def test_timeout_of_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that hangs delays no answer, and has one thread however many models ask."""
+    """A resolver that hangs delays no answer and occupies one thread, however many models ask."""
     hang = threading.Event()
 
     def getaddrinfo(*_: object, **__: object) -> list[object]:

@@ -90,7 +90,7 @@ def test_a_model_that_keeps_failing_waits_longer_each_time(fleet_url: str) -> No
 def test_the_cooldown_counts_from_the_last_failure(
     fleet_url: str, failed: float | None, disabled: float | None, updated: float, is_due: bool
 ) -> None:
-    """The last failure decides, without one the disabling, without that the last change."""
+    """The cooldown starts at the last failure, else at the disable, else at the last change."""
     put_off(fleet_url, "a")
     sql(fleet_url, "UPDATE models SET last_failure_at = NULL, disabled_at = NULL")
     times = {"last_failure_at": failed, "disabled_at": disabled, "updated_at": updated}
@@ -104,7 +104,7 @@ def test_the_cooldown_counts_from_the_last_failure(
 
 
 def test_a_cooldown_for_one_run(fleet_url: str, tool: Cli) -> None:
-    """--cooldown stands in place of the configured one and of its growth."""
+    """--cooldown replaces the configured cooldown and its growth for one run."""
     put_off(fleet_url, "a", failed=100, ejections=5)
     grows = {"recovery_cooldown_factor": 2}
     assert tool("recover", "--cooldown", "2m", **grows).out == ""
@@ -112,7 +112,7 @@ def test_a_cooldown_for_one_run(fleet_url: str, tool: Cli) -> None:
 
 
 def test_trust_comes_back_by_a_success_after_a_cooldown(fleet_url: str, succeed: Fail) -> None:
-    """Only a success at least one cooldown, its own grown one, after the return is trusted."""
+    """Only a success at least one grown cooldown after the return clears the ejections."""
     for model_id, ejections, back in (("young", 3, 3.9), ("old", 3, 4.1), ("first", 1, 1.1)):
         put(fleet_url, model_id, ejections=ejections, consecutive_failures=2)
         alter(fleet_url, model_id, last_failure_at=Ago(9 * HOUR))
@@ -131,7 +131,7 @@ def test_trust_comes_back_by_a_success_after_a_cooldown(fleet_url: str, succeed:
 
 
 def test_failures_alone_never_bring_trust(fleet_url: str, fail: Fail) -> None:
-    """A failure long after the return leaves the ejections; the next one counts on."""
+    """A failure long after the return keeps the ejections, and the next ejection adds to them."""
     put(fleet_url, "a", ejections=2)
     alter(fleet_url, "a", recovered_at=Ago(99 * HOUR))
     with opened(fleet_url) as fleet:
@@ -142,7 +142,7 @@ def test_failures_alone_never_bring_trust(fleet_url: str, fail: Fail) -> None:
 
 
 def test_enable_trusts_one_that_is_on(fleet_url: str, tool: Cli) -> None:
-    """Who enables a model that came back already has its ejections forgotten at once."""
+    """Enabling a model that is active clears its ejections at once."""
     put(fleet_url, "a", ejections=3, consecutive_failures=2)
     assert tool("enable", "a", "--dry-run").code == 0
     assert tool("show", "a", "-o", "json").json["ejections"] == 3
@@ -151,7 +151,7 @@ def test_enable_trusts_one_that_is_on(fleet_url: str, tool: Cli) -> None:
 
 
 def test_enable_trusts_at_once(fleet_url: str, tool: Cli) -> None:
-    """Whoever is enabled has no ejections and no failures, and waits an hour next time."""
+    """An enabled model has no ejections and no failures, so its next cooldown is the base."""
     put_off(fleet_url, "a", failed=2 * HOUR, ejections=4)
     grows = {"recovery_cooldown_factor": 2}
     assert tool("recover", **grows).out == ""

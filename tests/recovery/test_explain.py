@@ -79,7 +79,7 @@ def test_a_moment_is_utc_to_the_second() -> None:
     ],
 )
 def test_what_is_held(hold: Hold, words: str) -> None:
-    """A pause and an incident say whose, until when and why."""
+    """The sentence of a pause or incident names its provider, its end and its reason."""
     assert describe(hold) == words
 
 
@@ -173,7 +173,7 @@ def test_behind_others(fleet_url: str) -> None:
 
 
 def test_disabled_by_a_person(fleet_url: str) -> None:
-    """Who did it, when and why; raw SQL by somebody is called that."""
+    """The sentence names actor, time and reason; a disable in SQL is called that."""
     put(fleet_url, "a")
     put(fleet_url, "b")
     with opened(fleet_url) as fleet:
@@ -236,7 +236,7 @@ def test_a_model_that_is_well(fleet_url: str) -> None:
 
 
 def test_a_model_that_came_back(fleet_url: str) -> None:
-    """Since when, how trust comes back, and that the next ejection is one too many."""
+    """The sentences say since when it is back, how it regains trust, and how many ejections remain."""
     put_off(fleet_url, "a", failed=2 * HOUR)
     with opened(fleet_url, recovery_max_ejections=3) as fleet:
         fleet.recover()

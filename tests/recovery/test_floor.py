@@ -34,7 +34,7 @@ from tests.recovery.outcomes import BAD, Fail, in_a_batch, listed, one_by_one, s
 
 
 def test_the_floor_holds(fleet_url: str, fail: Fail) -> None:
-    """The rule stops at the floor, notes once whom it spared and why, and acts once there is room."""
+    """The rule stops at the floor, notes each spared model once, and disables it once there is room."""
     put(fleet_url, *"abcde")
     with opened(fleet_url, recovery_min_active=3) as fleet:
         fail(fleet, *"abcde")
@@ -75,7 +75,7 @@ def test_a_success_makes_room_within_a_batch(fleet_url: str) -> None:
 
 @pytest.mark.parametrize(("percent", "off"), [(0, 1), (25, 1), (50, 2), (74, 2), (100, 4)])
 def test_the_share_of_a_provider_holds(fleet_url: str, fail: Fail, percent: int, off: int) -> None:
-    """No more of a provider than the percentage goes off by the rule, but one always may."""
+    """The rule disables at most the percentage of a provider's models, but always allows one."""
     put(fleet_url, *"abcd", provider="p", consecutive_failures=4)
     put(fleet_url, "x", provider="q", consecutive_failures=4)
     put(fleet_url, "nobody's", consecutive_failures=4)
@@ -98,7 +98,7 @@ def test_the_share_is_of_all_models_and_those_that_the_rule_switched_off(
 
 
 def test_without_guards_all_may_go(fleet_url: str, fail: Fail) -> None:
-    """Whoever configured no guard has none: every model that fails goes off."""
+    """Without a configured guard every model that fails is disabled."""
     put(fleet_url, *"abc", provider="p")
     put(fleet_url, *"def")
     with opened(fleet_url) as fleet:
@@ -264,7 +264,7 @@ def switch_off(fleet: Fleet, model_id: str) -> None:
 def test_who_comes_second_waits_for_the_first(
     fleet_url: str, monkeypatch: pytest.MonkeyPatch, first: Fail, second: Fail
 ) -> None:
-    """While a change is not committed yet no other one decides whether the floor is reached."""
+    """While a change is not committed, no other change decides whether the floor is reached."""
     put(fleet_url, *"ab", consecutive_failures=4)
     stopped, go = threading.Event(), threading.Event()
     passing: list[int] = []
@@ -313,7 +313,7 @@ def test_who_comes_second_waits_for_the_first(
 def test_a_person_is_refused_below_the_floor(
     fleet_url: str, tool: Cli, ids: list[str], time: list[str]
 ) -> None:
-    """Exit 8 says why and how to do it all the same, a dry run says the same, nothing is changed."""
+    """Exit 8 says why and how to override it, in a dry run too, and nothing is changed."""
     put(fleet_url, *"ab")
     put_off(fleet_url, "off")
     floor = {"recovery_min_active": 2}

@@ -78,7 +78,7 @@ def test_the_floor_is_exact_whatever_the_isolation_of_the_database(pg_cleared: s
 
 
 def test_a_forced_disable_takes_its_turn(pg_cleared: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the rule switches one off, --force waits, and the rule has seen the fleet it leaves."""
+    """A forced disable waits for a running change of the rule, which then sees the fleet that it leaves."""
     reached, go_on = threading.Event(), threading.Event()
 
     def stop(point: str) -> None:
@@ -103,7 +103,7 @@ def test_a_forced_disable_takes_its_turn(pg_cleared: str, monkeypatch: pytest.Mo
 
 
 def test_a_batch_without_counted_failures_waits_for_nobody(pg_cleared: str) -> None:
-    """Successes and failures that do not count pass a turn that somebody has taken; others wait."""
+    """A batch without counted failures does not wait for the guard lock; other batches do."""
     harmless = [{"id": "a", "outcome": "success"}]
     harmless += [{"id": "b", "outcome": "failure", "type": "timeout"}]
     waits = (
@@ -170,7 +170,7 @@ def test_what_could_not_be_asked_is_not_called_unhealthy(
 
 
 def test_asking_can_begin_again_after_an_error(fleet_url: str) -> None:
-    """A run that could not ask leaves no claim behind that stops the next one."""
+    """A run whose probes could not start leaves no lock that stops the next run."""
     keyless = ProbeConfig("p", url="https://example.com/v1", key_env="NO_SUCH_KEY")
     put_off(fleet_url, "a", failed=2 * HOUR, provider="p")
     config = configured(fleet_url)
@@ -194,7 +194,7 @@ def test_pausing_a_provider_that_nobody_has_is_said(fleet_url: str) -> None:
 
 
 def test_times_of_holds_that_cannot_be_read(fleet_url: str) -> None:
-    """A hold or a last run with a time that is none stops no command."""
+    """An unreadable time of a hold or of the last run stops no command."""
     endless = "infinity" if "postgresql" in fleet_url else "zzz"
     values = "('fleet', ?)"
     sql(fleet_url, f"INSERT INTO modelctl_holds (scope, until) VALUES {values}", endless)

@@ -27,7 +27,7 @@ GUARDED = {"recovery_incident_models": 3, "recovery_incident_window": "10m"}
 
 
 def test_an_incident_of_a_provider(fleet_url: str, fail: Fail) -> None:
-    """Three models, half of the active ones, that fail alike are one event, and spare the rest."""
+    """Three models, half of the active ones, that fail alike make one incident, which spares the rest."""
     put(fleet_url, *"abcdef", provider="p")
     put(fleet_url, *"xy", provider="q")
     put(fleet_url, "off", provider="p", active=False)
@@ -53,7 +53,7 @@ def test_an_incident_of_a_provider(fleet_url: str, fail: Fail) -> None:
 
 
 def test_a_batch_that_is_an_incident(fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch that fails a whole provider switches three models off, whatever its chunks."""
+    """A batch in which a whole provider fails disables three models, whatever its chunks."""
     put(fleet_url, *"abcdef", provider="p")
     for chunk in (4, 5000):
         monkeypatch.setattr(bulk, "CHUNK", chunk)
@@ -103,7 +103,7 @@ def test_an_incident_is_within_the_window(fleet_url: str, fail: Fail) -> None:
 
 
 def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
-    """It lasts a window and a half from the last failure that is written; a new one is a new event."""
+    """An incident lasts one and a half windows from its last written failure; then a new one begins."""
     put(fleet_url, *"abcdef", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:
         fail(fleet, *"abcd")
@@ -134,7 +134,7 @@ def test_an_incident_goes_on_and_ends(fleet_url: str, fail: Fail) -> None:
 
 
 def test_an_incident_outlasts_a_silence_of_a_window(fleet_url: str, fail: Fail) -> None:
-    """However the failures are spread, one that comes within a window of the last is spared."""
+    """A failure within a window of the last failure is spared, however the failures are spread."""
     put(fleet_url, *"abcd", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:
         fail(fleet, *"abcd")
@@ -173,7 +173,7 @@ def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fa
 
 
 def test_who_is_spared_by_an_incident_is_forgotten_with_it(fleet_url: str) -> None:
-    """A model that failed early in a long incident does not make the next one."""
+    """A model that failed early in a long incident does not count for the next incident."""
     put(fleet_url, *"abcdefgh", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:
         one_by_one(fleet, *"abcdefg")
@@ -197,7 +197,7 @@ def test_recover_goes_on_during_an_incident(fleet_url: str) -> None:
 
 
 def test_a_model_is_noted_once_whatever_spares_it(fleet_url: str, fail: Fail) -> None:
-    """Failures of two types that are spared for two reasons are one event; the column follows."""
+    """Failures that are spared for two reasons write one event; the column has the latest reason."""
     put(fleet_url, *"abcd", provider="p")
     with opened(fleet_url, **GUARDED, recovery_min_active=1) as fleet:
         fail(fleet, *"abcd")

@@ -58,7 +58,7 @@ def sacred(sqlite_database: str) -> Iterator[tuple[Fleet, Callable[..., Any]]]:
 def test_what_a_person_switched_off_only_a_person_switches_on(
     sacred: tuple[Fleet, Callable[..., Any]], steps: list[tuple[str, str]]
 ) -> None:
-    """Whatever is recorded, recovered, paused or goes by: off for good is off for good."""
+    """No outcome, recovery, pause or passing time enables a model that a person disabled."""
     fleet, ask = sacred
     for table in ("models", "modelctl_events", "modelctl_holds"):
         ask(f"DELETE FROM {table}")

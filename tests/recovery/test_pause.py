@@ -59,7 +59,7 @@ def test_a_pause_freezes_switching(fleet_url: str, fail: Fail, succeed: Fail) ->
 
 
 def test_a_pause_of_one_provider(fleet_url: str, fail: Fail, succeed: Fail) -> None:
-    """Other providers, and models of none, go on."""
+    """Switching goes on for other providers and for models without a provider."""
     for model_id, provider in (("p", "p"), ("q", "q"), ("none", "")):
         put(fleet_url, f"on-{model_id}", provider=provider, consecutive_failures=4)
         put_off(fleet_url, f"off-{model_id}", provider=provider, failed=9 * HOUR)
@@ -77,7 +77,7 @@ def test_a_pause_of_one_provider(fleet_url: str, fail: Fail, succeed: Fail) -> N
 
 
 def test_pausing_models_of_no_provider(fleet_url: str, tool: Cli) -> None:
-    """An empty provider is the models that have none, and is not called the fleet."""
+    """An empty provider means the models without a provider, not the whole fleet."""
     put(fleet_url, "none", consecutive_failures=4)
     put(fleet_url, "p", provider="p", consecutive_failures=4)
     with opened(fleet_url) as fleet:
@@ -121,7 +121,7 @@ def test_pause_and_resume_on_the_command_line(fleet_url: str, tool: Cli) -> None
 
 
 def test_a_pause_of_nobody(fleet_url: str, tool: Cli) -> None:
-    """A provider that no model has is paused all the same, and a warning says that it may be mistyped."""
+    """A provider without models is paused, with a warning that its name may be mistyped."""
     put(fleet_url, "a", provider="openai")
     done = tool("pause", "--for", "1h", "--provider", "opnai")
     assert (done.code, "no model has the provider 'opnai'" in done.err) == (0, True)

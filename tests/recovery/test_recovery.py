@@ -75,7 +75,7 @@ def test_ejected_too_often_waits_for_a_person(fleet_url: str, tool: Cli, succeed
 
 
 def test_ejected_by_the_rule_until_a_person_comes(fleet_url: str, fail: Fail) -> None:
-    """The second ejection in a row is one too many where two are, and trust starts the count again."""
+    """With two allowed ejections the second in a row waits for a person; trust starts the count again."""
     put(fleet_url, *"ab")
     with opened(fleet_url, recovery_max_ejections=2) as fleet:
         fail(fleet, *"ab")
@@ -117,7 +117,7 @@ def test_the_longest_waiting_come_first(fleet_url: str, tool: Cli) -> None:
 def test_a_limit_is_kept_in_chunks(
     fleet_url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    """Whatever the size of a chunk, those that waited longest are the ones that a limit lets through."""
+    """Whatever the size of a chunk, a limit lets those through that waited longest."""
     monkeypatch.setattr(bulk, "CHUNK", chunk)
     ids = [f"m{number}" for number in range(8)]
     for number, model_id in reversed([*enumerate(ids)]):
@@ -130,7 +130,7 @@ def test_a_limit_is_kept_in_chunks(
 
 
 def test_a_dry_run_has_a_reason_for_every_model(fleet_url: str, tool: Cli) -> None:
-    """One line each for all that are off by the rule or for a time, and then it happens so."""
+    """A dry run has one line for each model that is off by the rule or for a time, and is right."""
     put_off(fleet_url, "due", failed=9 * HOUR)
     put_off(fleet_url, "beyond", failed=2 * HOUR)
     put_off(fleet_url, "fresh", failed=HOUR / 2)
@@ -170,7 +170,7 @@ def test_a_dry_run_has_a_reason_for_every_model(fleet_url: str, tool: Cli) -> No
 
 
 def test_silent_unless_something_came_back(fleet_url: str) -> None:
-    """In a pipe not a byte is printed when nothing came back, and else one line for each model."""
+    """In a pipe nothing is printed if nothing came back, and else one line for each model."""
     put_off(fleet_url, "fresh")
     put_off(fleet_url, "often", failed=9 * HOUR, ejections=9)
     variables = environ(fleet_url, recovery_max_ejections=9)
@@ -191,7 +191,7 @@ def test_silent_while_paused(fleet_url: str, tool: Cli) -> None:
 def test_an_error_is_one_line_and_a_hint(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the database is not there, cron gets one line, what to do, and a non-zero exit."""
+    """If the database is away, cron gets one line, a hint and a non-zero exit code."""
     urls = {
         f"sqlite:///{tmp_path}/gone.db": 7,
         "postgresql://nobody@127.0.0.1:1/none": 5,
@@ -208,7 +208,7 @@ def test_an_error_is_one_line_and_a_hint(
 def test_a_second_run_leaves_it_to_the_first(
     fleet_url: str, tool: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two runs at the same time one works, and the other exits 0 and brings nothing back."""
+    """Of two concurrent runs one works; the other exits 0 and recovers nothing."""
     put_off(fleet_url, *"abc", failed=9 * HOUR)
     stopped, go = threading.Event(), threading.Event()
 
@@ -281,7 +281,7 @@ def test_twenty_thousand_in_chunks(fleet_url: str, tool: Cli) -> None:
 
 
 def test_many_small_chunks(fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each chunk is one transaction, and progress is told after each."""
+    """Each chunk is one transaction, and progress is reported after each."""
     monkeypatch.setattr(bulk, "CHUNK", 7)
     fill(fleet_url, 50)
     commits: list[str] = []
@@ -439,7 +439,7 @@ def test_the_last_run_is_remembered(fleet_url: str, tool: Cli) -> None:
 
 
 def test_a_run_in_the_future_is_overdue(fleet_url: str, tool: Cli) -> None:
-    """Where the clock was set back nobody knows how old the last run is: not "not overdue"."""
+    """If the clock was set back, the age of the last run is unknown and the run is overdue."""
     expect = {"recovery_expect_every": "15m"}
     tool("recover")
     # As with two servers whose clocks differ a little.

@@ -142,7 +142,7 @@ def test_a_pause_is_in_every_output(
 
 
 def test_a_pause_of_another_provider_delays_nothing(fleet: Fleet) -> None:
-    """Nor does one that ends before the cooldown."""
+    """Neither a pause of another provider nor a pause that ends earlier delays the return."""
     seed(fleet, "a")
     trip(fleet, "a")
     before = fleet.show("a").retry_at
@@ -172,7 +172,7 @@ def test_a_time_that_nobody_knows_is_now(fleet: Fleet, fleet_url: str) -> None:
 
 @pytest.mark.parametrize("failed", ["infinity", "-infinity"])
 def test_a_failure_beyond_the_calendar(pg_cleared: str, failed: str) -> None:
-    """One that never was is long ago, and one that never comes waits for the last time there is."""
+    """A failure at minus infinity is long ago; a failure at infinity waits until the end of the calendar."""
     with opened(pg_cleared) as fleet:
         seed(fleet, "a")
         trip(fleet, "a")
@@ -199,7 +199,7 @@ def test_a_pause_without_an_end(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_null_is_for_a_person_alone(fleet_url: str) -> None:
-    """Off for good, with an end that never comes, or ejected too often: null; the others have a time."""
+    """`retry_at` is null exactly for models that only a person enables."""
     with opened(fleet_url, recovery_max_ejections=1) as fleet:
         seed(fleet, ["good", "psql", "garbled", "often"])
         fleet.disable("good", "garbled")

@@ -87,7 +87,7 @@ def test_an_end_that_is_none(fleet_url: str, tool: Cli, words: list[str]) -> Non
 
 
 def test_the_last_time_there_is(fleet_url: str, tool: Cli) -> None:
-    """The end of the calendar is a time like any other, not for good."""
+    """The end of the calendar is a time like any other, not a permanent disable."""
     put(fleet_url, "a")
     assert tool("disable", "a", "--until", "9999-12-31T23:59:59Z").code == 0
     assert tool("show", "a", "-o", "json").json["retry_at"] == "9999-12-31T23:59:59.000Z"
@@ -96,7 +96,7 @@ def test_the_last_time_there_is(fleet_url: str, tool: Cli) -> None:
 
 
 def test_a_time_that_never_comes(pg_cleared: str) -> None:
-    """Where another program wrote infinity the JSON is JSON all the same, and nothing comes back."""
+    """An end at infinity keeps the JSON valid, and the model does not come back."""
     put_off(pg_cleared, "a")
     put(pg_cleared, "b", active=False)
     sql(pg_cleared, "UPDATE models SET last_failure_at = 'infinity' WHERE id = 'a'")
@@ -109,7 +109,7 @@ def test_a_time_that_never_comes(pg_cleared: str) -> None:
 
 
 def test_a_plain_disable_makes_it_permanent(fleet_url: str, tool: Cli) -> None:
-    """What was off for a time is off for good, the change is said and in the history."""
+    """A disable without an end makes a timed disable permanent, says so and writes an event."""
     put(fleet_url, "a")
     tool("disable", "a", "--for", "2h")
     done = tool("disable", "a", "--reason", "for good")
@@ -124,7 +124,7 @@ def test_a_plain_disable_makes_it_permanent(fleet_url: str, tool: Cli) -> None:
 
 
 def test_a_permanent_one_can_be_given_a_time(fleet_url: str, tool: Cli) -> None:
-    """--force gives an end to what is off for good; said again, the new time counts."""
+    """--force gives a permanent disable an end; a second --force changes the end."""
     put(fleet_url, "a")
     tool("disable", "a")
     for hours in (5, 1):
@@ -139,7 +139,7 @@ def test_a_permanent_one_can_be_given_a_time(fleet_url: str, tool: Cli) -> None:
 
 
 def test_enable_ends_the_time(fleet_url: str, tool: Cli) -> None:
-    """Whoever is enabled before its time stays on, and a later disable in psql is for good."""
+    """A model that is enabled before its time stays on, and a later disable in SQL is permanent."""
     put(fleet_url, "a")
     tool("disable", "a", "--for", "2h")
     assert tool("enable", "a").code == 0
@@ -151,7 +151,7 @@ def test_enable_ends_the_time(fleet_url: str, tool: Cli) -> None:
 
 @pytest.mark.parametrize("over", [False, True])
 def test_raw_sql_ends_the_time(fleet_url: str, tool: Cli, over: bool) -> None:
-    """Whoever is switched on and off again in psql is off for good, whatever it was before."""
+    """A model that is enabled and disabled in SQL is disabled permanently, whatever it was before."""
     put(fleet_url, *"abc")
     tool("disable", "a", "--for", "2h")
     put_off(fleet_url, "d", failed=9 * HOUR)
