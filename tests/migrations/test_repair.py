@@ -436,7 +436,7 @@ def test_another_table_is_found_first(pg: str) -> None:
 
 @pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW", "TABLE"])
 def test_what_only_has_the_name_is_not_counted(pg: str, redis_url: str, kind: str) -> None:
-    """A table, view or foreign table that only has the name models is refused with exit 3, not cached."""
+    """A view or other table that only has the name models is an error, and its number is not cached."""
     sql(pg, "CREATE SCHEMA tenant")
     sql(pg, f"CREATE {kind} tenant.models AS SELECT * FROM public.models WHERE id <> 'b'")
     with (
