@@ -256,12 +256,8 @@ def test_a_refusal_is_known_by_its_class(state: str, error: type[ModelctlError])
 )
 def test_what_a_pooler_says_is_known_by_its_words(said: str, error: type[ModelctlError]) -> None:
     """Older poolers use one SQLSTATE for everything, so the text of their error decides."""
-    answer = postgres_errors.read_answer(
-        f'connection to server at "h", port 1 failed: FATAL:  08P01: {said}'
-    )
-    refused = postgres_errors.translate(
-        postgres_errors.NoConnectionError([answer]), configured("postgresql://u@h/db")
-    )
+    answer = read_answer(f'connection to server at "h", port 1 failed: FATAL:  08P01: {said}')
+    refused = translate(NoConnectionError([answer]), configured("postgresql://u@h/db"))
     assert type(refused) is error
 
 
