@@ -17,6 +17,7 @@ from modelctl.redact import storable_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from typing import BinaryIO
 
     from modelctl.config.config import Config
@@ -39,6 +40,24 @@ class Outcome(NamedTuple):
         """Return the outcome as `parse_outcome` reads it."""
         kind = "success" if self.type is None else "failure"
         return {"id": self.id, "outcome": kind, "type": self.type, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A pause or an incident, which stops automatic switching until it ends. Times are UTC.
+
+    A pause (*failure_type* None) stops all automatic switching, of the whole fleet (*provider*
+    None) or of one provider. An incident stops the models of a provider from being switched off
+    for that type of failure.
+    """
+
+    provider: str | None
+    failure_type: str | None
+    since: datetime
+    until: datetime
+    seconds_left: float
+    reason: str | None
+    actor: str | None
 
 
 @dataclass(frozen=True, slots=True)

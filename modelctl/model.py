@@ -1,21 +1,21 @@
-"""What every command speaks about: statuses, failures, ids, the count. Frozen data, no I/O.
-
-The other results are in `results` and `reports`, which a cached count does not need to load.
-"""
+"""Words that all wings share: statuses, types of failures, states of the cache, ids, texts. No I/O."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 from modelctl.errors import CONTROLS, UsageError
+
+TYPE_CHECKING = False  # as type checkers know it; loading typing takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ID_LENGTH = 200
 
 
 class ModelStatus(StrEnum):
-    """Derived from two columns: ``active`` wins, then ``auto_disabled``."""
+    """The status of a model. It follows from two columns: ``active`` wins, then ``auto_disabled``."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -23,7 +23,7 @@ class ModelStatus(StrEnum):
 
 
 class FailureType(StrEnum):
-    """How a call of a model failed."""
+    """The type of a failed call."""
 
     RATE_LIMIT = "rate-limit"
     TIMEOUT = "timeout"
@@ -35,7 +35,7 @@ class FailureType(StrEnum):
 
 
 class CacheState(StrEnum):
-    """What became of the invalidation that a change owed."""
+    """What became of the invalidation that a change needs; ``unchanged``: nothing needed one."""
 
     INVALIDATED = "invalidated"
     QUEUED = "queued"
@@ -44,11 +44,11 @@ class CacheState(StrEnum):
 
 
 def check_id(model_id: object) -> str:
-    """Return *model_id* if a new model may carry it.
+    """Return *model_id* if it is valid as the id of a new model.
 
     Raises:
-        UsageError: not a string of 1-200 characters without control characters
-            or blanks at its ends.
+        UsageError: it is not a string of 1-200 characters, or it has control characters, or blanks
+            at its ends.
     """
     if not isinstance(model_id, str):
         raise UsageError(f"a model id is text, not {type(model_id).__name__}")
@@ -66,9 +66,9 @@ def check_id(model_id: object) -> str:
 
 
 def storable(text: str, length: int | None = None) -> str:
-    """Cut *text* to *length* characters, with U+FFFD for what PostgreSQL cannot hold.
+    """Return *text*, cut to *length* characters, as PostgreSQL can store it.
 
-    That is NUL and lone surrogates.
+    NUL and lone surrogates become U+FFFD.
 
     Raises:
         UsageError: it is not text.
@@ -79,25 +79,17 @@ def storable(text: str, length: int | None = None) -> str:
     return kept if kept.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", kept)
 
 
+def name_the_text(exc: UsageError, texts: Iterable[tuple[str, object]]) -> UsageError:
+    """Say which text has the character that the database cannot store.
+
+    *texts*: each with a description of it. Other errors stay as they are.
+    """
+    for what, text in texts:
+        if isinstance(text, str) and exc.character and exc.character in text:
+            return UsageError(f"{what}: {exc.message}", hint=exc.hint)
+    return exc
+
+
 def numbered(number: int, what: str = "model") -> str:
-    """Say how many: ``1 model``, ``2 models``."""
+    """Write a number with its noun: ``1 model``, ``2 models``."""
     return f"1 {what}" if number == 1 else f"{number} {what}s"
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many models are active, where the number came from and how old it is (seconds)."""
-
-    active: int
-    source: str
-    age_seconds: float
-    expires_in_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedCount(Count):
-    """A fresh count beside the cached one (None: nothing believable is cached)."""
-
-    cached: int | None
-    database: int
-    match: bool

@@ -1,4 +1,4 @@
-"""The database of one fleet, opened: one pool of connections, and what reads and writes through it."""
+"""Storage: the opened database of one fleet, with all groups of statements that use it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class Storage:
-    """One database, PostgreSQL or SQLite, and the groups of statements that use it.
+    """One database, PostgreSQL or SQLite, with one pool of connections.
 
-    Each group is made on first use. Every method raises `DatabaseUnavailableError`,
-    `InvalidConfigError` or `MissingSchemaError` where the database says so.
+    Each group of statements is made on first use. Their methods raise `DatabaseUnavailableError`,
+    `InvalidConfigError` and `MissingSchemaError`.
     """
 
     def __init__(
         self, config: Config, *, pool_size: int, warn: Callable[[str], None] | None = None
     ) -> None:
-        """*pool_size*: connections at most; *warn* is told what went wrong without failing a call."""
+        """*pool_size*: the maximum of connections. *warn* receives warnings that fail no call."""
         self._config = config
         self.database = Database(config, pool_size)
         if warn:
@@ -59,7 +59,7 @@ class Storage:
 
     @functools.cached_property
     def outbox(self) -> Outbox:
-        """The count, and the invalidations that its cache is owed."""
+        """The count, and the invalidations that are queued for its cache."""
         from modelctl.count.outbox import Outbox
 
         return Outbox(self._config, self.database)
@@ -104,12 +104,12 @@ class Storage:
         self.database.close()
 
     def schema(self, work: Callable[[sa.Connection, str], T]) -> T:
-        """Hand a connection, and the name of the schema of modelctl's own tables, to *work*."""
+        """Call *work* with a connection and the name of the schema that has modelctl's own tables."""
         with self.database.connect() as connection:
             return work(connection, self._config.database.schema)
 
     def inspect(self, work: Callable[[sa.Connection, str], T]) -> T:
-        """As `schema`, for *work* that only reads: beside a writer of a SQLite file, too."""
+        """Like `schema`, for *work* that only reads: it does not wait for a writer of a SQLite file."""
         on_sqlite = self._config.sqlite_path is not None
         look = self.database.reading if on_sqlite else self.database.connect
         with look() as connection:

@@ -12,10 +12,10 @@ from modelctl.catalog.documents import error_in, more_pages, why_no_models
 from modelctl.catalog.entries import Entry
 from modelctl.catalog.formats import FORMATS, CatalogFormat
 from modelctl.catalog.read import KNOWN_FORMATS, RepeatedKeys, load
+from modelctl.catalog.results import Rejection
 from modelctl.errors import UsageError, clean
 from modelctl.model import numbered
 from modelctl.redact import redact
-from modelctl.reports import Rejection
 from modelctl.spool import KeyedSpool, Spool
 
 if TYPE_CHECKING:

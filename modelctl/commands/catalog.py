@@ -15,7 +15,7 @@ from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
-    from modelctl.reports import ImportResult
+    from modelctl.catalog.results import ImportResult
 
 
 def import_models(

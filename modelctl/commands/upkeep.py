@@ -13,7 +13,7 @@ from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
-    from modelctl.reports import SchemaStatus
+    from modelctl.migrations.results import SchemaStatus
 
 
 def db_upgrade(ctx: typer.Context, dry_run: DryRun = False, output: Output = None) -> ExitCode:

@@ -6,18 +6,27 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from modelctl.config.durations import format_duration
 from modelctl.config.sections import KEYS
 from modelctl.config.urls import mask_url
-from modelctl.reports import Setting
 
 if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.config.probes import ProbeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of ``config show``; *value* as the file would write it: a duration is text."""
+
+    key: str
+    value: str | float | tuple[str, ...] | list[str]
+    origin: str
+    variable: str
 
 
 def settings(config: Config) -> list[Setting]:

@@ -10,7 +10,7 @@ from modelctl.model import CacheState
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from modelctl.reports import CacheKey
+    from modelctl.count.reports import CacheKey
 
 LEASE_SECONDS = 10.0
 

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING
 
 from modelctl import crash_points, deadline
 from modelctl.count.cache import Cache, Hit, Miss, NullCache
+from modelctl.count.results import Count, VerifiedCount
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,
     ModelctlError,
     StaleCacheError,
 )
-from modelctl.model import CacheState, Count, VerifiedCount
+from modelctl.model import CacheState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
-    from modelctl.reports import CacheReport, DrainResult
+    from modelctl.count.reports import CacheReport, DrainResult
 
 # How long a change may take for its invalidation, with retries and the sweep in it (seconds).
 INVALIDATE_SECONDS = 2.0
@@ -259,7 +260,7 @@ class CachedCount:
 
     def drain(self) -> DrainResult:
         """Deliver every queued invalidation that is due, to the end."""
-        from modelctl.reports import DrainResult
+        from modelctl.count.reports import DrainResult
 
         outbox = self._outbox
         if not self.cache.needs_delivery:
@@ -282,7 +283,7 @@ class CachedCount:
 
     def clear(self) -> DrainResult:
         """Invalidate now, whether or not something is queued."""
-        from modelctl.reports import DrainResult
+        from modelctl.count.reports import DrainResult
 
         outbox = self._outbox
         delivered = 0
@@ -294,7 +295,7 @@ class CachedCount:
 
     def report(self) -> CacheReport:
         """Return the cache's keys as they are, and what waits in the outbox."""
-        from modelctl.reports import CacheReport
+        from modelctl.count.reports import CacheReport
 
         queued, settling, age = self._outbox.queue()
         with self.cache.patience(INVALIDATE_SECONDS):

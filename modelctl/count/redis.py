@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from modelctl.config.config import Config
+    from modelctl.count.reports import CacheKey
     from modelctl.redis_client.servers import Talk
-    from modelctl.reports import CacheKey
 
 # What one count may wait for Redis in all, as a multiple of redis.timeout.
 COUNT_TIMEOUTS = 1.5
@@ -185,7 +185,7 @@ class RedisCache:
         return tuple(map(self._key_as_it_is, names))
 
     def _key_as_it_is(self, name: str) -> CacheKey:
-        from modelctl.reports import CacheKey
+        from modelctl.count.reports import CacheKey
 
         with self.link.talk(self.link.pool_of(name)) as talk:
             kind, left = talk.ask(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from modelctl.config.config import Config
-    from modelctl.reports import CacheKey
+    from modelctl.count.reports import CacheKey
 
 
 class SqliteCache:
@@ -145,7 +145,7 @@ class SqliteCache:
         sql = f"SELECT key, value, {left} FROM modelctl_cache WHERE {left} > 0 ORDER BY key"
         with self._connection() as connection:
             rows = connection.execute(sql).fetchall()
-        from modelctl.reports import CacheKey
+        from modelctl.count.reports import CacheKey
 
         return tuple(CacheKey(k, None if v is None else str(v), left) for k, v, left in rows)
 

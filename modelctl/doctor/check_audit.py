@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from modelctl.doctor.facts import Finding, well, wrong
-from modelctl.reports import Audit
+from modelctl.doctor.results import Audit
 
 if TYPE_CHECKING:
     from modelctl.doctor.facts import Facts

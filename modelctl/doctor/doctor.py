@@ -19,8 +19,8 @@ from modelctl.doctor import (
     check_rows,
 )
 from modelctl.doctor.facts import Facts, Finding, wrong
+from modelctl.doctor.results import Check, Diagnosis
 from modelctl.errors import ModelctlError, clean
-from modelctl.reports import Check, Diagnosis
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.count.protocol import CachedCount
+    from modelctl.doctor.results import Audit
     from modelctl.doctor.rights import Rights, Table
     from modelctl.models.store import Survey
-    from modelctl.reports import Audit
     from modelctl.storage import Storage
 
 

@@ -14,7 +14,7 @@ from modelctl.count.outbox import SEAL
 from modelctl.database.sql import lock_key
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
-from modelctl.reports import SchemaStatus
+from modelctl.migrations.results import SchemaStatus
 from modelctl.schema.declared import CACHE, HEAD, KNOWN, OUTBOX
 
 if TYPE_CHECKING:

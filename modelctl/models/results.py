@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any
 
+    from modelctl.health import Hold
     from modelctl.model import CacheState, ModelStatus
-    from modelctl.reports import Hold
 
 
 @dataclass(frozen=True, slots=True)

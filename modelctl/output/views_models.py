@@ -13,6 +13,7 @@ from modelctl.recovery.explain import describe
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from modelctl.catalog.results import ImportResult
     from modelctl.models.results import (
         BatchResult,
         Changes,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         Stats,
         StatusChange,
     )
-    from modelctl.reports import ImportResult
 
 # The first columns of a model in CSV and TSV.
 _MODEL_FIELDS = (

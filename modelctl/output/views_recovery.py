@@ -12,13 +12,8 @@ from modelctl.output.view import MAX_TABLE_ROWS, View, dry_run_note, field_names
 from modelctl.recovery.explain import describe, left
 
 if TYPE_CHECKING:
-    from modelctl.reports import (
-        LastRecover,
-        Pause,
-        ProbeReport,
-        ProbeResult,
-        Recovery,
-    )
+    from modelctl.probe.results import ProbeReport, ProbeResult
+    from modelctl.recovery.results import LastRecover, Pause, Recovery
 
 _WHY_WAITING = {
     "cooldown": "its cooldown ends {left}",

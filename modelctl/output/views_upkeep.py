@@ -11,8 +11,11 @@ from modelctl.output.view import View, field_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelctl.model import Count, VerifiedCount
-    from modelctl.reports import CacheReport, Diagnosis, DrainResult, SchemaStatus, Setting
+    from modelctl.config.settings import Setting
+    from modelctl.count.reports import CacheReport, DrainResult
+    from modelctl.count.results import Count, VerifiedCount
+    from modelctl.doctor.results import Diagnosis
+    from modelctl.migrations.results import SchemaStatus
 
 
 # ── The count and its cache ─────────────────────────────────────────────────────────────────────
@@ -56,7 +59,7 @@ def verified_count_view(result: VerifiedCount) -> View:
 
 def cache_view(result: CacheReport) -> View:
     """Return the view of the cache's keys and of the queue."""
-    from modelctl.reports import CacheKey
+    from modelctl.count.reports import CacheKey
 
     names = field_names(CacheKey)
     queue = f"{result.queued} queued"
@@ -123,7 +126,7 @@ def removed_view(names: Sequence[str]) -> View:
 
 def settings_view(settings: Sequence[Setting], file: str | None) -> View:
     """Return the view of the configuration; *file*: the configuration file in use."""
-    from modelctl.reports import Setting
+    from modelctl.config.settings import Setting
 
     return View(
         document={"file": file, "settings": settings},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from modelctl.database import bulk
 from modelctl.database.sql import text
 from modelctl.models.changes import FOR_A_PERSON, PAUSED, Changes
-from modelctl.reports import Candidate, Waiting
+from modelctl.recovery.results import Candidate, Waiting
 from modelctl.tables.columns import AUTO_OFF, ON, TIMED_OFF
 from modelctl.tables.ids import is_storable
 from modelctl.tables.odd_values import readable

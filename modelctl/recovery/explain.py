@@ -1,4 +1,4 @@
-"""Answers to "why?", in sentences. Pure words; nothing is asked or changed here."""
+"""Sentences for `show`: why a model has its status, and what the next `recover` does with it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelctl.config.config import Config
-    from modelctl.models.results import Model
-    from modelctl.reports import Candidate, Hold
+    from modelctl.health import Hold
+    from modelctl.models.results import ExplainedModel, Model
+    from modelctl.recovery.candidates import Candidates
+    from modelctl.recovery.holds import Holds
+    from modelctl.recovery.results import Candidate
 
 _SPARED = {
     "floor": "the fleet would have fewer active models than recovery.min_active",
@@ -23,12 +26,12 @@ _SPARED = {
 
 
 def moment(time: datetime) -> str:
-    """Write a time, in UTC."""
+    """Write a UTC time."""
     return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def left(seconds: float) -> str:
-    """Say in how long: ``now``, ``in 23 min``."""
+    """Write how long something still takes: ``now``, ``in 23 min``."""
     if seconds <= 0:
         return "now"
     if seconds < 90:
@@ -39,7 +42,7 @@ def left(seconds: float) -> str:
 
 
 def describe(hold: Hold) -> str:
-    """Say what is held, until when and why."""
+    """Describe a pause or an incident: what is stopped, until when and why."""
     if hold.failure_type is not None:
         what = f"incident at {hold.provider or 'no provider'}: {hold.failure_type}"
         reason = f" ({hold.reason})" if hold.reason else ""
@@ -51,61 +54,87 @@ def describe(hold: Hold) -> str:
     return f"automatic switching{whose} is paused{by} {end}{why}"
 
 
+def explained(model: Model, config: Config, holds: Holds, candidates: Candidates) -> ExplainedModel:
+    """Return *model* with its explanation; the database is asked what the sentences need."""
+    from dataclasses import fields
+
+    from modelctl.models.results import ExplainedModel
+
+    current = holds.current()
+    # A model that only a person enables is no candidate.
+    candidate = None if model.active else next(candidates.plan(ids=[model.id]), None)
+    is_due = candidate is not None and not candidate.waiting
+    ahead = candidates.ahead(model.id) if is_due and config.recovery.limit else 0
+    sentences = explain(model, config, current, candidate, ahead)
+    values = {field.name: getattr(model, field.name) for field in fields(model)}
+    return ExplainedModel(**values, explanation=sentences)
+
+
 def explain(
     model: Model, config: Config, holds: Iterable[Hold], candidate: Candidate | None, ahead: int
 ) -> tuple[str, ...]:
-    """Say why *model* is as it is, and what the next `recover` does.
+    """Return the sentences.
 
-    *candidate*: when it may come back by itself, None: never. *ahead*: how many models are due
-    before it.
+    *holds*: the pauses and incidents of now. *candidate*: None if only a person enables the model.
+    *ahead*: how many models are due before it.
     """
-    told = [_is(model), *_failures(model, config)]
+    sentences = [_status(model), *_failures(model, config)]
     if model.status is ModelStatus.ACTIVE:
-        told += _stays_on(model, config)
+        sentences += _trust(model, config)
     else:
-        told.append(_next_recover(model, config, candidate, ahead))
-    told += [_sentence(describe(h)) for h in holds if h.provider in (None, model.provider)]
-    return tuple(told)
+        sentences.append(_next_recover(model, config, candidate, ahead))
+    sentences += [
+        _sentence(describe(hold)) for hold in holds if hold.provider in (None, model.provider)
+    ]
+    return tuple(sentences)
 
 
 def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _is(model: Model) -> str:
+def _status(model: Model) -> str:
     if model.status is ModelStatus.ACTIVE:
         back = f", back since {moment(model.recovered_at)}" if model.recovered_at else ""
         return f"It is active{back}."
     since = f" since {moment(model.disabled_at)}" if model.disabled_at else ""
     by = model.disabled_by or "somebody, not by modelctl"
     why = f": {model.disabled_reason}" if model.disabled_reason else ""
-    return f"It is off{since}, switched off by {by}{why}."
+    off = f"It has been off{since}," if since else "It is off,"
+    return f"{off} switched off by {by}{why}."
 
 
 def _failures(model: Model, config: Config) -> list[str]:
-    times = {0: "has not", 1: "has once"}.get(model.ejections, f"has {model.ejections} times")
-    told = [
+    switched = {0: "has not switched it off", 1: "has switched it off once"}.get(
+        model.ejections, f"has switched it off {model.ejections} times"
+    )
+    sentences = [
         f"It has {model.consecutive_failures} of {config.health.threshold} failures in a row,"
-        f" and the health rule {times} switched it off since it was last trusted."
+        f" and the health rule {switched} since it was last trusted."
     ]
     if model.last_failure_at:
         kind = f" with {model.failure_type}" if model.failure_type else ""
         reason = f": {model.failure_reason}" if model.failure_reason else ""
-        told.append(f"It last failed at {moment(model.last_failure_at)}{kind}{reason}.")
-    return told
+        sentences.append(f"It last failed at {moment(model.last_failure_at)}{kind}{reason}.")
+    return sentences
 
 
-def _stays_on(model: Model, config: Config) -> list[str]:
-    told = []
+def _trust(model: Model, config: Config) -> list[str]:
+    """Say how near an active model is to being switched off, or for good."""
+    sentences = []
     if model.would_disable:
         why = _SPARED.get(model.would_disable, model.would_disable)
-        told.append(f"The health rule would have switched it off, but {why}.")
+        sentences.append(f"The health rule would have switched it off, but {why}.")
     if model.ejections:
-        told.append("A success at least one cooldown after it came back makes it trusted again.")
+        sentences.append(
+            "A success at least one cooldown after it came back makes it trusted again."
+        )
     rule = config.recovery
     if rule.max_ejections and model.ejections + 1 >= rule.max_ejections:
-        told.append("Switched off once more it waits for a person.")
-    return told
+        sentences.append(
+            "If the health rule switches it off once more, only a person can enable it."
+        )
+    return sentences
 
 
 def _next_recover(model: Model, config: Config, candidate: Candidate | None, ahead: int) -> str:
@@ -116,12 +145,13 @@ def _next_recover(model: Model, config: Config, candidate: Candidate | None, ahe
     if waiting is not None:
         if waiting.why == "person":
             return (
-                f"The next recover leaves it off: {model.ejections} ejections without trust regained"
-                f" ({rule.max_ejections} are enough) wait for a person; enable frees it."
+                "The next recover leaves it off: the health rule switched it off"
+                f" {numbered(model.ejections, 'time')} since it was last trusted"
+                f" (recovery.max_ejections is {rule.max_ejections}), so only a person enables it."
             )
         if waiting.why == "paused":
             return "The next recover leaves it off while automatic switching is paused."
-        what = "it is switched off for a time that" if waiting.why == "timed" else "its cooldown"
+        what = "its timed disable" if waiting.why == "timed" else "its cooldown"
         end = (
             f"{moment(waiting.retry_at)} ({left(waiting.seconds_left or 0)})"
             if waiting.retry_at
@@ -131,8 +161,8 @@ def _next_recover(model: Model, config: Config, candidate: Candidate | None, ahe
     if rule.limit and ahead >= rule.limit:
         are = "is" if ahead == 1 else "are"
         return (
-            f"The next recover leaves it off: {numbered(ahead)} {are} due before it, and a run brings"
-            f" {rule.limit} back."
+            f"The next recover leaves it off: {numbered(ahead)} {are} due before it, and one run"
+            f" brings {rule.limit} back."
         )
     failures = 0 if model.status is ModelStatus.DISABLED else rule.restart_failures
     return f"The next recover brings it back with {failures} of {config.health.threshold} failures."

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from modelctl.database.sql import text
+from modelctl.health import Hold
 from modelctl.models.events import NewEvent, differences, log
-from modelctl.reports import Hold
 from modelctl.tables.columns import UtcTime
 from modelctl.times import FOREVER, written
 
@@ -48,6 +48,10 @@ class Holds:
             )
             for row in found
         )
+
+    def pause_of_the_fleet(self) -> Hold | None:
+        """Return the pause that stops the whole fleet, if there is one."""
+        return next((hold for hold in self.current() if hold.provider is None), None)
 
     def pause(
         self, provider: str | None, seconds: float, *, reason: str | None, actor: str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from modelctl.database.sql import text
-from modelctl.reports import LastRecover
+from modelctl.recovery.results import LastRecover
 from modelctl.tables.columns import UtcTime
 
 if TYPE_CHECKING:

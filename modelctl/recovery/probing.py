@@ -1,29 +1,134 @@
-"""What probes need of the database: the models to ask, the right to ask them, and their failures."""
+"""Ask models that are off whether they work, and record the failures of those that do not."""
 
 from __future__ import annotations
 
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from modelctl.database.sql import text
+from modelctl.errors import InvalidConfigError, ModelctlError, RefusedError
 from modelctl.model import ModelStatus
 from modelctl.models.events import NewEvent, log
+from modelctl.probe.ask import Target, ask
 from modelctl.tables.application import assignments, write
 from modelctl.tables.columns import STATUS
 from modelctl.tables.ids import check_found, check_storable
 from modelctl.tables.odd_values import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import sqlalchemy as sa
 
+    from modelctl.config.config import Config
+    from modelctl.config.probes import ProbeConfig
     from modelctl.database.database import Database
+    from modelctl.probe.results import ProbeResult
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
 
 
+def configured(config: Config) -> Mapping[str, ProbeConfig]:
+    """Return the probes by provider; raises `InvalidConfigError` if there is none."""
+    if not config.probes:
+        hint = "see [probe.NAME] in config.example.toml"
+        raise InvalidConfigError("no probe is configured", hint=hint)
+    return config.probes
+
+
+class Prober:
+    """Asks models that are off, and records what failed."""
+
+    AT_ONCE = 8
+
+    def __init__(
+        self,
+        probing: Probing,
+        probes: Mapping[str, ProbeConfig],
+        *,
+        actor: str,
+        warn: Callable[[str], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        """*probes*: by provider. *progress* is called with the number of models that answered."""
+        self.probes = probes
+        self.answers: dict[str, ProbeResult] = {}
+        self._probing = probing
+        self._actor = actor
+        self._warn = warn
+        self._progress = progress
+
+    def models(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Return id and provider of each model if all of them may be asked.
+
+        Raises:
+            InvalidConfigError: no probe is configured for the provider of a model.
+            ModelNotFoundError: an id is unknown.
+            RefusedError: a model is active.
+        """
+        models = self._probing.models(ids)
+        for model_id, provider, status in models:
+            if status is ModelStatus.ACTIVE:
+                raise RefusedError(
+                    f"'{model_id}' is active, and only models that are off are asked",
+                    hint="a probe costs money; an application's own calls tell how it is",
+                )
+            if provider not in self.probes:
+                raise InvalidConfigError(
+                    f"no probe is configured for '{provider}', the provider of '{model_id}'",
+                    hint="see [probe.NAME] in config.example.toml",
+                )
+        return [(model_id, provider) for model_id, provider, _ in models]
+
+    def ask(self, models: Sequence[tuple[str, str]]) -> list[ProbeResult]:
+        """Ask each model (id, provider) once; start the cooldown of those that fail again."""
+        answers: list[ProbeResult] = []
+        for start in range(0, len(models), self.AT_ONCE):
+            targets = [Target(*model) for model in models[start : start + self.AT_ONCE]]
+            # All are asked at the same time, so the slowest one needs no more than its own timeout.
+            deadline = max(self.probes[target.provider].timeout for target in targets) + 5
+            asking = ask(targets, self.probes, concurrency=self.AT_ONCE, deadline=deadline)
+            with closing(asking):
+                for answer in asking:
+                    answers.append(answer)
+                    self.answers[answer.id] = answer
+                    self._progress(len(self.answers))
+        failed = []
+        for answer in answers:
+            if answer.failure_type is not None:
+                failed.append((answer.id, str(answer.failure_type), answer.reason))
+            elif not answer.healthy:  # the fault of the probe, not of the model
+                self._warn(f"{answer.id} could not be asked: {answer.reason}")
+        if failed:
+            self._probing.failed(failed, actor=self._actor)
+        return answers
+
+    @contextmanager
+    def claimed(self) -> Iterator[Callable[[], bool]]:
+        """Give a function that claims, or prolongs, the right to ask; at the end the claim ends.
+
+        It returns False if another process has the claim.
+        """
+        owner = f"{self._actor} {uuid4()}"
+        seconds = 2 * max(probe.timeout for probe in self.probes.values()) + 60
+        ours = True
+
+        def claim() -> bool:
+            nonlocal ours
+            ours = self._probing.claim(seconds, owner)
+            return ours
+
+        try:
+            yield claim
+        finally:
+            if ours:
+                with suppress(ModelctlError):
+                    self._probing.claim(0, owner)
+
+
 class Probing:
-    """Reads the models to ask and records what failed."""
+    """The statements of probes: the models to ask, the claim, and the failures."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

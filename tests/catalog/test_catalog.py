@@ -16,9 +16,9 @@ from modelctl.catalog.convert import CatalogModel
 from modelctl.catalog.formats import CatalogFormat
 from modelctl.catalog.parse import Catalog, parse
 from modelctl.catalog.read import LARGEST_VALUE
+from modelctl.catalog.results import Rejection
 from modelctl.errors import UsageError
 from modelctl.model import check_id
-from modelctl.reports import Rejection
 from tests import ROOT
 
 FLEET = ROOT / "examples" / "fleet.jsonl"

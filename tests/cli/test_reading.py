@@ -100,7 +100,7 @@ def test_model_as_json(fleet: None, cli: Cli) -> None:
 EXPLANATIONS = {
     "acme/one": ["It is active.", "It has 0 of 5 failures in a row"],
     "acme/off": [
-        "It is off since 2026-01-02T03:04:05Z, switched off by ann: too slow.",
+        "It has been off since 2026-01-02T03:04:05Z, switched off by ann: too slow.",
         "The next recover leaves it off: a person switched it off",
     ],
     "other/due": [

@@ -20,8 +20,9 @@ import psycopg
 import pytest
 
 from modelctl import Fleet, crash_points
+from modelctl.count.results import Count
 from modelctl.errors import MissingSchemaError, StaleCacheError
-from modelctl.model import CacheState, Count
+from modelctl.model import CacheState
 from tests import commands, servers
 from tests.fleets import is_sqlite
 from tests.servers import Postgres, Redis

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from modelctl import StaleCacheError, crash_points
-from modelctl.model import CacheState, Count
+from modelctl.count.results import Count
+from modelctl.model import CacheState
 from tests import servers
 from tests.faults.relays import BOARD, ENDS, RelayedWorld
 from tests.fleets import opened

@@ -12,7 +12,7 @@ import psycopg
 import sqlalchemy as sa
 
 from modelctl.migrations import migrate
-from modelctl.reports import SchemaStatus
+from modelctl.migrations.results import SchemaStatus
 from modelctl.schema.declared import MODELS_COLUMNS
 
 NEEDED = MODELS_COLUMNS

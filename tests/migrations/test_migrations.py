@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from modelctl.database import sqlite
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import migrate
-from modelctl.reports import SchemaStatus
+from modelctl.migrations.results import SchemaStatus
 from modelctl.schema.declared import HEAD
 from modelctl.schema.triggers import SQLITE, TRIGGERS
 from modelctl.tables.columns import AUTO_OFF, TIMED_OFF

@@ -17,7 +17,7 @@ import trustme
 from modelctl.config.probes import ProbeConfig
 from modelctl.model import FailureType
 from modelctl.probe.ask import Target, ask
-from modelctl.reports import ProbeResult
+from modelctl.probe.results import ProbeResult
 
 KEY = "sk-Very+Secret/0123456789"
 HEALTHY = {"choices": [{"message": {"role": "assistant", "content": "pong"}}]}

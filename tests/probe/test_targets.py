@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from modelctl.config.probes import ProbeConfig
 from modelctl.errors import InvalidConfigError
 from modelctl.model import FailureType
-from modelctl.probe.ask import _is_public, ask
+from modelctl.probe.addresses import is_public
+from modelctl.probe.ask import ask
 from tests.probe.provider import KEY, Server, ask_one, failed, secured, serving, targets
 
 
@@ -106,7 +107,7 @@ def test_private_addresses_are_refused(server: Server, host: str) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"])
 def test_public_addresses(address: str) -> None:
     """Public addresses are allowed, also an IPv4 address in the form of an IPv6-only network."""
-    assert _is_public(address)
+    assert is_public(address)
 
 
 @given(
@@ -122,7 +123,7 @@ def test_public_addresses(address: str) -> None:
 def test_what_any_python_calls_private_is_refused(ip: Any) -> None:
     """Whatever this Python says of an address, ours is at least as strict, and says so alone."""
     if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_loopback:
-        assert not _is_public(str(ip))
+        assert not is_public(str(ip))
 
 
 def test_one_private_address_is_enough(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

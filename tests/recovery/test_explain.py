@@ -104,8 +104,8 @@ def test_a_model_in_its_cooldown(fleet_url: str, cli: Cli, monkeypatch: pytest.M
         f"{model[time][:19]}Z" for time in ("disabled_at", "last_failure_at", "retry_at")
     )
     assert model["explanation"] == [
-        f"It is off since {off}, switched off by health rule: no JSON.",
-        "It has 5 of 5 failures in a row, and the health rule has 2 times switched it off since it"
+        f"It has been off since {off}, switched off by health rule: no JSON.",
+        "It has 5 of 5 failures in a row, and the health rule has switched it off 2 times since it"
         " was last trusted.",
         f"It last failed at {failed} with parse-error: no JSON.",
         f"The next recover leaves it off: its cooldown ends at {retry} (in 23 min).",
@@ -125,8 +125,8 @@ def test_a_model_in_its_cooldown(fleet_url: str, cli: Cli, monkeypatch: pytest.M
         (
             {"ejections": 3},
             {"recovery_max_ejections": 3},
-            "The next recover leaves it off: 3 ejections without trust regained (3 are enough)"
-            " wait for a person; enable frees it.",
+            "The next recover leaves it off: the health rule switched it off 3 times since it was"
+            " last trusted (recovery.max_ejections is 3), so only a person enables it.",
         ),
         (
             {"ejections": 3},
@@ -161,8 +161,8 @@ def test_behind_others(fleet_url: str) -> None:
         last = [fleet.show(f"m{number}").explanation[-1] for number in range(5)]
         assert last[:2] == ["The next recover brings it back with 2 of 5 failures."] * 2
         assert last[2:] == [
-            f"The next recover leaves it off: {ahead} models are due before it, and a run brings"
-            " 2 back."
+            f"The next recover leaves it off: {ahead} models are due before it, and one run"
+            " brings 2 back."
             for ahead in (2, 3, 4)
         ]
         assert "cooldown ends" in said(fleet, "fresh")
@@ -195,7 +195,7 @@ def test_disabled_for_a_time(fleet_url: str) -> None:
         model = fleet.show("a")
         assert model.retry_at
         assert model.explanation[-1] == (
-            "The next recover leaves it off: it is switched off for a time that ends at"
+            "The next recover leaves it off: its timed disable ends at"
             f" {moment(model.retry_at)} (in 2.0 h)."
         )
         alter(fleet_url, "a", disabled_until=Ago(1))
@@ -240,14 +240,16 @@ def test_a_model_that_came_back(fleet_url: str) -> None:
     put_off(fleet_url, "a", failed=2 * HOUR)
     with opened(fleet_url, recovery_max_ejections=3) as fleet:
         fleet.recover()
-        assert "once more it waits" not in said(fleet, "a")
+        assert "once more" not in said(fleet, "a")
         sql(fleet_url, "UPDATE models SET ejections = 2")
         model = fleet.show("a")
         assert model.recovered_at
         assert model.explanation[0] == f"It is active, back since {moment(model.recovered_at)}."
-        assert "has 2 times switched it off" in model.explanation[1]
+        assert "has switched it off 2 times" in model.explanation[1]
         assert "A success at least one cooldown after it came back" in said(fleet, "a")
-        assert "Switched off once more it waits for a person." in said(fleet, "a")
+        assert "If the health rule switches it off once more, only a person can enable it." in said(
+            fleet, "a"
+        )
         alter(fleet_url, "a", recovered_at=Ago(2 * HOUR))
         fleet.record_success("a")
         assert "trusted again" not in said(fleet, "a")

@@ -1,0 +1,98 @@
+"""What `import` accepts of a catalogue, and what it reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.catalog.formats import CatalogFormat
+from modelctl.catalog.parse import Catalog, parse
+from modelctl.catalog.results import ImportResult
+from modelctl.errors import UsageError
+from modelctl.model import name_the_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import BinaryIO
+
+    from modelctl.model import CacheState
+    from modelctl.models.batches import Batches
+
+
+def read_catalog(
+    source: bytes | BinaryIO,
+    *,
+    format: CatalogFormat | str | None,  # noqa: A002 - the word of --format
+    provider: str,
+    partial: bool,
+    strict: bool,
+    on_conflict: str,
+) -> Catalog:
+    """Return the catalogue if it may be imported; the arguments are those of `Fleet.import_models`.
+
+    Raises:
+        UsageError: it is not a catalogue, has no model, or an entry is rejected and *strict* or
+            ``fail`` was asked for.
+    """
+    if not isinstance(source, bytes) and not hasattr(source, "readline"):
+        raise UsageError("a catalogue is bytes, or a stream of them")
+    found = parse(source, _known_format(format), provider=provider, partial=partial)
+    if found.rejected and (strict or on_conflict == "fail" or not found.models):
+        first, number = found.rejected[0], len(found.rejected)
+        are_rejected = "1 entry is" if number == 1 else f"{number} entries are"
+        others = "; without --strict the others are taken" if found.models and strict else ""
+        raise UsageError(
+            f"{are_rejected} rejected; {first.id}: {first.why}", hint=f"nothing was written{others}"
+        )
+    if not found.models:
+        raise UsageError("the catalogue has no models", hint="nothing was written")
+    return found
+
+
+def import_catalog(
+    found: Catalog,
+    batches: Batches,
+    *,
+    on_conflict: str,
+    actor: str,
+    dry_run: bool,
+    progress: Callable[[int], None],
+    invalidate: Callable[..., CacheState],
+) -> ImportResult:
+    """Write the models of a catalogue, and count what happened to them."""
+    try:
+        added, differing, ignored = batches.import_models(
+            found.models.by_key,
+            on_conflict=on_conflict,
+            actor=actor,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    except UsageError as exc:
+        raise name_the_text(exc, _texts(found.models)) from None
+    updates = on_conflict == "update"
+    return ImportResult(
+        added=added,
+        updated=differing if updates else 0,
+        unchanged=len(found.models) - added - differing,
+        skipped=0 if updates else differing,
+        rejected=found.rejected,
+        cache=invalidate(owed=not dry_run, changed=bool(added or differing)),
+        dry_run=dry_run,
+        ignored_status=ignored,
+        notes=found.notes,
+    )
+
+
+def _known_format(name: CatalogFormat | str | None) -> CatalogFormat | None:
+    try:
+        return None if name is None else CatalogFormat(name)
+    except ValueError:
+        known = ", ".join(CatalogFormat)
+        raise UsageError(f"no format '{name}'", hint=f"one of: {known}") from None
+
+
+def _texts(entries: Iterable[Sequence[object]]) -> Iterator[tuple[str, object]]:
+    for model_id, name, provider, *_ in entries:
+        yield f"the id '{model_id}'", model_id
+        yield f"the name of '{model_id}'", name
+        yield f"the provider of '{model_id}'", provider

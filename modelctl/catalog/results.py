@@ -1,0 +1,42 @@
+"""What became of the entries of a catalogue. Frozen data, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelctl.model import CacheState
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A catalogue entry that cannot be imported, and why."""
+
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What became of the entries of a catalogue, in numbers of models.
+
+    *unchanged*: equal in the fleet. *skipped*: different in the fleet, and left as they were.
+    *rejected*: the entries that cannot be imported.
+
+    *ignored_status*: how many entries say that their model is off while it is on in the fleet, or the
+    other way round; import never changes a status.
+    *notes*: what else a person should know about the catalogue, in sentences.
+    """
+
+    added: int
+    updated: int
+    unchanged: int
+    skipped: int
+    rejected: Sequence[Rejection]
+    cache: CacheState
+    dry_run: bool = False
+    ignored_status: int = 0
+    notes: tuple[str, ...] = ()

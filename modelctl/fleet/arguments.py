@@ -1,0 +1,121 @@
+"""Checks of the arguments of `Fleet`; each raises `UsageError` and says what is wrong."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from modelctl.errors import UsageError
+from modelctl.model import ModelStatus, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+LONGEST_SECONDS = 3650 * 86400.0
+
+
+def distinct(ids: Sequence[str]) -> list[str]:
+    """Return each id once, in their order."""
+    if not ids:
+        raise UsageError("no model is named")
+    for model_id in ids:
+        if not isinstance(model_id, str):
+            hint = "give each id as an argument: disable(*ids)"
+            several = isinstance(model_id, list | tuple | set | frozenset)
+            raise UsageError(
+                f"a model id is text, not {type(model_id).__name__}", hint=hint if several else None
+            )
+    return list(dict.fromkeys(ids))
+
+
+def status(value: ModelStatus | str) -> ModelStatus:
+    """Return the status of this name."""
+    try:
+        return ModelStatus(value)
+    except ValueError:
+        known = ", ".join(ModelStatus)
+        raise UsageError(f"no status '{value}'", hint=f"one of: {known}") from None
+
+
+def sort_key(name: str) -> str:
+    """Return a key by which models can be sorted."""
+    from modelctl.models.store import SORT_KEYS
+
+    if name not in SORT_KEYS:
+        raise UsageError(f"no sort key '{name}'", hint=f"one of: {', '.join(SORT_KEYS)}")
+    return name
+
+
+def policy(name: str, known: tuple[str, ...]) -> str:
+    """Return one of the *known* policies."""
+    if name not in known:
+        raise UsageError(f"no policy '{name}'", hint=f"one of: {', '.join(known)}")
+    return name
+
+
+def iterable(value: object, what: str) -> None:
+    """Refuse what cannot be iterated over."""
+    if not hasattr(value, "__iter__"):
+        raise UsageError(f"{what} are a list or another iterable, not {value!r}")
+
+
+def provider(name: str | None) -> str | None:
+    """Return a provider as the database can store it."""
+    return None if name is None else storable(name, 200)
+
+
+def limit(value: int | None) -> int | None:
+    """Return a limit; None and 0: there is none."""
+    value = value or None
+    if value is not None and (not isinstance(value, int) or not 1 <= value < 2**63):
+        raise UsageError(f"a limit is 0 (no limit) or more and fits in 64 bits; {value} does not")
+    return value
+
+
+def seconds(value: float, what: str, *, positive: bool = False) -> None:
+    """Refuse anything but 0 s to ten years. NaN too: every comparison with it is false."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= LONGEST_SECONDS or (positive and not value):
+        least = "more than 0 s and at most" if positive else "from 0 s to"
+        raise UsageError(f"{what} is {least} ten years")
+
+
+def in_utc(time: datetime, what: str) -> datetime:
+    """Return a time with a zone, in UTC."""
+    if time.tzinfo is None:
+        raise UsageError(f"{what} has no time zone", hint="write 2026-12-01T08:00Z")
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # in UTC it is beyond the last year that can be stored
+        raise UsageError(f"{what} is beyond the calendar") from None
+
+
+def since(value: float | datetime | None) -> float | datetime | None:
+    """Return the start of a listing: seconds ago, or a time in UTC."""
+    if isinstance(value, datetime):
+        return in_utc(value, "since")
+    if value is not None:
+        seconds(value, "since")
+    return value
+
+
+def end(duration: float | None, until: datetime | None, clock: Callable[[], float]) -> float | None:
+    """Return when a timed disable ends (seconds since 1970), None: it has no end.
+
+    *clock*: the database's, in seconds since 1970.
+    """
+    if duration is None and until is None:
+        return None
+    if duration is not None and until is not None:
+        raise UsageError("give either a duration or an end, not both")
+    if until is not None and not isinstance(until, datetime):
+        raise UsageError("the end is not a datetime")
+    if until is not None:
+        until = in_utc(until, "the end")
+    if duration is not None:
+        seconds(duration, "a duration", positive=True)
+    now = clock()
+    ends_at = until.timestamp() if until is not None else now + (duration or 0)
+    if ends_at <= now:
+        raise UsageError("the end is in the past")
+    return ends_at

@@ -1,0 +1,59 @@
+"""What happens around each public method of `Fleet`: its deadline, and more helpful errors."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from modelctl import deadline
+from modelctl.errors import ModelNotFoundError, UsageError
+from modelctl.model import name_the_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from modelctl.fleet.opened import OpenedFleet
+
+_T = TypeVar("_T", bound="type[OpenedFleet]")
+
+
+def public_methods_in_time(cls: _T) -> _T:
+    """Wrap each public method of *cls*, also the inherited ones.
+
+    A call waits at most ``database.timeout`` for the database. The error of an unknown id names the
+    nearest ids; that of a character that the database cannot store names the text that has it.
+    """
+    for name in dir(cls):
+        method = inspect.getattr_static(cls, name)
+        if isinstance(method, FunctionType) and not name.startswith("_"):
+            setattr(cls, name, _in_time(method))
+    return cls
+
+
+def _in_time(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: OpenedFleet, *args: Any, **kwargs: Any) -> Any:
+        with deadline.call(self.config.database.timeout):
+            try:
+                return method(self, *args, **kwargs)
+            except ModelNotFoundError as exc:
+                self._name_the_nearest(exc)
+                raise
+            except UsageError as exc:
+                if exc.character is None:
+                    raise
+                raise name_the_text(exc, _texts(self, method, args, kwargs)) from None
+
+    return call
+
+
+def _texts(
+    fleet: OpenedFleet, method: Callable[..., Any], args: Any, kwargs: Any
+) -> Iterator[tuple[str, object]]:
+    """Give each argument of a call with a description of it, at last the actor."""
+    for name, value in inspect.signature(method).bind(fleet, *args, **kwargs).arguments.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            yield f"the id '{text}'" if name in ("id", "ids") else f"the {name}", text
+    yield "the actor", fleet._actor

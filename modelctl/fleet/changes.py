@@ -1,0 +1,253 @@
+"""The commands that change models: by hand, by outcomes, from a catalogue."""
+
+from __future__ import annotations
+
+from functools import partial as with_arguments
+from typing import TYPE_CHECKING, Any
+
+from modelctl.errors import UsageError
+from modelctl.fleet import arguments
+from modelctl.fleet.opened import OpenedFleet, ignore_progress
+from modelctl.model import check_id, name_the_text, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from typing import BinaryIO
+
+    from modelctl.catalog.formats import CatalogFormat
+    from modelctl.catalog.results import ImportResult
+    from modelctl.health import Outcome
+    from modelctl.model import FailureType
+    from modelctl.models.results import BatchResult, Changes, StatusChange
+
+
+class ChangeCommands(OpenedFleet):
+    """What changes models. Each change is committed first, then the caches are invalidated."""
+
+    def disable(
+        self,
+        *ids: str,
+        reason: str | None = None,
+        duration: float | None = None,
+        until: datetime | None = None,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Changes:
+        """Switch models off by hand, all or none. Nothing automatic switches them on again.
+
+        *duration* (seconds) or *until* (a time with its zone) gives the disable an end: then
+        `recover` brings the models back. A model that is disabled without an end does not get one.
+        A model that is off already keeps the time since when it is off, and its reason unless a
+        new *reason* is given. *force*: ignore the floor of ``recovery.min_active``, and give an end
+        also to models that are disabled without one.
+
+        Raises:
+            ModelNotFoundError: an id is unknown; nothing is changed.
+            RefusedError: fewer active models than the floor would remain; nothing is changed.
+            UsageError: the end is in the past, or is not a time.
+        """
+
+        floor = self.config.recovery.min_active
+        end = arguments.end(duration, until, lambda: self._store.candidates.clock())
+        disable = with_arguments(self._store.models.disable, until=end, floor=floor, force=force)
+        return self._switch(disable, ids, reason, dry_run)
+
+    def enable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+        """Switch models on as healthy ones: without failures and ejections. All or none.
+
+        Raises:
+            ModelNotFoundError: an id is unknown; nothing is changed.
+        """
+        return self._switch(self._store.models.enable, ids, reason, dry_run)
+
+    def remove(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+        """Delete models, all or none; their history stays.
+
+        A model that was removed before is no error: its change says that nothing changed.
+
+        Raises:
+            ModelNotFoundError: an id is unknown, also in the history; nothing is changed.
+        """
+        return self._switch(self._store.models.remove, ids, reason, dry_run)
+
+    def _switch(
+        self,
+        change: Callable[..., tuple[StatusChange, ...]],
+        ids: Sequence[str],
+        reason: str | None,
+        dry_run: bool,
+    ) -> Changes:
+        from modelctl.models.results import Changes
+
+        changes = change(
+            arguments.distinct(ids), actor=self._actor, reason=self._reason(reason), dry_run=dry_run
+        )
+        # Also if nothing changed: an earlier process may have died before its invalidation.
+        changed = any(change.changed for change in changes)
+        return Changes(changes, self._invalidate(owed=not dry_run, changed=changed), dry_run)
+
+    def add(
+        self,
+        id: str,  # noqa: A002 - the word that everybody uses
+        *,
+        name: str | None = None,
+        provider: str = "",
+    ) -> Changes:
+        """Add one active model. A model that exists already stays as it is.
+
+        If that model has another name or provider, the change is a `KeptChange` whose note says
+        so; `import_models` can change them.
+
+        Raises:
+            UsageError: the id is not valid (1-200 characters, no control characters, no blanks at
+                its ends).
+        """
+        from modelctl.models.results import Changes
+
+        entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
+        change = self._store.batches.add(entry, actor=self._actor)
+        return Changes((change,), self._invalidate(owed=True, changed=change.changed))
+
+    def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
+        """Record a successful call: the failures in a row are 0 again, and an auto-disabled model
+        comes back.
+
+        Raises:
+            ModelNotFoundError: the id is unknown.
+        """
+        from modelctl import health
+
+        arguments.distinct([id])
+        return self._record(health.Outcome(id, None))
+
+    def record_failure(
+        self,
+        id: str,  # noqa: A002 - the word that everybody uses
+        type: FailureType | str | None = "unknown",  # noqa: A002 - the word that everybody uses
+        *,
+        reason: str | None = None,
+    ) -> Changes:
+        """Record a failed call; the 5th counted failure in a row switches the model off.
+
+        *type*: one of `FailureType`; only ``parse-error`` and ``client-error`` count. None: the
+        caller went away before the answer (HTTP status 499). That is no failure of the model, so
+        nothing is recorded, and the change says ``recorded=False``.
+        *reason* is cut to 500 characters.
+
+        Raises:
+            ModelNotFoundError: the id is unknown.
+            UsageError: the type is unknown.
+        """
+        from modelctl import health
+
+        arguments.distinct([id])
+        if type is None:
+            return self._not_recorded(id)
+        return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
+
+    def _not_recorded(self, model_id: str) -> Changes:
+        from modelctl.models.results import Changes, OutcomeChange
+
+        with self._warning_if_unknown():
+            model = self._store.models.get(model_id)
+        change = OutcomeChange(
+            *(model_id, model.status, model.status, False, model.consecutive_failures),
+            threshold=self.config.health.threshold,
+            would_disable=model.would_disable,
+            recorded=False,
+        )
+        return Changes((change,), self._cached_count.cache.state_when_untouched)
+
+    def _record(self, outcome: Outcome) -> Changes:
+        from modelctl.models.results import Changes
+
+        with self._warning_if_unknown():
+            change = self._store.outcomes.record(outcome, actor=self._actor)
+        return Changes((change,), self._invalidate(owed=change.changed))
+
+    def record_batch(
+        self,
+        outcomes: Iterable[Outcome | Mapping[str, Any]],
+        *,
+        unknown: str = "fail",
+        progress: Callable[[int], None] = ignore_progress,
+    ) -> BatchResult:
+        """Record many outcomes in their order, in one transaction: all or none.
+
+        *outcomes*: ``{"id", "outcome": "success"|"failure", "type"?, "reason"?}`` each. All are
+        read and checked before anything is written; on the way they are kept on disk.
+        *unknown*: what to do if an id is unknown: ``fail``, or ``skip`` its outcomes, which the
+        result counts and names. *progress* is called with the number of recorded outcomes.
+
+        Raises:
+            UsageError: an outcome is wrong; the message gives its number (from 1).
+            ModelNotFoundError: an id is unknown, and *unknown* is ``fail``.
+        """
+        from modelctl.fleet.batch import checked, texts
+        from modelctl.models.results import BatchResult
+
+        skip_unknown = arguments.policy(unknown, ("fail", "skip")) == "skip"
+        arguments.iterable(outcomes, "outcomes")
+        self._warn_if_nothing_is_configured()
+        spool = checked(outcomes, self.config.health.reason_length)
+        try:
+            done = self._store.outcomes.record_batch(
+                lambda: iter(spool),
+                actor=self._actor,
+                skip_unknown=skip_unknown,
+                progress=progress,
+            )
+        except UsageError as exc:
+            raise name_the_text(exc, texts(spool)) from None
+        cache = self._invalidate(owed=bool(done.changes))
+        return BatchResult(done.recorded, done.changes, cache, done.skipped, done.unknown)
+
+    def import_models(
+        self,
+        catalog: bytes | BinaryIO,
+        *,
+        format: CatalogFormat | str | None = None,  # noqa: A002 - the word that everybody uses
+        provider: str | None = None,
+        on_conflict: str = "update",
+        partial: bool = False,
+        strict: bool = False,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = ignore_progress,
+    ) -> ImportResult:
+        """Add and update models from a catalogue, in one transaction. No status is changed.
+
+        *catalog*: its bytes, or a stream of them: a JSON document of at most 16 MiB, or JSON Lines
+        of any length, which are not held in memory.
+        *format*: one of `CatalogFormat`; None: the shape of the catalogue tells it.
+        *provider*: the provider of all models, whatever the catalogue says.
+        *on_conflict*: what to do with a model whose name or provider differs: ``update`` it,
+        ``skip`` it, or ``fail``. With ``fail`` nothing is written if a model differs or an entry is
+        rejected.
+        *partial*: accept one page of a longer list. *strict*: write nothing if an entry is rejected.
+
+        Raises:
+            UsageError: this is not a catalogue, it has no model, it is one page of several, or an
+                entry is rejected and *strict* or ``fail`` was asked for.
+            RefusedError: ``fail``, and a model differs.
+        """
+        from modelctl.catalog.importing import import_catalog, read_catalog
+
+        policy = arguments.policy(on_conflict, ("update", "skip", "fail"))
+        found = read_catalog(
+            catalog,
+            format=format,
+            provider=arguments.provider(provider) or "",
+            partial=partial,
+            strict=strict,
+            on_conflict=policy,
+        )
+        return import_catalog(
+            found,
+            self._store.batches,
+            on_conflict=policy,
+            actor=self._actor,
+            dry_run=dry_run,
+            progress=progress,
+            invalidate=self._invalidate,
+        )

@@ -1,0 +1,29 @@
+"""The SQLite database that modelctl creates on first use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from modelctl.database import sqlite
+from modelctl.migrations.migrate import upgrade
+from modelctl.storage import Storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelctl.config.config import Config
+
+
+def create(config: Config, path: Path) -> None:
+    """Create the database at *path* with its schema, complete or not at all."""
+
+    def migrate(draft: Path) -> None:
+        database = replace(config.database, url=f"sqlite:///{quote(os.fsencode(draft))}")
+        store = Storage(replace(config, database=database), pool_size=1)
+        store.schema(upgrade)
+        store.close()
+
+    sqlite.create(path, migrate)

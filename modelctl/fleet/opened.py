@@ -1,0 +1,166 @@
+"""OpenedFleet: the configuration and the connections that all commands share."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Self
+
+from modelctl import crash_points, forks
+from modelctl.config.config import Config
+from modelctl.config.load import default_actor
+from modelctl.count.protocol import CachedCount
+from modelctl.errors import ModelctlError, ModelNotFoundError, clean
+from modelctl.model import storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from modelctl.model import CacheState
+    from modelctl.storage import Storage
+
+
+def ignore_progress(_: int) -> None:
+    """Report progress to nobody."""
+
+
+def _log(message: str) -> None:
+    import logging
+
+    logging.getLogger("modelctl").warning("%s", message)
+
+
+class OpenedFleet:
+    """Opens and closes a fleet; connects on first use."""
+
+    def __init__(
+        self, config: Config, *, actor: str | None = None, pool_size: int | None = None
+    ) -> None:
+        """*actor*: the name in the history; *pool_size*: the maximum of database connections."""
+        self.config = config
+        self._actor = storable(actor, 200) if actor else default_actor()
+        self._pool_size = pool_size or config.database.pool_size
+        self._begin()
+        forks.watch(self, OpenedFleet._begin)
+        # Receives the text of a warning: something went wrong that fails no call.
+        self.on_warning: Callable[[str], None] = _log
+        self._cached_count = CachedCount(
+            config, lambda: self._store.outbox, lambda message: self.on_warning(message)
+        )
+
+    def _begin(self) -> None:
+        """Start without a connection; the child of a fork starts again."""
+        self._made: Storage | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, config: Config | str | Path | None = None, *, actor: str | None = None) -> Self:
+        """Return a fleet, configured as the command line is; nothing is connected yet.
+
+        *config*: a file, a `Config`, or None: the usual places (MODELCTL_CONFIG, the user's file,
+        the system's file) and the environment. *actor*: the name in the history; None:
+        MODELCTL_ACTOR, else user@host.
+
+        Raises:
+            InvalidConfigError: the configuration is wrong.
+        """
+        if not isinstance(config, Config):
+            config = Config.load(config)
+        return cls(config, actor=actor)
+
+    def close(self) -> None:
+        """Close all connections. The fleet may be used again: then it connects again."""
+        with self._lock:
+            if self._made:
+                self._made.close()
+                self._made = None
+        self._cached_count.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _store(self) -> Storage:
+        """The opened database. The embedded one is created first, a configured one must exist."""
+        with self._lock:
+            if self._made is None:
+                from modelctl.storage import Storage
+
+                self._create_embedded()
+                self._made = Storage(
+                    self.config,
+                    pool_size=self._pool_size,
+                    warn=lambda message: self.on_warning(message),
+                )
+            return self._made
+
+    def _create_embedded(self) -> None:
+        if self.config.embedded:
+            self._create_file()
+
+    def _create_file(self) -> None:
+        """Create the SQLite database with its schema, if it does not exist."""
+        path = self.config.sqlite_path
+        if path is None:
+            return
+        from modelctl.database import sqlite
+
+        if not sqlite.exists(path):
+            from modelctl.fleet import embedded
+
+            embedded.create(self.config, path)
+
+    def _warn_if_nothing_is_configured(self) -> None:
+        """Warn if the embedded database is used and has no models.
+
+        Perhaps the configuration is missing, as it often is in the environment of cron.
+        """
+        path = self.config.sqlite_path
+        if path is None or not self.config.embedded:
+            return
+        from modelctl.database import sqlite
+
+        empty = False
+        with suppress(ModelctlError):  # the call itself reports what is wrong with the database
+            empty = not sqlite.has_models(path)
+        if empty:
+            self.on_warning(
+                f"no database is configured, so {path} is used, and it has no models;"
+                " MODELCTL_DATABASE_URL names another"
+            )
+
+    @contextmanager
+    def _warning_if_unknown(self) -> Iterator[None]:
+        """Around reads of a model: perhaps its id is unknown because no database is configured."""
+        try:
+            yield
+        except ModelNotFoundError:
+            self._warn_if_nothing_is_configured()
+            raise
+
+    def _name_the_nearest(self, error: ModelNotFoundError) -> None:
+        """Add to the hint the ids that are most like the first unknown id."""
+        if not error.missing:
+            return
+        first, error.missing = error.missing[0], ()
+        with suppress(ModelctlError):
+            near = self._store.models.nearest(first)
+            if near:
+                error.hint = clean(f"the nearest: {', '.join(near)}; {error.hint}")
+
+    def _reason(self, reason: str | None) -> str | None:
+        """Return a reason as it is stored: without keys, and not too long."""
+        from modelctl.redact import storable_reason
+
+        return storable_reason(reason, self.config.health.reason_length)
+
+    def _invalidate(
+        self, *, owed: bool, changed: bool = True, to_the_end: bool = False
+    ) -> CacheState:
+        """Invalidate the caches after a commit; see `CachedCount.invalidate`."""
+        crash_points.reach("after-commit")
+        return self._cached_count.invalidate(owed=owed, changed=changed, to_the_end=to_the_end)

@@ -1,0 +1,144 @@
+"""The commands that only read: list, show, stats, leaderboard, events and the like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.fleet import arguments
+from modelctl.fleet.opened import OpenedFleet
+from modelctl.model import storable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from modelctl.health import Hold
+    from modelctl.model import ModelStatus
+    from modelctl.models.results import Event, ExplainedModel, LeaderboardEntry, Model, Stats
+
+
+class ReadCommands(OpenedFleet):
+    """What can be asked about models and their history. Everything comes from the database."""
+
+    def list_models(
+        self,
+        *,
+        status: ModelStatus | str | None = None,
+        provider: str | None = None,
+        sort: str = "id",
+        limit: int | None = None,
+    ) -> list[Model]:
+        """Return the models that match.
+
+        *sort*: ``id``, ``name``, ``provider``, ``status``, ``failures`` (most first) or
+        ``updated`` (newest first). Text is sorted by code points, so capitals come first.
+
+        Raises:
+            UsageError: an unknown status or sort key, or a limit below 0 (0 and None: no limit).
+        """
+        found = self.iter_models(status=status, provider=provider, sort=sort, limit=limit)
+        return list(found)
+
+    def iter_models(
+        self,
+        *,
+        status: ModelStatus | str | None = None,
+        provider: str | None = None,
+        sort: str = "id",
+        limit: int | None = None,
+    ) -> Iterator[Model]:
+        """Give what `list_models` returns, one model at a time, in constant memory.
+
+        All rows are read when the first model is asked for, to disk if they are many. So a slow
+        caller holds no connection.
+        """
+
+        sort, limit = arguments.sort_key(sort), arguments.limit(limit)
+        wanted = None if status is None else arguments.status(status)
+        return self._store.models.iter_models(
+            status=wanted, provider=provider, sort=sort, limit=limit
+        )
+
+    def show(self, id: str) -> ExplainedModel:  # noqa: A002 - the word that everybody uses
+        """Return one model, with sentences that explain its status.
+
+        Raises:
+            ModelNotFoundError: the id is unknown.
+        """
+        from modelctl.recovery.explain import explained
+
+        store = self._store
+        return explained(store.models.get(id), self.config, store.holds, store.candidates)
+
+    def stats(self) -> Stats:
+        """Return the totals by status and provider, and the pauses and incidents of now."""
+        from dataclasses import replace
+
+        return replace(self._store.models.stats(), holds=self._store.holds.current())
+
+    def holds(self) -> tuple[Hold, ...]:
+        """Return the pauses and incidents that are not over yet."""
+        return self._store.holds.current()
+
+    def complete(self, prefix: str) -> list[str]:
+        """Return ids that begin with *prefix*, for the completion of a shell.
+
+        At most 100, and only ids without characters that have a meaning for a shell.
+        """
+        path, prefix = self.config.sqlite_path, storable(prefix)
+        if path is None:
+            return self._store.models.complete(prefix)
+        from modelctl.database import sqlite
+
+        return sqlite.complete(path, prefix)
+
+    def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Return pairs of ids that a person would mistake for each other.
+
+        The first of a pair is one of *ids*, the second belongs to another model.
+        """
+        return self._store.models.look_alikes(list(dict.fromkeys(map(storable, ids))))
+
+    def leaderboard(
+        self, *, top: int | None = 10, provider: str | None = None, untested: bool = False
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return the *top* active models by success rate; 0 or None: all active models.
+
+        They are ranked by the lower bound of the rate with 95 % confidence, so that one success in
+        one call ranks below 420 in 421. *untested*: also the models without a call, last.
+        """
+
+        top = arguments.limit(top)
+        return self._store.models.leaderboard(top=top, provider=provider, untested=untested)
+
+    def events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | datetime | None = None,
+        limit: int | None = 100,
+    ) -> tuple[Event, ...]:
+        """Return the history, newest first.
+
+        *id*: only the events of this model. *since*: only events of the last so many seconds, or
+        since a time with its zone. *limit*: at most so many; 0 or None: no limit.
+
+        Raises:
+            UsageError: *since* is neither a time nor from 0 s to ten years, or *limit* is below 0.
+        """
+        return tuple(self.iter_events(id, since=since, limit=limit))
+
+    def iter_events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | datetime | None = None,
+        limit: int | None = 100,
+    ) -> Iterator[Event]:
+        """Give what `events` returns, one event at a time, in constant memory.
+
+        The rows are read as by `iter_models`.
+        """
+
+        since, limit = arguments.since(since), arguments.limit(limit)
+        return self._store.models.iter_events(id, since=since, limit=limit)

@@ -1,0 +1,134 @@
+"""The commands around recovery: recover, probe, pause and resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.fleet import arguments
+from modelctl.fleet.opened import OpenedFleet, ignore_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelctl.probe.results import ProbeReport
+    from modelctl.recovery.probing import Prober
+    from modelctl.recovery.results import LastRecover, Pause, Recovery
+
+
+class RecoveryCommands(OpenedFleet):
+    """What brings models back automatically, and what stops that."""
+
+    def recover(
+        self,
+        *,
+        limit: int | None = None,
+        cooldown: float | None = None,
+        probe: bool = False,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = ignore_progress,
+    ) -> Recovery:
+        """Bring back the models whose cooldown, or timed disable, is over.
+
+        *limit*: at most so many, the longest waiting first (0: no limit; None:
+        ``recovery.limit``). *cooldown*: seconds, in this run instead of the configured ones.
+        *probe*: ask each auto-disabled model first if a probe is configured for its provider; if
+        that fails, its cooldown starts again.
+        If another run is at work, this run does nothing and says ``busy``. A model that a person
+        disabled without an end is never touched.
+
+        Raises:
+            InvalidConfigError: *probe*, and no probe is configured.
+            UsageError: *limit* or *cooldown* makes no sense.
+        """
+        from modelctl.recovery.run import RecoverRun
+
+        if cooldown is not None:
+            arguments.seconds(cooldown, "a cooldown")
+        limit = arguments.limit(self.config.recovery.limit if limit is None else limit)
+        prober = self._prober(progress) if probe else None
+        self._warn_if_nothing_is_configured()
+        store = self._store
+        run = RecoverRun(
+            store.candidates,
+            store.bring_back,
+            prober,
+            limit=limit,
+            cooldowns=None if cooldown is None else (cooldown,),
+            actor=self._actor,
+            paused=store.holds.pause_of_the_fleet(),
+            progress=progress,
+        )
+        if dry_run:
+            result = run.rehearse(self._cached_count.cache.state_when_untouched)
+        else:
+            result = run.run(store.last_run.finished, self._invalidate)
+        for warning in run.warnings():
+            self.on_warning(warning)
+        return result
+
+    def probe(
+        self, *ids: str, dry_run: bool = False, progress: Callable[[int], None] = ignore_progress
+    ) -> ProbeReport:
+        """Ask models that are off whether they work, with one small request each.
+
+        No model comes back by this. If a model fails, its cooldown starts again, and the history
+        says so. *dry_run*: ask no model. *progress* is called with the number of answers.
+
+        Raises:
+            InvalidConfigError: no probe is configured for the provider of a model.
+            ModelNotFoundError: an id is unknown; no model is asked.
+            RefusedError: a model is active; no model is asked.
+        """
+        from modelctl.probe.results import ProbeReport
+
+        wanted = arguments.distinct(ids)
+        prober = self._prober(progress)
+        models = prober.models(wanted)
+        if dry_run:
+            return ProbeReport((), len(models), True)
+        answers = prober.ask(models)
+        return ProbeReport(tuple(answers), len(answers))
+
+    def _prober(self, progress: Callable[[int], None]) -> Prober:
+        from modelctl.recovery.probing import Prober, configured
+
+        probes = configured(self.config)
+        return Prober(
+            self._store.probing,
+            probes,
+            actor=self._actor,
+            warn=lambda message: self.on_warning(message),
+            progress=progress,
+        )
+
+    def last_recover(self) -> LastRecover:
+        """Return when a run of `recover` last finished, and whether that is too long ago."""
+        return self._store.last_run.read()
+
+    def pause(
+        self, duration: float, *, provider: str | None = None, reason: str | None = None
+    ) -> Pause:
+        """Stop all automatic switching, off and on, for *duration* seconds.
+
+        *provider*: only its models. People can still switch models, and outcomes are recorded.
+
+        Raises:
+            UsageError: *duration* is not more than 0 s and at most ten years.
+        """
+        from modelctl.recovery.results import Pause
+
+        arguments.seconds(duration, "a pause", positive=True)
+        provider, reason = arguments.provider(provider), self._reason(reason)
+        store = self._store
+        if provider is not None and not [*store.models.iter_models(provider=provider, limit=1)]:
+            self.on_warning(f"no model has the provider '{provider}'")
+        until = store.holds.pause(provider, duration, reason=reason, actor=self._actor)
+        return Pause(provider, True, until, reason, True)
+
+    def resume(self, *, provider: str | None = None, reason: str | None = None) -> Pause:
+        """End the pause of the fleet, or of *provider*, before its time."""
+        from modelctl.recovery.results import Pause
+
+        provider, reason = arguments.provider(provider), self._reason(reason)
+        found = self._store.holds.resume(provider, reason=reason, actor=self._actor)
+        return Pause(provider, False, None, None, found)
