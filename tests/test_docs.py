@@ -1,0 +1,57 @@
+"""The README and the pages in docs/ name files and wings that exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    """A relative link names a file that exists, and a heading in it."""
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_source_file_that_a_page_names_exists(page: Path) -> None:
+    """A path such as `count/protocol.py` is a file of the package, or one of the repository."""
+    for name in re.findall(r"`([\w/.*]+/[\w.*]+\.py)`", page.read_text()):
+        assert [*ROOT.glob(name), *(ROOT / "modelctl").glob(name)], name
+
+
+def test_the_page_of_the_architecture_has_every_wing() -> None:
+    """Each wing and top file of the layer contract has a place on the page, and each wing a row."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    named = {name for layer in layers for name in layer.split(" | ")} - {"__main__"}
+    page = ARCHITECTURE.read_text()
+    assert {name for name in named if not re.search(rf"\b{name}\b", page)} == set()
+    wings = {name for name in named if (ROOT / "modelctl" / name).is_dir()}
+    assert wings == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+
+
+def test_the_map_of_the_readme_has_every_wing() -> None:
+    """The map of the README names each wing."""
+    text = (ROOT / "README.md").read_text()
+    a_map = text[text.index("## Working on it") :]
+    wings = {path.parent.name for path in (ROOT / "modelctl").glob("*/__init__.py")}
+    assert {wing for wing in wings if not re.search(rf"\b{wing}\b", a_map)} == set()
