@@ -117,19 +117,48 @@ def _remove_from_other_tables(plan: Plan, models: Relation, catalogue: Catalogue
 def _add_columns(plan: Plan, models: Relation, missing: list[str], catalogue: Catalogue) -> None:
     definitions = {name: MODELS_COLUMNS[name].postgresql for name in missing}
     words = f"{models.shown} has no {listed('column', missing)}"
-    statements = []
+    fill: list[str] = []
     if "active" in missing:
         off = adoption.rows_off(_renamed_active(models, catalogue), plan.installed, models.columns)
         if off:
             words += f" ({off.words})"
-            statements.append(f"UPDATE {models.sql} SET active = false WHERE {off.condition}")
-    added = ", ".join(f"ADD COLUMN {name} {definition}" for name, definition in definitions.items())
-    plan.add(words, f"ALTER TABLE {models.sql} {added}", *statements)
+            definitions["active"], fill = _active_from(off.condition, models, catalogue)
+    add = ", ".join(f"ADD COLUMN {name} {definition}" for name, definition in definitions.items())
+    plan.add(words, f"ALTER TABLE {models.sql} {add}", *fill)
     plan.touches_models = True
 
 
+def _active_from(off: str, models: Relation, catalogue: Catalogue) -> tuple[str, list[str]]:
+    """Return the definition of ``active``, and statements that fill it: false where *off* is true.
+
+    All other programs wait meanwhile, and only an UPDATE of many rows takes long. So the column is
+    added with the value of most rows. And the trigger, which would collect the changed rows, is
+    disabled for the UPDATE: an upgrade queues an invalidation anyway.
+    """
+    # The owner may read the table, and nobody else can upgrade it.
+    sql = f"SELECT 2 * count(*) FILTER (WHERE {off}) > count(*) FROM {models.sql}"
+    mostly_off = models.owned and catalogue.ask(sql)[0][0]
+    default, other, others = (
+        ("false", "true", f"NOT ({off})") if mostly_off else ("true", "false", off)
+    )
+    alter = f"ALTER TABLE {models.sql}"
+    watched = ("modelctl_update", models.sql) in catalogue.triggers
+    statements = [
+        f"{alter} ALTER COLUMN active SET DEFAULT true",
+        # A table with deferred triggers that have not run yet cannot be altered.
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        *([f"{alter} DISABLE TRIGGER modelctl_update"] if watched else []),
+        f"UPDATE {models.sql} SET active = {other} WHERE {others}",
+        *([f"{alter} ENABLE ALWAYS TRIGGER modelctl_update"] if watched else []),
+    ]
+    return f"boolean NOT NULL DEFAULT {default}", statements
+
+
 def _renamed_active(models: Relation, catalogue: Catalogue) -> tuple[str, str] | None:
-    """Return the column that ``active`` was renamed to, as text and as SQL: the triggers depend on it."""
+    """Return the column that ``active`` was renamed to, as text and as SQL.
+
+    The triggers depend on it, whatever its name.
+    """
     found = catalogue.ask(
         """
         SELECT DISTINCT a.attname, quote_ident(a.attname)

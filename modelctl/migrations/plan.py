@@ -27,11 +27,11 @@ class Step:
 class Plan:
     """The repairs of a database; without steps and obstacles it is as declared.
 
-    *versions*: the revisions that are recorded, the newest first. *table*: the application's table, with its schema, if it
-    is there. *installed*: whether parts of modelctl are there, so that a cached count may be wrong
-    after the repair. *on_models*: how many steps, the first ones, create ``models`` or its columns.
-    *rights*: what the role may not do, but the steps need. *triggers*: whether each of them is as
-    declared and enabled. *lock*: a statement to begin with.
+    *versions*: the revisions that are recorded, the newest first. *table*: the application's table,
+    with its schema, if it is there. *installed*: whether parts of modelctl are there, so that a cached
+    count may be wrong after the repair. *on_models*: how many steps, the first ones, create ``models``
+    or its columns. *rights*: what the role may not do, but the steps need. *triggers*: whether each of
+    them is as declared and enabled. *lock*: a statement to begin with.
     """
 
     versions: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""The triggers on ``models``, which make changes by any program known to the cache.
+"""The declaration of the triggers on ``models``, by which a change of any program reaches the cache.
 
-Part of the declaration of what must exist; `postgresql` and `sqlite` compare and create it.
+`migrations` compares them with what is there, and creates them.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ class Function:
     definer: bool = False
 
 
-# All three: nobody but a trigger can execute them, because that takes no right to execute. And a
-# name that is not found never fails the statement of the application: tools drop tables and columns
-# that they do not know, and people rename them. What was not done then, `db status` and `doctor`
-# say. For every other reason (a full disk) the statement fails: a change whose invalidation cannot
-# be queued must not commit.
+# For all three functions:
+# - Only a trigger can execute them: that takes no right to execute, and nobody has one.
+# - A missing name never fails the statement of the application: other tools drop tables and columns that
+#   they do not know, and people rename them. `db status` and `doctor` report what was not done then. For
+#   every other reason (a full disk) the statement fails: a change must not commit if its invalidation
+#   cannot be queued.
 #
-# modelctl_enqueue: one row in the outbox per statement that changed who is counted.
+# modelctl_enqueue: writes one row into the outbox per statement that changed the count.
 # - SECURITY DEFINER: other programs need no right on the outbox.
-# - The outbox is the one beside the function itself, whatever their schema is called by now: a dump
-#   that was restored under another name must not queue into the old outbox. (PG_ROUTINE_OID came
-#   with PostgreSQL 16.) No joins: without nested loops they would read whole catalogues.
-# - The INSERT is outside of the block with EXCEPTION: inside it would take a transaction id for a
-#   subtransaction, and only names may be forgiven.
-# - enable_nestloop = off: EXISTS is planned as if it ended at the first row, and a session keeps
-#   the plan it made for one row. Both loop, which is quadratic: 30 s for 22,000 rows.
-# - Only id and active are compared: whole rows cannot be, once a column is json.
+# - The outbox is looked up beside the function, whatever their schema is called now: a dump that was
+#   restored under another name must not queue into the old outbox. (PG_ROUTINE_OID exists only since
+#   PostgreSQL 16.) The lookup has no joins: without nested loops they would read whole catalogues.
+# - The INSERT is outside the block with EXCEPTION. Inside, it would use a transaction id for a
+#   subtransaction; and only a missing name may be ignored, not an error of the INSERT.
+# - enable_nestloop = off: EXISTS is planned as if it ended at the first row, and a session keeps the plan
+#   that it made for one row. Both give a nested loop, which is quadratic: 30 s for 22,000 rows.
+# - Only id and active are compared: whole rows cannot be compared if a column is json.
 # - The IFs are nested: an expression that names a transition table of another event fails.
 #
-# modelctl_trust: a model that is switched on is trusted again. A later active = false by hand is
-# then a plain disable, which recover leaves alone, and shows no reason of long ago.
+# modelctl_trust: a model is switched on, so it is trusted again. A later active = false by hand is then
+# a plain disable: recover leaves it alone, and it shows no old reason.
 #
-# modelctl_forget: a model is switched off. What would bring it back must come from the statement
-# itself: an active row may carry such a thing from before modelctl, or from an odd INSERT. modelctl
-# writes disabled_at whenever it switches off; where that stays, the rest is left over.
-# - Each column in a block of its own: where one is gone, the others are still seen to.
+# modelctl_forget: a model is switched off. What would bring it back must come from the same statement: an
+# active row may still have such values from before modelctl, or from an unusual INSERT. modelctl writes
+# disabled_at whenever it switches a model off. If that has not changed, the other values are old.
+# - Each column is in a block of its own, so that a missing column does not keep the others as they are.
 FUNCTIONS = {
     "modelctl_enqueue": Function(
         """
@@ -89,7 +90,7 @@ FUNCTIONS = {
     ),
     "modelctl_trust": Function("""
     BEGIN
-        -- modelctl has seen to it itself, perhaps for very many rows.
+        -- Skip rows in which modelctl has cleared these itself: it may be very many.
         IF NEW.auto_disabled OR num_nonnulls(NEW.disabled_at, NEW.disabled_by,
             NEW.disabled_reason, NEW.disabled_until, NEW.would_disable) > 0
         THEN
@@ -124,7 +125,7 @@ FUNCTIONS = {
         NEW.would_disable := NULL;
         RETURN NEW;
     EXCEPTION WHEN undefined_column THEN
-        -- It cannot be told whether the flag is left over; a model that stays off is the safe side.
+        -- Nothing tells whether the flag is old. A model that stays off is the safe choice.
         BEGIN NEW.auto_disabled := false; EXCEPTION WHEN undefined_column THEN END;
         BEGIN NEW.disabled_until := NULL; EXCEPTION WHEN undefined_column THEN END;
         BEGIN NEW.would_disable := NULL; EXCEPTION WHEN undefined_column THEN END;
@@ -135,7 +136,7 @@ FUNCTIONS = {
 
 
 def emptying(definition: str, required: Iterable[str]) -> str:
-    """A definition in which these columns, which are NOT NULL, get '' in the place of NULL."""
+    """Return the definition with '' in place of NULL for the columns that are NOT NULL."""
     for name in required:
         definition = definition.replace(f"{name} := NULL", f"{name} := ''")
         definition = definition.replace(f"{name} = NULL", f"{name} = ''")
@@ -144,9 +145,9 @@ def emptying(definition: str, required: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger of PostgreSQL: what precedes ON models, what follows it, and what it executes.
+    """A trigger of PostgreSQL: the SQL before and after ON models, and the function that it executes.
 
-    It is ENABLE ALWAYS: session_replication_role = replica does not get around it.
+    It is ENABLE ALWAYS, so that it fires with session_replication_role = replica as well.
     """
 
     event: str
@@ -154,7 +155,7 @@ class Trigger:
     function: str
 
 
-# Transition tables allow neither several events in one trigger nor a list of columns.
+# A trigger with transition tables can have only one event, and no list of columns.
 _STATEMENT = "FOR EACH STATEMENT"
 TRIGGERS = {
     "modelctl_insert": Trigger(
@@ -169,7 +170,7 @@ TRIGGERS = {
         "AFTER DELETE", f"REFERENCING OLD TABLE AS old_rows {_STATEMENT}", "modelctl_enqueue"
     ),
     "modelctl_truncate": Trigger("AFTER TRUNCATE", _STATEMENT, "modelctl_enqueue"),
-    # In WHEN only active: a column named there cannot change its type any more.
+    # WHEN names only active: the type of a column that is named there can no longer be changed.
     "modelctl_enabled": Trigger(
         "BEFORE UPDATE",
         "FOR EACH ROW WHEN (NEW.active AND OLD.active IS NOT TRUE)",
@@ -182,9 +183,9 @@ TRIGGERS = {
     ),
 }
 
-# What follows CREATE TRIGGER and the name. The cache is in the same file, so it is emptied by the
-# change itself. A lease is a row as well: what counted before the change cannot fill it in
-# afterwards. REPLACE fires the INSERT.
+# The SQL after CREATE TRIGGER and the name. The cache is in the same file, so the change itself empties
+# it. A lease is a row of the cache as well: a reader that counted before the change cannot fill the
+# cache afterwards. REPLACE fires the trigger for INSERT.
 SQLITE = {
     "modelctl_insert": """AFTER INSERT ON models
     BEGIN DELETE FROM modelctl_cache; END""",
@@ -193,7 +194,7 @@ SQLITE = {
     BEGIN DELETE FROM modelctl_cache; END""",
     "modelctl_delete": """AFTER DELETE ON models
     BEGIN DELETE FROM modelctl_cache; END""",
-    # As on PostgreSQL. Its own UPDATE does not name active, so it cannot fire itself.
+    # As on PostgreSQL. The UPDATE inside does not name active, so the trigger does not fire itself.
     "modelctl_enabled": """AFTER UPDATE OF active ON models
     WHEN NEW.active IS 1 AND OLD.active IS NOT 1
     BEGIN

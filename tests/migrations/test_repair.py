@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from modelctl import Fleet, InvalidConfigError, MissingSchemaError, ModelctlError
+from modelctl import Fleet, InvalidConfigError, MissingSchemaError, ModelctlError, ModelStatus
 from modelctl.doctor.trial import try_triggers
 from modelctl.schema.declared import INDEXES, MODELS_COLUMNS, TABLES
 from modelctl.schema.triggers import FUNCTIONS, SQLITE, TRIGGERS
@@ -297,6 +297,25 @@ def test_a_renamed_column(url: str, column: str) -> None:
         ]
         if column == "active":
             assert any("renamed" in words for words in fleet.upgrade().repaired) is False
+
+
+@pytest.mark.parametrize("off", ["", "a", "ab", "abc"])
+def test_a_renamed_column_is_filled_whatever_most_rows_are(pg: str, off: str) -> None:
+    """Whether few or most are off, and also where a deferred trigger of the application waits."""
+    sql(pg, "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    sql(
+        pg,
+        "CREATE CONSTRAINT TRIGGER audit AFTER UPDATE ON models DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION audit()",
+    )
+    with opened(pg) as fleet:
+        if off:
+            fleet.disable(*off)
+        sql(pg, "ALTER TABLE models RENAME COLUMN active TO renamed")
+        mended(fleet)
+        assert [m.id for m in fleet.list_models(status="disabled")] == [*off.replace("a", "")]
+        sql(pg, "INSERT INTO models (id) VALUES ('new')")
+        assert fleet.show("new").status is ModelStatus.ACTIVE
 
 
 def test_active_was_dropped(pg: str) -> None:
