@@ -120,8 +120,8 @@ def probe(
 ) -> ExitCode:
     """Ask models that are off whether they work; exit 1 if one does not.
 
-    Each model gets one small request, which costs money. A model that could not be asked is exit 1,
-    too. No model is switched on; a model that fails starts its cooldown again.
+    Each model gets one small request, which costs money. If a model could not be asked, that is exit
+    1, too. No model is switched on; a model that fails starts its cooldown again.
     """
     with (
         unwinding_on_signals(),

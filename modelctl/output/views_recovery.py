@@ -36,7 +36,8 @@ def recovery_view(result: Recovery) -> View:
         rows=_recovery_rows(result),
         items=_recovery_items(result),
         fields=_RECOVERY_FIELDS,
-        optional=("why", "retry_at"),
+        # A dry run is asked for the reasons, so a narrow terminal folds them.
+        optional=("retry_at",),
         note=_recovery_note(result),
         cache=result.cache,
         max_rows=MAX_TABLE_ROWS,

@@ -384,6 +384,18 @@ def test_file_name_of_the_configuration(tmp_path: Path, cli: Cli) -> None:
     cli("--config", str(tmp_path / "\x1b[31m"), "count").failed(3, r"\x1b[31m")
 
 
+def test_a_dry_run_of_recover_shows_the_reasons_on_80_columns(fleet: None) -> None:
+    """If a terminal has no room for all columns of recover, the reasons are folded, not left out."""
+    add("acme/a-model-with-a-name-of-usual-length")
+    words = ("disable", "acme/a-model-with-a-name-of-usual-length", "--for", "2h")
+    assert seen(*words)[0] == 0
+    code, shown = seen("recover", "--dry-run", columns=80, environ=NO_COLOR)
+    assert code == 0
+    assert "switched" in shown
+    assert "2.0 h" in shown
+    assert "(no room for retry at; -o csv has all)" in shown
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80])
 @pytest.mark.parametrize(
     "line",
