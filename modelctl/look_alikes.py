@@ -1,4 +1,4 @@
-"""Which ids a person would take for the same, and which one was perhaps meant. Pure."""
+"""Ids that look the same to a person, and the ids that are most similar to an unknown one. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from modelctl.errors import UNSAFE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Letters of other scripts that look like Latin ones: not all that Unicode lists (UTS 39), the usual
-# ones. Capitals have a table of their own, because some look like another letter than small ones.
+# Letters of other scripts that look like Latin letters: not all that Unicode lists (UTS 39), but the
+# usual ones. Capitals have their own table: some look like another letter than their small letter does.
 _CAPITALS = str.maketrans(
     "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ" + "АВЕЅІЈКМНОРСТУХ", "abezhikmnoptyx" + "abesijkmhopctyx"
 )
@@ -28,23 +28,23 @@ _SMALL = str.maketrans(
     + "agilnrybhocvwzsi"
     + "--------//::..",
 )
-# What looks the same within ASCII, beside capitals: as two strings, for SQL too.
+# ASCII characters that look the same, besides capitals. Two strings, because SQL uses them too.
 ASCII_ALIKE = ("01i|", "olll")
-_SIMILAR = 0.6  # of 1, as difflib has it by default
+_SIMILAR = 0.6  # the least similarity, as difflib has it by default
 _ASCII = str.maketrans(*ASCII_ALIKE, " ")
 
 
 def skeleton(text: str) -> str:
-    """Return what ids have in common that look alike: no blanks, one case, Latin letters."""
+    """Return *text* without blanks, in one case, in Latin letters: the same for ids that look the same."""
     visible = UNSAFE.sub("", unicodedata.normalize("NFKC", UNSAFE.sub("", text)))
     folded = unicodedata.normalize("NFKC", visible.translate(_CAPITALS).casefold())
     return folded.translate(_SMALL).translate(_ASCII)
 
 
 def nearest(wanted: str, ids: Iterable[str]) -> list[str]:
-    """Return at most 3 of *ids*, the most similar first; fewer where the others are too different.
+    """Return the at most 3 of *ids* that are similar to *wanted*, the most similar first.
 
-    The last part alone counts nearly as much: the provider in front may be missing or another.
+    The last part of an id alone counts nearly as much, because its provider may be missing or wrong.
     """
     import difflib
 

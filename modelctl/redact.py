@@ -1,9 +1,9 @@
-"""What looks like a key or a password is taken out of a reason before the reason is stored.
+"""Hides everything that looks like a key or a password in a reason, before the reason is stored.
 
-Applications pass on what a provider answered, and providers quote keys, headers and URLs in their
-errors. A reason is shown to every operator and kept in the history, so no key may be in it. The
-formats are those that the providers document. A word that only looks like a key goes too: a reason
-that lost a word is still a reason.
+Applications pass on the answers of providers, and providers quote keys, headers and URLs in their
+errors. Every operator sees a reason, and the history keeps it, so it must hold no key. The formats of
+keys are those that the providers document. A word that only looks like a key is hidden too: without
+it, the reason is still useful.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from modelctl.model import storable
 
 HIDDEN = "***"
 
-# Keys that are known by how they begin; each stands at the beginning of a word.
+# Keys that are recognised by their first characters, at the beginning of a word.
 _KEYS = (
     # JSON Web Tokens: the first part is base64 of '{"'.
     r"eyJ[\w-]{6,}(?:\.[\w-]*)+",
-    # sk-..., sk-ant-..., sk-proj-... and their like: with a digit, or long (masked ones have stars).
+    # sk-..., sk-ant-..., sk-proj-... and the like: with a digit, or long. A masked key has stars.
     r"(?:sk|SK|pk|rk|csk|gsk)[-_](?:(?=[\w*-]*\d)[\w*-]{4,}|[\w*-]{16,})",
     # Google: API keys, OAuth tokens and secrets.
     r"AIza[\w-]{10,}|ya29\.[\w-]{10,}|GOCSPX-[\w-]{10,}",
-    # AWS: ids of keys, Bedrock's keys.
+    # AWS: ids of access keys, and keys of Bedrock.
     r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}|(?:ABSK|bedrock-api-key-)[A-Za-z0-9+/_-]{8,}=*",
-    # AWS: secrets, which have no beginning of their own: 40 characters of base64 with all three kinds.
+    # AWS: secret keys, which have no prefix: 40 characters of base64, with capitals, small letters and
+    # digits.
     r"(?=[A-Za-z0-9/+]{0,39}[A-Z])(?=[A-Za-z0-9/+]{0,39}[a-z])(?=[A-Za-z0-9/+]{0,39}\d)"
     r"(?<![\w/+-])[A-Za-z0-9/+]{40}(?![\w/+-])",
     # GitHub, GitLab, Hugging Face, Replicate, Fireworks, Together, npm, DigitalOcean.
@@ -36,13 +37,13 @@ _KEYS = (
     r"(?:xai|pplx|nvapi|xox[a-z]|xapp|pa|jina|tvly|fc)[-_][\w-]{16,}|dapi[0-9a-f]{16,}",
 )
 _CALLED = "(?:passw(?:or)?d|passphrase)"
-# What is said of a password in an ordinary sentence ("the password is wrong"), so is none.
+# Words that follow "password is" in an ordinary sentence ("the password is wrong"), so are no password.
 _SAID = (
     "an?|the|not|no|never|too|also|only|still|now|already|always|in|at|on|of|for|from|to|by|as|what"
     "|that|set|unset|ok|valid|invalid|correct|incorrect|right|wrong|bad|missing|empty|blank|null|none"
     "|weak|short|long|unknown|different|mandatory|optional|sent|kept|there|absent|case|more|less"
 )
-# What is known by the word before it, which stays.
+# Secrets that are recognised by the words before them. These words stay.
 _BEFORE = (
     r"bearer:? +(?=[\w.+/~=-]{4})",
     r"basic +(?=[\w+/-]{8})(?=[\w+/-]*(?-i:[A-Z0-9]))",
@@ -51,7 +52,7 @@ _BEFORE = (
     rf"[\w-]{{0,40}}{_CALLED} (?:is|was) +(?!(?:{_SAID}|[a-z]+(?:ed|ing))\b(?![\w-]))[\"']?(?=[^\s\"'])",
     rf"[\w-]{{0,40}}{_CALLED} +(?=[^\s\"']*\d)(?=[^\s\"']{{6}})",
 )
-# Names of what is secret, as they stand in headers, JSON, query strings and environments.
+# Names of secrets in headers, JSON, query strings and environment variables.
 _NAMES = (
     r"(?:api[ _-]?key|access[ _-]?key|account[ _-]?key|private[ _-]?key|subscription[ _-]?key|secret"
     r"|passw(?:or)?d|credential|signature"
@@ -59,16 +60,16 @@ _NAMES = (
     r"|\bpwd|\bjwt|\b(?:token|sig)(?==)|(?<=[?&])(?:key|sig|token|auth|code)(?==)"
 )
 _PEM = r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-# user:password@ of a URL, or a user that is a token by itself.
+# user:password@ in a URL, or a user name that is a token.
 _LOGIN = r"://(?:[^\s/@:\"'<>]*:[^\s/\"'<>]*|[\w.~%+-]{20,})(?=@)"
 
 
 @functools.cache
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Compile on first use: most commands store no reason."""
+    """Compile the patterns on first use, because most commands store no reason."""
     return (
-        # name = value, "name": "value", name: value. Of a header that holds several words the
-        # rest of the line goes.
+        # name = value, "name": "value", name: value. A header may have several words: the rest of its
+        # line is hidden.
         re.compile(
             rf"(?:(?P<name>(?:{_NAMES})(?: (?:provided|given|is))?[\"']?\s*[:=]\s*)"
             r"(?P<quote>[\"'])?(?(quote)(?:(?!(?P=quote)).)*|[^\s\"',;&}\])]+)"
@@ -90,14 +91,14 @@ def redact(text: str) -> str:
     return keys.sub(lambda m: f"{'://' if m['login'] else ''}{HIDDEN}", text)
 
 
-# Failures of a batch often have the same few reasons; looking one through takes 20 microseconds.
+# The failures of a batch often share a few reasons, and one takes 20 microseconds.
 _redact_again = functools.lru_cache(maxsize=256)(redact)
 
 
 def storable_reason(reason: str | None, length: int) -> str | None:
     """Return *reason* as it may be stored: without keys, then cut to *length* characters.
 
-    An empty one is none.
+    An empty reason becomes None.
     """
     if not reason:
         return None

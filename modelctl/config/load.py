@@ -15,7 +15,7 @@ from modelctl.model import storable
 SYSTEM_FILE = Path("/etc/modelctl/config.toml")
 _LARGEST_FILE = 1_000_000
 # The variables that Kubernetes sets in a container for a service called modelctl-redis.
-_KUBERNETES = re.compile("_(SERVICE_(HOST|PORT)|PORT_[0-9]+_(TCP|UDP))(_|$)")
+_KUBERNETES = "_(SERVICE_(HOST|PORT)|PORT_[0-9]+_(TCP|UDP))(_|$)"
 
 
 def home_folder(environ: Mapping[str, str], variable: str, below: str) -> Path | None:
@@ -137,7 +137,7 @@ def _check_variable(name: str, value: str, known: list[str]) -> None:
 
     # A misspelt section is an error too: without its URL another fleet would be used.
     of_section = name.startswith(tuple(f"MODELCTL_{section.upper()}_" for section in SECTIONS))
-    by_kubernetes = _KUBERNETES.search(name) or value.startswith(("tcp://", "udp://"))
+    by_kubernetes = re.search(_KUBERNETES, name) or value.startswith(("tcp://", "udp://"))
     if (of_section or is_misspelt(name, known)) and not by_kubernetes:
         hint = f"the nearest is {_closest(name, known)}"
         raise InvalidConfigError(f"unknown environment variable {name}", hint=hint)

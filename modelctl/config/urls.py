@@ -179,7 +179,7 @@ def redis_parameters(url: str) -> dict[str, str]:
 
 # ── Passwords ──
 
-_SECRET_PARAMETER = re.compile("passw|secret|token|scram")
+_MASKED_PARAMETER = "passw|secret|token|scram"
 
 
 def _password_spans(url: str) -> list[tuple[int, int]]:
@@ -194,7 +194,7 @@ def _password_spans(url: str) -> list[tuple[int, int]]:
         spans = [match.span("password")]
         query = match.start("query") if match["query"] else len(url)
         for pair in re.compile("([^=&]+)=([^&]*)").finditer(url, query):
-            if _SECRET_PARAMETER.search((percent_decoded(pair[1]) or "").lower()):
+            if re.search(_MASKED_PARAMETER, (percent_decoded(pair[1]) or "").lower()):
                 spans.append(pair.span(2))
     return [(start, end) for start, end in spans if start < end]
 

@@ -1,4 +1,4 @@
-"""Trying the triggers: does a change of status reach the cache?"""
+"""Tries the triggers: whether a change of status reaches the cache. Only doctor does this."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def try_triggers(connection: Connection, schema: str) -> list[str]:
-    """Change the status of one model, in a transaction that is rolled back; return what is wrong.
+    """Change the status of one model and roll back; return what is wrong.
 
-    In a fleet without models there is nothing to try.
+    A fleet without models has nothing to change, so nothing is wrong.
     """
     raw: Any = connection.connection.driver_connection
-    connection.exec_driver_sql("SELECT 1")  # begins a transaction, if the engine begins any
+    connection.exec_driver_sql("SELECT 1")  # with this, most engines begin a transaction
     postgres = connection.dialect.name == "postgresql"
     begun = raw.info.transaction_status if postgres else raw.in_transaction
     if not begun:
@@ -36,7 +36,7 @@ _FLIP = (
 
 def _try_on_postgres(connection: Connection, schema: str) -> list[str]:
     events, outbox = f'"{schema}".modelctl_events', f'"{schema}".{OUTBOX}'
-    tried = (
+    attempts = (
         (
             f"INSERT INTO {events} (model_id, event) VALUES ('doctor', 'tried')",
             "events are not kept",
@@ -52,7 +52,7 @@ def _try_on_postgres(connection: Connection, schema: str) -> list[str]:
     )
     if not connection.exec_driver_sql(_FLIP).rowcount:
         return []
-    for statement, wrong in tried:
+    for statement, wrong in attempts:
         if not connection.exec_driver_sql(statement).rowcount:
             return [wrong]
     return []
