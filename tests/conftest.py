@@ -13,6 +13,7 @@ import pytest
 
 from modelctl import Fleet
 from tests import ROOT, commands, fleets, servers
+from tests.faults.crashing import Nursery
 from tests.servers import Postgres, Redis
 
 # When imported, so that session fixtures and subprocesses do not see them either. libpq reads PG*.
@@ -194,3 +195,17 @@ def tool(cli: commands.Cli, fleet_url: str, monkeypatch: pytest.MonkeyPatch) -> 
             return cli(*arguments)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Run a process that forks the children that a module stops or kills."""
+    with Nursery() as process:
+        yield process
+
+
+@pytest.fixture
+def pg(pg_cleared: str) -> Iterator[Fleet]:
+    """Give a fleet without models on PostgreSQL."""
+    with fleets.opened(pg_cleared) as fleet:
+        yield fleet

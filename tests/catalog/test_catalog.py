@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from modelctl.catalog.convert import CatalogModel
 from modelctl.catalog.formats import CatalogFormat
-from modelctl.catalog.parse import Catalog, parse
+from modelctl.catalog.parse import parse
 from modelctl.catalog.read import LARGEST_VALUE
 from modelctl.catalog.results import Rejection
 from modelctl.errors import UsageError
 from modelctl.model import check_id
 from tests import ROOT
+from tests.catalog.texts import lines, rows, text
 
 FLEET = ROOT / "examples" / "fleet.jsonl"
 
@@ -52,21 +53,6 @@ OPENROUTER_LIST = {
         {"id": "auto", "canonical_slug": "auto", "name": "Auto Router"},
     ]
 }
-
-
-def text(value: object) -> bytes:
-    """Write one JSON document."""
-    return json.dumps(value).encode()
-
-
-def lines(*values: object) -> bytes:
-    """Write JSON Lines."""
-    return b"".join(text(value) + b"\n" for value in values)
-
-
-def rows(catalog: Catalog) -> list[tuple[str, str, str]]:
-    """Return the models as plain tuples, short to write in a table."""
-    return [(model.id, model.display_name, model.provider) for model in catalog.models]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from modelctl import Fleet, UsageError
 from modelctl.catalog.formats import FORMATS, CatalogFormat
 from modelctl.catalog.parse import Catalog, parse
 from tests import fleets
+from tests.catalog.texts import rows, text
 from tests.commands import commands, run
 
 FOLDER = Path(__file__).parent / "catalogues"
@@ -21,16 +21,6 @@ FOLDER = Path(__file__).parent / "catalogues"
 def read(name: str, **how: Any) -> Catalog:
     """Read one of the files."""
     return parse((FOLDER / name).read_bytes(), **how)
-
-
-def text(value: object) -> bytes:
-    """Write one JSON document."""
-    return json.dumps(value).encode()
-
-
-def rows(catalog: Catalog) -> list[tuple[str, str, str]]:
-    """Return the models as plain tuples."""
-    return [(model.id, model.display_name, model.provider) for model in catalog.models]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-KEY = "db:models:count:active"
 TTL = 60
 SLACK = 1_000
 # So long after a fault a session may notice that it was hit (microseconds).

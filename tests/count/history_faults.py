@@ -12,8 +12,9 @@ from typing import Any
 import redis
 
 from modelctl.count.cache import LEASE_SECONDS
-from tests.count.history import KEY, VoidError
+from tests.count.history import VoidError
 from tests.servers import Postgres, Redis, RedisGroup
+from tests.world import KEY
 
 
 class Servers:

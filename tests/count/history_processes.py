@@ -18,8 +18,9 @@ import psycopg
 import redis
 
 from modelctl.errors import DatabaseUnavailableError, StaleCacheError
-from tests.count.history import KEY, MODELS, TTL, Event, clock
+from tests.count.history import MODELS, TTL, Event, clock
 from tests.count.history_protocols import COUNT, Client, Naive, Product, RedisClient, Sql
+from tests.world import KEY
 
 
 class Journal:

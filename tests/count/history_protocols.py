@@ -19,7 +19,8 @@ from redis.retry import Retry
 from modelctl import Fleet, crash_points
 from modelctl.config.config import Config
 from modelctl.errors import DatabaseUnavailableError
-from tests.count.history import KEY, TTL
+from tests.count.history import TTL
+from tests.world import KEY
 
 
 def slow_fill(dice: random.Random) -> None:

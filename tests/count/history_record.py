@@ -13,7 +13,6 @@ from pathlib import Path
 
 from modelctl import Fleet
 from tests.count.history import (
-    KEY,
     READERS,
     SLACK,
     TTL,
@@ -40,6 +39,7 @@ from tests.count.history_processes import (
 )
 from tests.count.history_protocols import COUNT, Naive, Product
 from tests.servers import Postgres
+from tests.world import KEY
 
 _AUDIT = """
 CREATE TABLE audit (

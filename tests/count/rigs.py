@@ -21,11 +21,8 @@ from modelctl.count.redis import RedisCache
 from modelctl.count.sqlite import SqliteCache
 from modelctl.errors import ModelctlError
 from tests.servers import Redis
+from tests.world import KEY, LEASE
 
-K = "db:models:count:active"
-LEASE = "{db:models:count:active}:lease"
-VOUCH = "{db:models:count:active}:vouch"
-STATS = "db:stats:overall"
 PASSWORD = "zq7 /@:%é"
 
 
@@ -62,7 +59,7 @@ def fill(cache: Cache, active: int) -> None:
 
 def setex(other: Any, seconds: int, value: str | bytes) -> None:
     """Store a count as another program does."""
-    other.execute_command("SETEX", K, seconds, value)
+    other.execute_command("SETEX", KEY, seconds, value)
 
 
 def shown(cache: Cache) -> int | None:
@@ -82,9 +79,13 @@ class RedisRig:
         self.client = client
         self._made: list[RedisCache] = []
 
+    def config(self, **how: Any) -> Config:
+        """Return a configuration with this Redis."""
+        return configured(self.url, **how)
+
     def cache(self, **how: Any) -> RedisCache:
         """Return a new cache, as another process would have it."""
-        self._made.append(RedisCache(configured(self.url, **how)))
+        self._made.append(RedisCache(self.config(**how)))
         return self._made[-1]
 
     def close(self) -> None:
@@ -108,7 +109,7 @@ class RedisRig:
 
     def end_value(self) -> None:
         """Let the time of the value be over."""
-        self.client.pexpire(K, 0)
+        self.client.pexpire(KEY, 0)
 
     def names(self) -> set[str]:
         """Return every key there is."""

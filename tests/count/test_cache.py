@@ -12,18 +12,8 @@ from modelctl import crash_points
 from modelctl.count.cache import Hit, Miss, NullCache
 from modelctl.count.protocol import open_cache, read
 from modelctl.errors import StaleCacheError
-from tests.count.rigs import (
-    LEASE,
-    OPERATIONS,
-    STATS,
-    VOUCH,
-    K,
-    RedisRig,
-    SqliteRig,
-    configured,
-    fill,
-    shown,
-)
+from tests.count.rigs import OPERATIONS, RedisRig, SqliteRig, configured, fill, shown
+from tests.world import KEY, LEASE, STATS, VOUCH
 
 # The kinds of cache
 
@@ -176,7 +166,7 @@ def test_too_few_connections_are_said(one_redis: RedisRig, monkeypatch: pytest.M
 def test_a_cache_survives_a_fork_before_its_first_use(rig: Rig) -> None:
     """Parent and child that were given the same unused cache both read through it."""
     fill(rig.cache(), 42)
-    config = rig.cache().link._config if isinstance(rig, RedisRig) else rig.config()
+    config = rig.config()
     program = (
         "import os, sys; from modelctl.config.config import *; from modelctl.count.protocol import open_cache\n"
         "cache = open_cache(Config(DatabaseConfig(sys.argv[1]), RedisConfig(sys.argv[2])))\n"
@@ -192,12 +182,12 @@ def test_keys_show_the_cache_to_a_person(rig: Rig) -> None:
     """The value is listed with its text and its time to live."""
     fill(rig.cache(), 42)
     keys = {key.key: key for key in rig.cache().keys()}  # noqa: SIM118 - not a dict
-    value = keys[K if rig.name != "sqlite" else "count:active"]
+    value = keys[KEY if rig.name != "sqlite" else "count:active"]
     assert value.value == "42"
     assert value.expires_in_seconds is not None
     assert 50 < value.expires_in_seconds <= 60
     if rig.name != "sqlite":
-        assert set(keys) == {K, LEASE, VOUCH, STATS}
+        assert set(keys) == {KEY, LEASE, VOUCH, STATS}
         assert keys[STATS].value is None
         assert keys[STATS].expires_in_seconds is None
 

@@ -25,13 +25,9 @@ from modelctl.errors import InvalidConfigError, StaleCacheError
 from tests import servers
 from tests.count.rigs import (
     LEADERBOARD,
-    LEASE,
     OPERATIONS,
     OTHERS,
     PASSWORD,
-    STATS,
-    VOUCH,
-    K,
     RedisRig,
     configured,
     every_operation,
@@ -43,6 +39,7 @@ from tests.count.rigs import (
     shown,
 )
 from tests.servers import Redis, _ClusterNode
+from tests.world import KEY, LEASE, STATS, VOUCH
 
 # The kinds of cache
 
@@ -58,11 +55,11 @@ def any_redis(request: pytest.FixtureRequest) -> Iterator[RedisRig]:
 
 
 def test_the_value_is_a_plain_string_that_others_read(any_redis: RedisRig) -> None:
-    """K holds the decimal number, for at most a minute, and a fill leaves nothing but K and its vouch."""
+    """KEY holds the decimal number, for at most a minute, and a fill leaves nothing but KEY and its vouch."""
     fill(any_redis.cache(), 42)
-    assert any_redis.client.get(K) == "42"
-    assert 50_000 < any_redis.client.pttl(K) <= 60_000
-    assert any_redis.names() == {K, VOUCH}
+    assert any_redis.client.get(KEY) == "42"
+    assert 50_000 < any_redis.client.pttl(KEY) <= 60_000
+    assert any_redis.names() == {KEY, VOUCH}
 
 
 def test_the_vouch_of_a_fill(any_redis: RedisRig) -> None:
@@ -93,11 +90,11 @@ def test_only_what_was_vouched_for_is_believed(any_redis: RedisRig) -> None:
     other.delete(VOUCH)
     assert shown(cache) is None
     fill(cache, 7)
-    other.delete(K)
+    other.delete(KEY)
     assert shown(cache) is None
 
 
-@pytest.mark.parametrize("key", [K, VOUCH])
+@pytest.mark.parametrize("key", [KEY, VOUCH])
 def test_half_of_it_lost_is_a_miss(any_redis: RedisRig, key: str) -> None:
     """Redis may evict the number or its vouch; the other alone is not believed."""
     cache = any_redis.cache()
@@ -117,7 +114,7 @@ def test_another_server_does_not_vouch() -> None:
         server.kill()
         server.start()
         with server.client() as client:
-            assert client.mget(K, LEASE) == ["7", late]
+            assert client.mget(KEY, LEASE) == ["7", late]
         assert shown(cache) is None
         cache.fill(late, 8)
         assert shown(cache) is None
@@ -137,7 +134,7 @@ def test_a_server_that_tells_no_run_id(user: str) -> None:
         assert cache.home() == ""
         fill(cache, 7)
         with server.client() as client:
-            assert client.mget(K, VOUCH) == ["7", "7"]
+            assert client.mget(KEY, VOUCH) == ["7", "7"]
         assert shown(cache) == 7
         cache.close()
         other = RedisCache(configured(server.url()))
@@ -146,7 +143,7 @@ def test_a_server_that_tells_no_run_id(user: str) -> None:
 
 
 FOREIGN: dict[str, Callable[[Any], object]] = {
-    "no TTL": lambda other: other.set(K, "5"),
+    "no TTL": lambda other: other.set(KEY, "5"),
     "a TTL of two minutes": lambda other: setex(other, 120, "5"),
     "a letter": lambda other: setex(other, 60, "abc"),
     "negative": lambda other: setex(other, 60, "-5"),
@@ -160,8 +157,8 @@ FOREIGN: dict[str, Callable[[Any], object]] = {
     "empty": lambda other: setex(other, 60, ""),
     "19 digits": lambda other: setex(other, 60, "9" * 19),
     "ten megabytes": lambda other: setex(other, 60, "9" * 10_000_000),
-    "a list": lambda other: (other.rpush(K, "5"), other.expire(K, 60)),
-    "a hash": lambda other: (other.hset(K, "5", "5"), other.expire(K, 60)),
+    "a list": lambda other: (other.rpush(KEY, "5"), other.expire(KEY, 60)),
+    "a hash": lambda other: (other.hset(KEY, "5", "5"), other.expire(KEY, 60)),
 }
 
 
@@ -193,7 +190,7 @@ def test_what_is_believed(
     redis_server.recover()
     url = redis_server.url(db=7)
     with redis.Redis.from_url(url) as other:
-        other.set(K, value)
+        other.set(KEY, value)
         other.delete(VOUCH)
         home = other.info("server")["run_id"].encode()
         written = (vouch or "").encode()
@@ -249,7 +246,7 @@ def test_names_are_configuration(any_redis: RedisRig) -> None:
     """Configured names for the count and the swept keys are used, and the default names are left alone."""
     cache = any_redis.cache(count_key="app:n", clear=("app:page", "app:[ab]:?", "app:\\*:*"))
     gone = {"app:page", "app:a:1", "app:b:2", "app:*:x", "app:n"}
-    kept = {K, STATS, "db:leaderboard:1", "app:c:1", "app:a:10", "app:x:x", "app:pages"}
+    kept = {KEY, STATS, "db:leaderboard:1", "app:c:1", "app:a:10", "app:x:x", "app:pages"}
     populate(any_redis.client, (gone | kept) - {"app:n"})
     fill(cache, 3)
     assert any_redis.client.get("app:n") == "3"
@@ -266,7 +263,7 @@ def test_only_three_names_are_ever_written(any_redis: RedisRig) -> None:
         seen |= any_redis.names()
     any_redis.end_lease()
     fill(cache, 1)
-    assert seen | any_redis.names() == {K, LEASE, VOUCH}
+    assert seen | any_redis.names() == {KEY, LEASE, VOUCH}
 
 
 def test_a_hit_is_one_round_trip(one_redis: RedisRig) -> None:
@@ -370,7 +367,7 @@ def test_the_lease_is_watched_until_the_fill_is_done(
     monkeypatch.setattr(crash_points, "hook", interfere)
     cache.fill(token, 1)
     assert reached
-    assert any_redis.client.get(K) is None
+    assert any_redis.client.get(KEY) is None
     assert any_redis.client.get(VOUCH) is None
 
 
@@ -408,7 +405,7 @@ def test_a_moved_slot_costs_one_error_at_most(
     with redis_rig("cluster", request) as rig:
         cache = rig.cache()
         assert cache.peek() is None
-        slot, source = slot_owner(rig.client, rig.nodes, K)
+        slot, source = slot_owner(rig.client, rig.nodes, KEY)
         target = next(node for node in rig.nodes if node is not source)
         move_slot(slot, source, target, rig.nodes)
         with suppress(StaleCacheError):
@@ -425,7 +422,7 @@ def test_a_cluster_node_that_restarts(request: pytest.FixtureRequest) -> None:
     with redis_rig("cluster", request) as rig:
         cache = rig.cache()
         fill(cache, 1)
-        _, home = slot_owner(rig.client, rig.nodes, K)
+        _, home = slot_owner(rig.client, rig.nodes, KEY)
         home.kill()
         try:
             started = time.monotonic()
@@ -483,9 +480,9 @@ def test_a_password_a_database_and_a_socket_in_the_url(guarded: Redis) -> None:
         fill(cache, number)
         cache.close()
         with guarded.client() as admin:
-            assert admin.get(K) is None
+            assert admin.get(KEY) is None
             admin.select(3)
-            assert admin.get(K) == str(number)
+            assert admin.get(KEY) == str(number)
 
 
 # These are refused before anybody connects, so the port is no more than a number.

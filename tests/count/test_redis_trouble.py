@@ -16,10 +16,8 @@ from modelctl.errors import InvalidConfigError, StaleCacheError
 from tests import servers
 from tests.count.rigs import (
     LEADERBOARD,
-    LEASE,
     OPERATIONS,
     OTHERS,
-    K,
     RedisRig,
     configured,
     every_operation,
@@ -30,6 +28,7 @@ from tests.count.rigs import (
     shown,
 )
 from tests.servers import Redis, RedisGroup
+from tests.world import KEY, LEASE
 
 
 @contextmanager
@@ -135,11 +134,11 @@ def test_rights_that_end_in_the_middle(guarded: Redis) -> None:
         setex(admin, 60, "5")
         url = f"redis://sweepless:zq7user@127.0.0.1:{guarded.port}/0"
         fails(OPERATIONS["invalidate"], url, InvalidConfigError)
-        assert admin.get(K) is None
+        assert admin.get(KEY) is None
         url = url.replace("sweepless", "setless")
         admin.set(LEASE, f"token {admin.info('server')['run_id']}", px=10_000)
         fails(OPERATIONS["fill"], url, InvalidConfigError)
-        assert admin.get(K) is None
+        assert admin.get(KEY) is None
         admin.delete(LEASE)
         filler = RedisCache(configured(guarded.url()))
         fill(filler, 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import resource
 import sqlite3
@@ -23,9 +22,9 @@ from tests import commands, fleets
 from tests.database.test_deadline import Line
 from tests.fleets import everything, opened
 from tests.servers import Postgres, Redis
+from tests.world import KEY
 
 Tool = Callable[[], tuple[int, dict[str, dict[str, Any]]]]
-K = "db:models:count:active"
 
 
 @pytest.fixture
@@ -88,9 +87,9 @@ def test_a_wrong_number_that_stays_is_found(
     """A cached number that differs both times is exit 1, and the audit says how often."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-        client.set(K, 999, ex=60)
+        client.set(KEY, 999, ex=60)
         vouch = f"999 {client.info('server')['run_id']}"
-        client.set(f"{{{K}}}:vouch", vouch, ex=60)
+        client.set(f"{{{KEY}}}:vouch", vouch, ex=60)
     code, found = audit(capsys)
     assert (code, found["ok"], found["audit"]["differed"]) == (1, False, 2)
     assert wrong(found) == ["audit"]
@@ -317,11 +316,6 @@ def test_a_full_disk_is_found(sqlite_database: str, mode: str) -> None:
     assert path.read_bytes() == before[0]
 
 
-def obey_file_modes() -> None:
-    """Take from root the right to write what its mode forbids; others have none to lose."""
-    ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: gone after exec
-
-
 @pytest.mark.parametrize(("file", "folder"), [(0o444, 0o755), (0o644, 0o555), (0o444, 0o555)])
 def test_a_read_only_file_is_found(sqlite_database: str, file: int, folder: int) -> None:
     """A file or a folder that may not be written is wrong; the rest is looked at."""
@@ -329,7 +323,7 @@ def test_a_read_only_file_is_found(sqlite_database: str, file: int, folder: int)
     path.chmod(file)
     path.parent.chmod(folder)
     try:
-        code, checks = in_a_process(sqlite_database, obey_file_modes)
+        code, checks = in_a_process(sqlite_database, commands.obey_file_modes)
     finally:
         path.parent.chmod(0o755)
     assert (code, list(bad(checks))) == (1, ["writing"])

@@ -280,13 +280,6 @@ DELIVERERS: dict[str, Callable[[CrashWorld], object]] = {
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    """Run one process for the module that forks the children."""
-    with Nursery() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def crash_database(postgres: Postgres, pg_template: str) -> Iterator[str]:
     """Give the URL of one database for the module; `world` empties it."""
     postgres.recover()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import shutil
 import sqlite3
@@ -190,17 +189,13 @@ def test_a_file_that_goes_and_comes_back(file: File) -> None:
         assert fleet.disable("m1").changes[0].changed
 
 
-def obey_folder_modes() -> None:
-    """Take from root the right to go where a mode forbids it; others have none to lose."""
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP: gone after exec
-
-
 def test_a_folder_that_may_not_be_entered(sqlite_database: str) -> None:
     """It is a matter of configuration, and so is a path that no file system takes."""
     folder = Path(sqlite_database.removeprefix("sqlite:///")).parent
     folder.chmod(0)
-    closed = commands.run("count", before=obey_folder_modes, MODELCTL_DATABASE_URL=sqlite_database)
+    closed = commands.run(
+        "count", before=commands.obey_file_modes, MODELCTL_DATABASE_URL=sqlite_database
+    )
     folder.chmod(0o700)
     closed.failed(3, "permission")
     too_long = f"sqlite:///{folder}/{'x' * 300}.db"

@@ -29,9 +29,9 @@ from tests import servers
 from tests.fleets import opened, seed, sql, trip
 from tests.servers import PgBouncer, Postgres, Redis, RedisGroup, Standby
 from tests.waiting import at_most, until
+from tests.world import KEY, LEASE, VOUCH
 
-KEY = "db:models:count:active"
-OWN = (KEY, f"{{{KEY}}}:lease", f"{{{KEY}}}:vouch")
+OWN = (KEY, LEASE, VOUCH)
 IDS = [f"m{number}" for number in range(8)]
 # What Redis being away may add to a count and to a change, and what a busy machine adds.
 COUNT_SECONDS = 1.0 + 0.5

@@ -20,6 +20,7 @@ from modelctl.database import bulk, database
 from modelctl.database.sql import RECOVER_LOCK
 from tests import ROOT, fleets
 from tests.fleets import ACTIVE, AUTO, DISABLED, everything, opened, seed, sql, trip
+from tests.waiting import until
 
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity"
@@ -27,19 +28,9 @@ WAITING = (
 )
 
 
-@pytest.fixture
-def pg(pg_cleared: str) -> Iterator[Fleet]:
-    """Give a fleet on PostgreSQL, whose writers wait for each other row by row."""
-    with opened(pg_cleared) as fleet:
-        yield fleet
-
-
 def until_waiting(url: str, count: int = 1) -> None:
     """Return when so many statements wait for a lock."""
-    deadline = time.monotonic() + 10
-    while sql(url, WAITING) != [(count,)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: sql(url, WAITING) == [(count,)], seconds=10)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from modelctl.migrations import migrate
 from modelctl.migrations.results import SchemaStatus
 from modelctl.schema.declared import MODELS_COLUMNS
+from tests import fleets
 
 NEEDED = MODELS_COLUMNS
 # What every application can do to its own table, before and after modelctl came.
@@ -80,13 +81,10 @@ def upgrade(url: str) -> SchemaStatus:
 
 
 def execute(url: str, *statements: str) -> list[Any]:
-    """Run each statement on its own; return the rows of the last."""
+    """Run each statement in a transaction of its own; return the rows of the last."""
     rows: list[Any] = []
-    with connected(url) as connection:
-        for statement in statements:
-            with connection.begin():
-                result = connection.exec_driver_sql(statement)
-                rows = [tuple(row) for row in result] if result.returns_rows else []
+    for statement in statements:
+        rows = fleets.sql(url, statement)
     return rows
 
 

@@ -161,7 +161,7 @@ def test_adoption_across_schemas(empty_pg: str) -> None:
     execute(empty_pg, WEBSITE_INSERT.replace("models", "shop.models"))  # with another search_path
     assert execute(empty_pg, "SELECT count(*) FROM other_fleet.modelctl_outbox") == [(1,)]
     schemas = "SELECT DISTINCT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
-    found = execute(empty_pg, f"{schemas} WHERE relname LIKE 'modelctl!_%%' ESCAPE '!' ORDER BY 1")
+    found = execute(empty_pg, f"{schemas} WHERE relname LIKE 'modelctl!_%' ESCAPE '!' ORDER BY 1")
     assert found == [("other_fleet",), ("shop",)]  # shop: indexes of its table
 
 

@@ -57,7 +57,7 @@ def well(url: str) -> SchemaStatus:
     return SchemaStatus(kind(url), HEAD, HEAD, up_to_date=True, table=table)
 
 
-def status(url: str) -> SchemaStatus:
+def schema_status(url: str) -> SchemaStatus:
     """Return the status over a connection of its own."""
     with connected(url) as connection:
         return migrate.status(connection)
@@ -66,7 +66,7 @@ def status(url: str) -> SchemaStatus:
 def test_upgrade_creates_every_column_with_a_default(url: str) -> None:
     """A row that names only its id is a whole model."""
     assert upgrade(url).up_to_date
-    assert status(url) == well(url)
+    assert schema_status(url) == well(url)
     assert list(columns(url)) == list(NEEDED)
     (row,) = execute(url, "INSERT INTO models (id) VALUES ('a')", "SELECT * FROM models")
     assert row[:19] == ("a", "", "", True, False, 0, 0, 0, 0, *[None] * 10)
@@ -219,7 +219,7 @@ def test_a_schema_of_a_newer_release_is_refused(url: str) -> None:
     upgrade(url)
     execute(url, "UPDATE modelctl_version SET version_num = '9999'")
     before = snapshot(url)
-    assert (status(url).current, status(url).up_to_date) == ("9999", False)
+    assert (schema_status(url).current, schema_status(url).up_to_date) == ("9999", False)
     with pytest.raises(InvalidConfigError, match=r"9999.*upgrade modelctl"):
         upgrade(url)
     assert snapshot(url) == before
@@ -271,9 +271,9 @@ def test_recover_finds_its_models_by_an_index(url: str) -> None:
         execute(url, f"{numbers} INSERT INTO models (id) SELECT 'm' || i FROM n")
     else:
         execute(url, "INSERT INTO models (id) SELECT 'm' || i FROM generate_series(1, 20000) i")
-    execute(url, "UPDATE models SET active = false, auto_disabled = true WHERE id LIKE 'm199%%'")
+    execute(url, "UPDATE models SET active = false, auto_disabled = true WHERE id LIKE 'm199%'")
     execute(
-        url, "UPDATE models SET active = false, disabled_until = created_at WHERE id LIKE 'm188%%'"
+        url, "UPDATE models SET active = false, disabled_until = created_at WHERE id LIKE 'm188%'"
     )
     execute(url, "ANALYZE models")
     for index, condition in (("auto_disabled", AUTO_OFF), ("disabled_until", TIMED_OFF)):

@@ -669,7 +669,7 @@ def binaries() -> Path:
 
 
 @pytest.fixture
-def tool(binaries: Path) -> Callable[..., str]:
+def postgres_tool(binaries: Path) -> Callable[..., str]:
     """Run one of PostgreSQL's programs."""
 
     def run(name: str, *words: str, stdin: str | None = None) -> str:
@@ -698,26 +698,26 @@ def other(postgres: Postgres) -> Iterator[str]:
 
 @pytest.mark.parametrize("form", ["plain", "custom"])
 def test_a_dump_is_restored_elsewhere(
-    pg: str, other: str, tool: Callable[..., str], tmp_path: Path, form: str
+    pg: str, other: str, postgres_tool: Callable[..., str], tmp_path: Path, form: str
 ) -> None:
     """Nothing is missing there, and the triggers queue into the outbox beside them."""
     file = str(tmp_path / "dump")
-    tool("pg_dump", f"--format={form}", f"--file={file}", pg)
+    postgres_tool("pg_dump", f"--format={form}", f"--file={file}", pg)
     if form == "plain":
-        tool("psql", "-v", "ON_ERROR_STOP=1", "-q", "-f", file, other)
+        postgres_tool("psql", "-v", "ON_ERROR_STOP=1", "-q", "-f", file, other)
     else:
-        tool("pg_restore", "--exit-on-error", f"--dbname={other}", file)
+        postgres_tool("pg_restore", "--exit-on-error", f"--dbname={other}", file)
     with opened(other) as fleet:
         assert differs(fleet) == []
         works(fleet)
 
 
-def test_a_dump_is_restored_under_other_schemas(pg: str, tool: Callable[..., str]) -> None:
+def test_a_dump_is_restored_under_other_schemas(pg: str, postgres_tool: Callable[..., str]) -> None:
     """The copy's triggers find the copy's outbox, and the original's its own."""
-    dump = tool("pg_dump", "--schema=public", "--schema=modelctl", pg)
+    dump = postgres_tool("pg_dump", "--schema=public", "--schema=modelctl", pg)
     sql(pg, "ALTER SCHEMA public RENAME TO app_old")
     sql(pg, "ALTER SCHEMA modelctl RENAME TO modelctl_old")
-    tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=dump)
+    postgres_tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=dump)
     old = f"{pg}?options=-csearch_path%3Dapp_old"
     queued = {
         schema: sql(pg, f"SELECT count(*) FROM {schema}.modelctl_outbox")[0][0]
@@ -734,35 +734,37 @@ def test_a_dump_is_restored_under_other_schemas(pg: str, tool: Callable[..., str
         assert differs(fleet) == []
 
 
-def test_only_the_data_are_restored(pg: str, tool: Callable[..., str], tmp_path: Path) -> None:
+def test_only_the_data_are_restored(
+    pg: str, postgres_tool: Callable[..., str], tmp_path: Path
+) -> None:
     """Loading rows fires the triggers; if the dump disabled them, that is reported and repaired."""
-    data = tool("pg_dump", "--data-only", "--table=models", pg)
+    data = postgres_tool("pg_dump", "--data-only", "--table=models", pg)
     [(queued,)] = sql(pg, "SELECT count(*) FROM modelctl_outbox")
     sql(pg, "DELETE FROM models")
-    tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=data)
+    postgres_tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=data)
     assert sql(pg, "SELECT count(*) FROM modelctl_outbox") == [(queued + 2,)]
     with opened(pg) as fleet:
         assert differs(fleet) == []
-        silent = tool("pg_dump", "--data-only", "--disable-triggers", "--table=models", pg)
+        silent = postgres_tool("pg_dump", "--data-only", "--disable-triggers", "--table=models", pg)
         sql(pg, "DELETE FROM models")
-        tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=silent)
+        postgres_tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=silent)
         assert "ENABLE ALWAYS" in "".join(differs(fleet))
         mended(fleet)
 
 
 @pytest.mark.parametrize("how", ["--strong", "drain"])
 def test_a_dump_is_restored_over_a_live_database(
-    pg: str, redis_url: str, tool: Callable[..., str], how: str
+    pg: str, redis_url: str, postgres_tool: Callable[..., str], how: str
 ) -> None:
     """No trigger fires for the rows of a table that was dropped and made anew: the count goes too."""
     with opened(pg, redis_url=redis_url) as fleet:
         fleet.disable("a", "b")
-        dump = tool("pg_dump", "--clean", "--if-exists", pg)
+        dump = postgres_tool("pg_dump", "--clean", "--if-exists", pg)
         fleet.enable("a", "b")
         sql(pg, "DELETE FROM modelctl_outbox")
         assert (fleet.count().active, fleet.count().source) == (3, "cache")
         assert fleet.drain().delivered == 0
-    tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=dump)
+    postgres_tool("psql", "-v", "ON_ERROR_STOP=1", "-q", pg, stdin=dump)
     with opened(pg, redis_url=redis_url) as fleet:
         assert differs(fleet) == []
         if how == "drain":

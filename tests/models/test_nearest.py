@@ -99,7 +99,9 @@ def test_a_large_fleet_is_not_read(fleet: Fleet, fleet_url: str) -> None:
     )
     seed(fleet, ["openai/gpt-5"])
     started = time.monotonic()
-    assert fleet._store.models.nearest("openai/gpt5")[0] == "openai/gpt-5"
+    with pytest.raises(ModelNotFoundError) as caught:
+        fleet.show("openai/gpt5")
+    assert "the nearest: openai/gpt-5" in (caught.value.hint or "")
     assert time.monotonic() - started < 5
 
 

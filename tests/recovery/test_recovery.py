@@ -11,7 +11,6 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -374,13 +373,6 @@ def test_a_full_temporary_folder(pg_cleared: str, count: int, words: list[str]) 
     assert len(result.err.splitlines()) == (0 if words else 2)
     with opened(pg_cleared) as fleet:
         assert fleet.count().active == 0
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    """Give a process that starts children to be killed."""
-    with Nursery() as forking:
-        yield forking
 
 
 @pytest.mark.parametrize("arrival", [1, 2, 3, 4, 5])
