@@ -67,13 +67,13 @@ def execute(
 
 @dataclass(frozen=True)
 class Ago:
-    """A time for `put` and `alter`: so many seconds before the database's clock, or to come."""
+    """A time for `put` and `alter`: seconds before the database's clock; negative: to come."""
 
     seconds: float
 
 
 def ago(url: str, seconds: float) -> str:
-    """Return the database's clock so many seconds ago, as an expression; negative: to come."""
+    """Return the database's clock *seconds* ago, as an expression; negative: to come."""
     if is_sqlite(url):
         return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '{-seconds:+f} seconds')"
     return f"clock_timestamp() - interval '{seconds:f} seconds'"
@@ -85,7 +85,7 @@ def put(url: str, *ids: str, **columns: object) -> None:
 
 
 def put_off(url: str, *ids: str, failed: float = 0, **columns: object) -> None:
-    """Add models that the health rule disabled, as if they had *failed* so many seconds ago."""
+    """Add models that the health rule disabled after they *failed*, that many seconds ago."""
     state: dict[str, object] = {
         "active": False,
         "auto_disabled": True,
@@ -129,7 +129,7 @@ def _cell(url: str, value: object) -> tuple[str, tuple[object, ...]]:
 
 
 def let_pass(url: str, seconds: float) -> None:
-    """Make everything in the tables so many seconds older, as if that time had passed."""
+    """Make all times in the tables older, as if *seconds* had passed."""
     times = {
         "models": (
             "last_failure_at",

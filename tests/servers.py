@@ -69,7 +69,7 @@ def _workspace() -> Path:
     # The path of a unix socket may have about 100 characters, and root starts PostgreSQL as
     # somebody who has to reach it.
     if len(str(base)) > 50 or not all(p.stat().st_mode & 0o001 for p in (base, *base.parents)):
-        base = Path("/tmp")
+        base = Path("/tmp")  # noqa: S108 - mkdtemp makes the folder
     folder = Path(tempfile.mkdtemp(prefix="modelctl-tests-", dir=base))
     folder.chmod(0o755)
     guard = subprocess.Popen(
@@ -191,7 +191,7 @@ def describe() -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port that nobody uses now."""
+    """Return a port on which no program listens now."""
     # Below the ports that outgoing connections get: a stopped server finds its own free again.
     # SystemRandom, because Hypothesis and some plugins seed the shared generator.
     for port in random.SystemRandom().sample(range(15_000, 32_000), 200):
@@ -310,7 +310,7 @@ class Server:
         raise NotImplementedError
 
     def _identity(self) -> dict[str, Any]:
-        """Return the arguments of Popen that say who the server runs as."""
+        """Return the arguments of Popen for the user of the server."""
         return {}
 
     def _spawn(self, command: list[str | Path], last_signal: int) -> subprocess.Popen[bytes]:
@@ -401,7 +401,7 @@ class Postgres(Server):
         return name
 
     def drop_database(self, name: str) -> None:
-        """Drop a database even if somebody is still connected to it."""
+        """Drop a database even if clients are still connected to it."""
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def require_password(self, role: str, password: str) -> None:
@@ -575,7 +575,7 @@ class PgBouncer(Server):
 
 
 def _server_user() -> pwd.struct_passwd | None:
-    """Return who runs PostgreSQL, which refuses root; None for the user of the tests."""
+    """Return the user that runs PostgreSQL, which refuses root; None: the user of the tests."""
     if os.geteuid():
         return None
     for name in ("postgres", "nobody"):

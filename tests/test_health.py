@@ -202,7 +202,7 @@ class Situation:
         return guards
 
     def spared(self, key: Key) -> set[str]:
-        """Return who is spared and last failed like this."""
+        """Return the models that are spared and last failed like this."""
         return {
             i
             for i, health in self.models.items()
@@ -239,13 +239,13 @@ class Situation:
         return None
 
     def failing(self, key: Key) -> set[str]:
-        """Return who makes an incident, or keeps it going."""
+        """Return the models that make an incident, or keep it going."""
         if key in self.incidents:
             return self.spared(key) | {i for i in self.out if self.models[i].provider == key[0]}
         return self.spared(key) | {model_id for what, model_id in self.told if what == key}
 
     def ill(self, key: Key) -> bool:
-        """Whether so many of a provider's models fail alike that it is the provider's fault."""
+        """Whether enough of a provider's models fail alike for an incident of the provider."""
         failing = self.failing(key)
         were_on = failing | {i for i, h in self.models.items() if h.provider == key[0] and h.active}
         least = self.config.recovery.incident_models

@@ -33,7 +33,7 @@ BIG = tuple(f"{number:06}" + "x" * 400 for number in range(4321))
 
 @st.composite
 def contents(draw: st.DrawFn) -> tuple[Any, ...]:
-    """Give items of all kinds, then so many numbers that the whole has a length of interest."""
+    """Give items of all kinds, then numbers, so that the length is near a limit of the spool."""
     first = tuple(draw(st.lists(VALUES, max_size=5)))
     return first + tuple(range(draw(LENGTHS)))
 

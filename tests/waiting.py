@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 def until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:
-    """Ask again and again until *condition* is true; fail after so many seconds."""
+    """Ask again and again until *condition* is true; fail after *seconds*."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what or "it did not happen in time"

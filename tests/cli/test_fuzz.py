@@ -176,7 +176,7 @@ LONG = {"sqlite": 3000, "postgresql": 1000, "redis": 900, "redis away": 100}
 
 
 def fuzz(examples: int) -> None:
-    """Try so many."""
+    """Try this many command lines."""
 
     @settings(
         max_examples=examples,

@@ -51,7 +51,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[RedisRig | SqliteRig]:
 
 @pytest.fixture(scope="session")
 def guarded() -> Iterator[Redis]:
-    """Run one Redis that wants a password, with users who may do little."""
+    """Run one Redis with a password and with users of few rights."""
     with Redis(password=PASSWORD) as server:
         for user in (
             ("nothing", "~*"),

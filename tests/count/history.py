@@ -53,7 +53,7 @@ def clock() -> int:
 
 
 def clock_setting() -> int:
-    """Return what changes only when somebody sets the wall clock (microseconds)."""
+    """Return a number that changes only when the wall clock is set (microseconds)."""
     samples = []
     for _ in range(20):
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
@@ -123,7 +123,7 @@ class History:
 
 
 class _Floors:
-    """At each moment, the state that nobody who begins to read then may fall behind."""
+    """For each moment, the oldest state that a read which begins then may show."""
 
     def __init__(self, floors: Iterable[tuple[int, int, Event | None]]) -> None:
         self._from: list[int] = []
@@ -247,7 +247,7 @@ def unexpected(history: History) -> list[str]:
 
 
 def story(history: History, broken: Broken) -> str:
-    """Write what led to a wrong read: the promise, the states, and who did what meanwhile."""
+    """Write what led to a wrong read: the promise, the states, and what each process did meanwhile."""
     read, states = broken.read, history.states
     zero = read.start
 

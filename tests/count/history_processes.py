@@ -50,7 +50,7 @@ class Work:
     boss: int
 
     def going(self) -> bool:
-        """Whether to go on: nobody says stop, and somebody waits."""
+        """Whether to go on: the run is not over, and the process that waits for it is alive."""
         return not self.over[0] and os.getppid() == self.boss
 
 
@@ -147,7 +147,7 @@ def filler(work: Work) -> None:
 
 
 def person(work: Work) -> None:
-    """Be somebody with psql."""
+    """Change models with SQL, as a person with psql does."""
     sql, own = Sql(work.database, work.who), models_of(work.who)
     while work.going():
         active = work.dice.choice(["true", "false"])

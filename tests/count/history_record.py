@@ -73,7 +73,7 @@ def record(
     each_fault: int = 1,
     seed: int | None = None,
 ) -> History:
-    """Let everybody work for so long, with one fault after the other, and collect what they wrote.
+    """Let all processes work for *seconds*, with one fault after the other, and collect their journals.
 
     *folder* keeps the journals. Faults last up to *longest_fault*, and however slow the machine
     is, it goes on until each came *each_fault* times.

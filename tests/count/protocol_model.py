@@ -491,7 +491,7 @@ class RedisProtocol:
             yield "nothing to change", self.go(s, me, Process("due", floor=now))
 
     def psql(self, s: State, me: int, _: Process) -> Steps:
-        """Raw SQL: the trigger writes the outbox row, nobody invalidates."""
+        """Raw SQL: the trigger writes the outbox row, and the program does not invalidate."""
         yield "commit", self.write(s, me, DONE)
 
     def write(self, s: State, me: int, process: Process) -> State:
@@ -645,7 +645,7 @@ class RedisProtocol:
         return s._replace(broken=f"{promise}: {what}") if self.asked(promise) else s
 
     def touch_lease(self, s: State) -> State:
-        """Delete the lease: whoever watches it will not get through EXEC."""
+        """Delete the lease: a process that watches it does not get through EXEC."""
         if s.keys.lease is None:
             return s
         if Wrong.FILL_WITHOUT_LEASE not in self.wrong:

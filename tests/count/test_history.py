@@ -45,7 +45,7 @@ LONG_GROUP = Size("sentinel", 120, 30, 90, 3.0, 1000, 200, 50, faults=2, naive_s
 
 @contextmanager
 def started(kind: str) -> Iterator[Servers]:
-    """Run servers that nobody else uses."""
+    """Run servers for this history alone."""
     with Postgres() as postgres:
         if kind == "one":
             with Redis() as redis_server:

@@ -113,7 +113,7 @@ class Machine(RuleBasedStateMachine):
         return "floor" if self.active - 1 < self.least else None
 
     def committed(self, before: dict[str, bool]) -> None:
-        """Take note of a change, made by one statement, of who is counted."""
+        """Take note of one statement that changed which models are counted."""
         if before == self.switches():
             return
         self.history.append(self.active)
@@ -124,7 +124,7 @@ class Machine(RuleBasedStateMachine):
             self.floor = len(self.history) - 1
 
     def switches(self) -> dict[str, bool]:
-        """Who is there, and whether it is counted."""
+        """Every model, and whether it is counted."""
         return {model_id: row.active for model_id, row in self.rows.items()}
 
     def delivered(self, floor: int) -> None:
@@ -291,7 +291,7 @@ class Machine(RuleBasedStateMachine):
         self.owes(result.cache, floor, owed=bool(changes))
 
     def recover(self, cooldown: float | None, limit: int | None, dry_run: bool) -> None:
-        """Bring back whose cooldown is over: all of them (0), or those that rested."""
+        """Bring back the models whose cooldown is over: all of them (0), or those that rested."""
         since, until = "coalesce(last_failure_at, disabled_at, updated_at)", "disabled_until"
         since, until = (self.world.seconds(time) for time in (since, until))
         wait = 3600 if cooldown is None else cooldown
@@ -404,7 +404,7 @@ class Machine(RuleBasedStateMachine):
         assert (result.delivered, result.queued) == (due, 0)
 
     def fifteen_seconds(self) -> None:
-        """Settle passes are due, and who counted before the deliveries writes no more."""
+        """Settle passes are due, and a program that counted before the deliveries writes no more."""
         self.world.sql("UPDATE modelctl_outbox SET due = clock_timestamp() WHERE settle")
         self.ripe = self.settling
         self.foreign = [half for half in self.foreign if not half.old]

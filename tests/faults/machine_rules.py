@@ -88,7 +88,7 @@ class FleetRules(Machine):
 
     @rule(which=st.integers(0, 2), already=rarely, how=st.none() | counts)
     def changing(self, which: int, already: bool, how: str | None) -> None:
-        """Change one status, or none (whoever did before may have died), and perhaps count."""
+        """Change one status, or none (the last change may have died), and perhaps count."""
         if already:
             self.repeat(which)
         else:
@@ -98,7 +98,7 @@ class FleetRules(Machine):
 
     @rule(which=st.integers(0, 2), how=st.none() | counts)
     def raw_changing(self, which: int, how: str | None) -> None:
-        """Another program changes one status, and perhaps somebody counts."""
+        """Another program changes one status, and perhaps a count follows."""
         self.raw_flip(which)
         if how:
             self.count(how)

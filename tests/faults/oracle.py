@@ -73,7 +73,7 @@ class Row:
         return "active" if self.active else "auto-disabled" if self.automatic else "disabled"
 
     def on(self, in_a_row: int | None = None) -> None:
-        """Switch it on, whoever does it; None: the failures stay."""
+        """Switch it on, by hand or by the rule; None: the failures stay."""
         self.active, self.automatic, self.would_disable, self.timed = True, False, None, False
         self.disabled_by = self.disabled_reason = None
         self.switches += 1

@@ -42,7 +42,7 @@ class Relay:
         self._threads[0].start()
 
     def close(self) -> None:
-        """Let nobody in any more, and throw out who is inside."""
+        """Accept no connection any more, and end the open ones."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -51,7 +51,7 @@ class Relay:
             thread.join(10)
 
     def disconnect(self) -> None:
-        """Throw out who is inside."""
+        """End the open connections."""
         while self._clients:
             with suppress(OSError):
                 self._clients.pop().shutdown(socket.SHUT_RDWR)
@@ -212,7 +212,7 @@ class RelayedWorld(World):
         return rows, self.sql(f"SELECT {columns} FROM modelctl_events ORDER BY id")
 
     def assert_right(self) -> None:
-        """Whoever counts now gets the right number, and so do those who find it cached."""
+        """Every count from now on is right, from the database and from the cache."""
         self.redis.delete(LEASE)  # of a reader that was cut off, which would live for 10 s
         truth = self.truth
         assert self.other.count().active == truth

@@ -20,7 +20,7 @@ from tests.world import KEY, LEASE, STATS, VOUCH
 
 
 def names(requests: list[bytes]) -> str:
-    """Return what Redis was asked, but for who it is, which each connection asks once."""
+    """Return the names of the commands, without INFO, which each connection asks once."""
     words = (request.split(b"\r\n")[2] for request in requests)
     return b" ".join(word for word in words if word != b"INFO").decode()
 

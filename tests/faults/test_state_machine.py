@@ -107,7 +107,7 @@ def sqlite_world(sqlite_database: str, _no_waiting: None) -> Iterator[MachineWor
 def explore(
     machine: type[Machine], world: MachineWorld, examples: int, *, random: bool = False
 ) -> None:
-    """Run so many examples: always the same ones, or others each time."""
+    """Run *examples* examples: always the same, or different ones each time."""
     # Any function that makes one will do, although the types say class.
     make = cast("type[Machine]", lambda: machine(world))
     run_state_machine_as_test(

@@ -29,7 +29,7 @@ WAITING = (
 
 
 def until_waiting(url: str, count: int = 1) -> None:
-    """Return when so many statements wait for a lock."""
+    """Return when *count* statements wait for a lock."""
     until(lambda: sql(url, WAITING) == [(count,)], seconds=10)
 
 
@@ -72,7 +72,7 @@ def test_eight_processes_lose_no_failure_for_long(fleet: Fleet, fleet_url: str) 
 
 
 def hammer(fleet: Fleet, fleet_url: str, each: int) -> None:
-    """Let eight processes record so many failures of one model each, and look at it then."""
+    """Let eight processes record *each* failures of one model, and check the model."""
     seed(fleet, "a")
     with ExitStack() as stack:
         processes = [

@@ -265,7 +265,7 @@ class Ledger:
         self.until[i] = None
 
     def off(self, i: str) -> dict[str, Any]:
-        """Who switched it off, why and until when."""
+        """By whom, why and until when it is off."""
         by, why = self.by.get(i), self.why.get(i)
         return {"disabled_by": by, "disabled_reason": why, "disabled_until": self.until[i]}
 
@@ -316,7 +316,7 @@ class Ledger:
         self.events.append((i, event, before.status, DISABLED, *how, details))
 
     def recover(self, cooldown: float | None) -> None:
-        """Bring back whoever is due and neither paused nor waits for a person."""
+        """Bring back every model that is due, not paused, and does not wait for a person."""
         for i, model in sorted(self.models.items()):
             paused = not self.pauses.isdisjoint((None, model.provider))
             person = health.waits_for_person(model.ejections, self.rule)

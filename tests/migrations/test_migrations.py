@@ -1,4 +1,4 @@
-"""An upgrade creates the whole schema in one transaction, waits for nobody, and repeats without effect."""
+"""An upgrade creates the whole schema in one transaction, and a second upgrade changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The triggers keep the columns of a status together, whoever changes it, and empty the cache of SQLite."""
+"""The triggers keep the columns of a status together after any change, and empty the SQLite cache."""
 
 from __future__ import annotations
 

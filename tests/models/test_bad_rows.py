@@ -207,7 +207,7 @@ def test_bytes_that_are_not_text(without_encoding: str, cli: Cli, monkeypatch: A
 
 
 def as_smile(fleet: Fleet) -> None:
-    """Act as somebody whose name no LATIN1 has."""
+    """Act as an actor whose name LATIN1 cannot hold."""
     with Fleet(fleet.config, actor=SMILE) as other:
         other.disable("a")
 

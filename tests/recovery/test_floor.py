@@ -1,4 +1,4 @@
-"""The health rule leaves the floor and the share of each provider active, whoever records at once."""
+"""The health rule keeps the floor and the share of each provider, with many recording at once."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def fail_in_a_batch(fleet: Fleet, model_id: str) -> None:
 
 
 def switch_off(fleet: Fleet, model_id: str) -> None:
-    """Disable as a person does, who may be refused."""
+    """Disable as a person does; the change may be refused."""
     with contextlib.suppress(RefusedError):
         fleet.disable(model_id)
 

@@ -254,7 +254,7 @@ def test_a_run_that_loses_the_lock_says_what_it_did(
 
 
 def fill(url: str, count: int, name: str = "some-provider/model") -> None:
-    """Add so many models that are due, in one statement."""
+    """Add *count* models that are due, in one statement."""
     numbers = (
         "(WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n"
         f" WHERE n < {count}) SELECT n FROM n) AS numbers"
