@@ -503,7 +503,7 @@ def test_a_pause_stops_both_directions(play: Play, keep: bool) -> None:
 
 @often
 @given(PLAYS | BRISK, st.booleans())
-def test_who_a_success_brings_back(play: Play, keep: bool) -> None:
+def test_which_models_a_success_brings_back(play: Play, keep: bool) -> None:
     """A success enables an auto-disabled model, unless it is paused or ejected too often."""
     most = play.config.recovery.max_ejections
     for step in play.steps(keep=keep):

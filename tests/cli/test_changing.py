@@ -151,7 +151,7 @@ def test_remove_asks_beside_the_data(fleet: None, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "acme/off\tdisabled\t\tremoved\ttrue\n"
 
 
-def test_remove_refuses_where_nobody_can_be_asked(fleet: None, cli: Cli) -> None:
+def test_remove_without_a_terminal_needs_yes(fleet: None, cli: Cli) -> None:
     """In a pipe it is refused without --yes, and nothing is removed."""
     cli("remove", "acme/off").failed(8, "nobody can be asked", "--yes")
     assert status_of("acme/off") == "disabled"

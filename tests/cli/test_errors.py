@@ -331,7 +331,7 @@ def test_password_in_a_file(tmp_path: Path, cli: Cli) -> None:
     secret_free(cli("--debug", "--config", str(tmp_path / "config.toml"), "list"), 5)
 
 
-def test_nobody_listens(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_a_server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused connection is exit 5 for every command that needs the database."""
     url = f"postgresql://ann:s3cret@127.0.0.1:{refused_port()}/db"
     monkeypatch.setenv("MODELCTL_DATABASE_URL", url)

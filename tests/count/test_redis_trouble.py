@@ -112,9 +112,7 @@ LOGINS = {
 
 @every_operation
 @pytest.mark.parametrize("login", LOGINS.values(), ids=LOGINS)
-def test_a_user_who_is_refused(
-    guarded: Redis, login: str, operation: Callable[[Cache], object]
-) -> None:
+def test_a_refused_user(guarded: Redis, login: str, operation: Callable[[Cache], object]) -> None:
     """A wrong password or missing rights are a matter of configuration, in every operation."""
     fails(operation, f"redis://{login}127.0.0.1:{guarded.port}/0", InvalidConfigError)
 
@@ -220,7 +218,7 @@ def test_a_restart_costs_nothing_and_an_absence_one_error(
     assert shown(cache) == 3
 
 
-def test_a_late_reply_is_nobody_elses(
+def test_a_late_reply_reaches_no_other_call(
     one_redis: RedisRig, redis_server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a server answers after we gave up waiting is not taken for the next answer."""

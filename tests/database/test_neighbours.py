@@ -90,7 +90,7 @@ def test_no_transaction_is_open_while_a_model_is_asked(pg_cleared: str) -> None:
         assert fleet.probe("c").answers[0].healthy
 
 
-def test_whoever_reads_slowly_holds_nothing(url: str) -> None:
+def test_a_slow_reader_holds_no_connection(url: str) -> None:
     """Between two models of a listing or a plan every other call works, with one connection."""
     with narrow(url) as fleet, opened(url) as other:
         seed(fleet, MANY)

@@ -144,7 +144,7 @@ def test_a_website_is_never_the_victim_of_a_deadlock(pg_database: str) -> None:
     assert not broken
 
 
-def test_a_row_that_is_held_starves_nobody_else(pg_database: str) -> None:
+def test_a_locked_row_starves_no_other_row(pg_database: str) -> None:
     """Ten threads want it; reads and changes of other models go on beside them."""
     with (
         opened(pg_database, database_pool_size=3, database_pool_timeout="5s") as fleet,

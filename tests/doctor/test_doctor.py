@@ -263,7 +263,7 @@ def test_a_lock_is_named_and_not_waited_for(role: Role, capsys: pytest.CaptureFi
     assert took < 10
 
 
-def test_nothing_is_changed_and_nobody_told(both: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_trial_leaves_no_trace(both: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The doctor's trial leaves no trace in statement triggers of the application and notifies nobody."""
     with psycopg.connect(both, autocommit=True) as connection:
         connection.execute("CREATE TABLE audit (what text)")

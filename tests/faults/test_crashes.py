@@ -440,7 +440,7 @@ def _assert_cleared_so_far(world: CrashWorld, point: str) -> None:
 
 @pytest.mark.parametrize("point", FILL)
 @pytest.mark.parametrize("name", [*COUNTS, *OWING])
-def test_a_killed_reader_leaves_no_number_and_blocks_nobody(
+def test_a_killed_reader_leaves_no_number_and_blocks_no_process(
     name: str, point: str, world: CrashWorld
 ) -> None:
     """Others count right at once; the cache works again after 10 s, or after the next change."""
@@ -515,7 +515,7 @@ def test_a_reader_that_slept_through_a_change_stores_nothing(
 
 
 @pytest.mark.parametrize("point", FILL)
-def test_a_reader_that_slept_longer_than_its_lease_takes_nobody_elses(
+def test_a_reader_that_slept_longer_than_its_lease_takes_no_other_lease(
     point: str, world: CrashWorld
 ) -> None:
     """It neither stores its old number nor ends the lease that another reader got after it."""
@@ -655,7 +655,7 @@ def test_a_killed_change_leaves_a_sqlite_file_whole(
 
 
 @pytest.mark.parametrize("point", READ)
-def test_a_killed_reader_blocks_nobody_on_sqlite(
+def test_a_killed_reader_blocks_no_process_on_sqlite(
     point: str, files: Iterator[FileWorld], nursery: Nursery
 ) -> None:
     """Others count right at once; the cache works again after 10 s, or after the next change."""

@@ -129,7 +129,7 @@ def test_a_failure_whose_commit_is_not_answered(world: RelayedWorld, how: str) -
 
 @pytest.mark.parametrize("kind", [*SINGLE, *MULTIPLE])
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
-def test_nobody_can_say_what_became_of_it(world: RelayedWorld, how: str, kind: str) -> None:
+def test_a_change_whose_outcome_is_unknown(world: RelayedWorld, how: str, kind: str) -> None:
     """A COMMIT without an answer and no server to ask: the error says that it is not known."""
     call = (SINGLE | MULTIPLE)[kind]
     _, states, requests = dry(world, call)
@@ -146,7 +146,7 @@ def test_nobody_can_say_what_became_of_it(world: RelayedWorld, how: str, kind: s
 
 
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
-def test_a_commit_of_which_nobody_knows_the_id(
+def test_a_commit_without_a_transaction_id(
     world: RelayedWorld, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change of several models without a transaction id: it is not known, and nothing is claimed."""

@@ -77,7 +77,7 @@ def test_a_file_that_stays_locked(
     file.assert_whole(before)
 
 
-def test_a_file_that_nobody_else_may_read(
+def test_a_file_that_is_locked_exclusively(
     file: File, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A program that locks out readers, too, makes a count exit 5."""

@@ -174,9 +174,7 @@ def test_a_change_sweeps_every_primary(
     assert sorted(left) == sorted(f"db:leaderboards:{n}" for n in range(20))
 
 
-def test_a_slot_that_nobody_covers(
-    on_cluster: Fleet, cluster: RedisGroup, pg_database: str
-) -> None:
+def test_a_slot_without_a_node(on_cluster: Fleet, cluster: RedisGroup, pg_database: str) -> None:
     """Without its primary, counts come from the database and changes queue until it is back."""
     fleet = on_cluster
     is_cached(fleet, pg_database)
@@ -501,7 +499,9 @@ def test_a_strong_count_does_not_ask_a_standby(
         standby.execute("SELECT pg_wal_replay_resume()")
 
 
-def test_nobody_to_take_changes_is_for_now(pair: tuple[Postgres, Standby], replicated: str) -> None:
+def test_a_group_without_a_primary_is_temporary(
+    pair: tuple[Postgres, Standby], replicated: str
+) -> None:
     """Between the primary's end and the promotion the database is unavailable, not misconfigured."""
     primary, standby = pair
     with fleet_on(both(standby, primary, replicated)) as fleet:

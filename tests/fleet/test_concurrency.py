@@ -189,7 +189,7 @@ def test_two_imports_of_the_same_models(pg: Fleet, monkeypatch: pytest.MonkeyPat
         ("display_name = 'new'", "remove", (ACTIVE, None, True), ["removed"]),
     ],
 )
-def test_who_waits_sees_what_it_waited_for(
+def test_a_waiting_change_sees_what_it_waited_for(
     pg: Fleet, pg_cleared: str, meanwhile: str, verb: str, change: tuple[Any, ...], events: Any
 ) -> None:
     """Rows, events and results are those of the row as the other program left it."""

@@ -229,7 +229,7 @@ def test_events_since_and_limit(fleet: Fleet, fleet_url: str) -> None:
         fleet.events(limit=-1)
 
 
-def test_the_actor_is_who_opened_the_fleet(fleet_url: str) -> None:
+def test_every_change_has_the_actor_of_the_fleet(fleet_url: str) -> None:
     """Every change carries its actor; a name that is too long or odd is made storable."""
     with Fleet.open(fleets.configured(fleet_url), actor="cron\0" + "x" * 300) as fleet:
         fleet.add("a")

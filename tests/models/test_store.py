@@ -286,7 +286,7 @@ def test_a_right_password(postgres: Postgres, login: str) -> None:
         ({"query": "?sslmode=require"}, InvalidConfigError, "SSL"),
     ],
 )
-def test_who_cannot_connect_is_told_why(
+def test_a_refused_connection_says_why(
     postgres: Postgres, login: str, where: dict[str, Any], error: type[ModelctlError], says: str
 ) -> None:
     """What must be corrected is exit 3, what may pass is exit 5, and no message has the password."""

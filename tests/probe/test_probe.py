@@ -83,7 +83,7 @@ def test_one_request_each(server: Server) -> None:
     assert counted == list(range(1, 31))
 
 
-def test_nobody_to_ask() -> None:
+def test_no_model_to_ask() -> None:
     """No models, no answers, and no probe is looked at."""
     assert list(ask([], {})) == []
 
@@ -359,7 +359,7 @@ def test_a_cut_connection(server: Server, what: str) -> None:
     assert len(server.requests) == 1
 
 
-def test_nobody_listens(server: Server) -> None:
+def test_a_port_without_a_server(server: Server) -> None:
     """A refused connection is a network error, in the system's words."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

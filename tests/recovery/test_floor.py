@@ -106,7 +106,7 @@ def test_without_guards_all_may_go(fleet_url: str, fail: Fail) -> None:
         assert status(fleet, *"abcdef") == [AUTO] * 6
 
 
-def test_who_was_spared_is_shown(fleet_url: str, tool: Cli) -> None:
+def test_a_spared_model_is_shown(fleet_url: str, tool: Cli) -> None:
     """list, show, doctor and the history name the model that stays on, and why."""
     put(fleet_url, "acme/one", consecutive_failures=4)
     floor = {"recovery_min_active": 1}
@@ -261,7 +261,7 @@ def switch_off(fleet: Fleet, model_id: str) -> None:
         (switch_off, switch_off),
     ],
 )
-def test_who_comes_second_waits_for_the_first(
+def test_the_second_change_waits_for_the_first(
     fleet_url: str, monkeypatch: pytest.MonkeyPatch, first: Fail, second: Fail
 ) -> None:
     """While a change is not committed, no other change decides whether the floor is reached."""

@@ -102,7 +102,7 @@ def test_a_forced_disable_takes_its_turn(pg_cleared: str, monkeypatch: pytest.Mo
         assert by_hand.result().changes[0].after is ModelStatus.DISABLED
 
 
-def test_a_batch_without_counted_failures_waits_for_nobody(pg_cleared: str) -> None:
+def test_a_batch_without_counted_failures_does_not_wait(pg_cleared: str) -> None:
     """A batch without counted failures does not wait for the guard lock; other batches do."""
     harmless = [{"id": "a", "outcome": "success"}]
     harmless += [{"id": "b", "outcome": "failure", "type": "timeout"}]
@@ -184,7 +184,7 @@ def test_asking_can_begin_again_after_an_error(fleet_url: str) -> None:
         assert fleet.recover(probe=True).recovered == ("a",)
 
 
-def test_pausing_a_provider_that_nobody_has_is_said(fleet_url: str) -> None:
+def test_pausing_a_provider_without_models_warns(fleet_url: str) -> None:
     """A mistyped provider is paused, but not in silence."""
     said: list[str] = []
     with opened(fleet_url) as fleet:

@@ -172,7 +172,7 @@ def test_a_long_outage_does_not_darken_a_small_provider(fleet_url: str, fail: Fa
         assert status(fleet, *"abcd") == [ACTIVE] * 3 + [AUTO]
 
 
-def test_who_is_spared_by_an_incident_is_forgotten_with_it(fleet_url: str) -> None:
+def test_a_model_spared_by_an_incident_is_forgotten_with_it(fleet_url: str) -> None:
     """A model that failed early in a long incident does not count for the next incident."""
     put(fleet_url, *"abcdefgh", provider="p")
     with opened(fleet_url, **GUARDED) as fleet:

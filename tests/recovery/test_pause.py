@@ -120,7 +120,7 @@ def test_pause_and_resume_on_the_command_line(fleet_url: str, tool: Cli) -> None
     ]
 
 
-def test_a_pause_of_nobody(fleet_url: str, tool: Cli) -> None:
+def test_a_pause_of_an_unknown_provider(fleet_url: str, tool: Cli) -> None:
     """A provider without models is paused, with a warning that its name may be mistyped."""
     put(fleet_url, "a", provider="openai")
     done = tool("pause", "--for", "1h", "--provider", "opnai")

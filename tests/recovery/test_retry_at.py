@@ -151,7 +151,7 @@ def test_a_pause_of_another_provider_delays_nothing(fleet: Fleet) -> None:
     assert fleet.show("a").retry_at == before
 
 
-def test_a_time_that_nobody_knows_is_now(fleet: Fleet, fleet_url: str) -> None:
+def test_an_unknown_time_is_now(fleet: Fleet, fleet_url: str) -> None:
     """Without any time of its own a model is due, so its time is now, not never."""
     seed(fleet, "a")
     trip(fleet, "a")
