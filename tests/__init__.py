@@ -1,7 +1,13 @@
 """The tests of modelctl: a folder for each of its wings, and `faults` for whole scenarios.
 
-Shared by all: `fleets` (a fleet and its tables),
-`commands` (the program), `servers` (PostgreSQL and Redis), `conftest` (the fixtures).
+Shared by all of them:
+
+- `world`: a fleet, and its database and its Redis as other programs see them
+- `fleets`: open a fleet, and read and write its tables (`put`, `alter`, `sql`)
+- `commands`: run the program (`run`)
+- `servers`: PostgreSQL, Redis and poolers; `line`: a line to them that breaks
+- `waiting`: wait until something is true, or fail if it takes too long
+- `conftest`: the fixtures
 """
 
 from pathlib import Path

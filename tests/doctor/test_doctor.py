@@ -19,12 +19,12 @@ import redis
 from modelctl.cli.main import main
 from modelctl.doctor import check_audit
 from tests import commands, fleets
-from tests.database.test_deadline import Line
 from tests.fleets import everything, opened
+from tests.line import Line
 from tests.servers import Postgres, Redis
 from tests.world import KEY
 
-Tool = Callable[[], tuple[int, dict[str, dict[str, Any]]]]
+Look = Callable[[], tuple[int, dict[str, dict[str, Any]]]]
 
 
 @pytest.fixture
@@ -384,30 +384,30 @@ def test_a_missing_schema_is_said(
 
 
 @pytest.fixture
-def tool(
+def look(
     fleet_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tool:
+) -> Look:
     """Run the doctor on a database of each kind."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", fleet_url)
     return lambda: looked(capsys)
 
 
-def fleet_words(tool: Tool) -> str:
+def fleet_words(look: Look) -> str:
     """Return the warning about the fleet; exit code 0."""
-    code, checks = tool()
+    code, checks = look()
     assert code == 0
     return warned(checks).get("fleet", "")
 
 
-def test_a_fleet_that_is_off_is_a_warning(fleet_url: str, tool: Tool) -> None:
+def test_a_fleet_that_is_off_is_a_warning(fleet_url: str, look: Look) -> None:
     """A fleet without an active model is a warning, and the exit code is 0."""
     fleets.sql(fleet_url, "INSERT INTO models (id) VALUES ('a'), ('b')")
-    assert not fleet_words(tool)
+    assert not fleet_words(look)
     fleets.sql(fleet_url, "UPDATE models SET active = FALSE")
-    assert "0 active of 2 models" in fleet_words(tool)
+    assert "0 active of 2 models" in fleet_words(look)
 
 
-def test_failures_that_never_count_are_a_warning(fleet_url: str, tool: Tool) -> None:
+def test_failures_that_never_count_are_a_warning(fleet_url: str, look: Look) -> None:
     """The doctor warns if a tenth of the active models fail with types that do not count."""
     for number in range(20):
         fleets.sql(fleet_url, "INSERT INTO models (id) VALUES (?)", f"m{number}")
@@ -416,10 +416,10 @@ def test_failures_that_never_count_are_a_warning(fleet_url: str, tool: Tool) -> 
         fleet.record_failure("m1", "parse-error")  # counts
         fleet.record_failure("m2", "timeout")
         fleet.record_success("m2")
-        assert not fleet_words(tool)
+        assert not fleet_words(look)
         fleet.record_failure("m3", "rate-limit")
-        assert "the last call of 2 failed" in fleet_words(tool)
-        assert "parse-error, client-error" in fleet_words(tool)
+        assert "the last call of 2 failed" in fleet_words(look)
+        assert "parse-error, client-error" in fleet_words(look)
 
 
 def test_undelivered_rows_without_redis_are_a_warning(

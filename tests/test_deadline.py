@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from modelctl import DatabaseUnavailableError, Fleet, crash_points
 from tests.fleets import opened, seed, sql
+from tests.line import Line
 from tests.servers import Postgres, silent_server
 
 TIMEOUT = 1.0
@@ -159,64 +160,6 @@ def test_a_name_server_that_is_silent(monkeypatch: pytest.MonkeyPatch, pg_databa
 
 
 # ── A way to the server that is slow, or ends ──
-
-
-class Line:
-    """Passes bytes to a server and back, until *at* bytes came from one side; then *how*.
-
-    ``stop``: nothing more passes. ``drip``: a byte at a time, ten a second. ``delay``: the rest
-    comes a moment later. ``cut``: the connection ends.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._server = port
-        self.side, self.at, self.how = "", 0, ""
-        self.passed = {"up": 0, "down": 0}
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = int(self._listener.getsockname()[1])
-        self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """End all."""
-        for it in [self._listener, *self._sockets]:
-            with suppress(OSError):
-                it.shutdown(socket.SHUT_RDWR)
-            it.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server))
-                self._sockets += [client, server]
-                for ends in (("up", client, server), ("down", server, client)):
-                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
-
-    def _carry(self, side: str, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if side == self.side and self.passed[side] + len(data) > self.at:
-                    keep = max(0, self.at - self.passed[side])
-                    target.sendall(data[:keep])
-                    self.passed[side] += keep
-                    data = data[keep:]
-                    if self.how == "cut":
-                        break
-                    if self.how == "stop":
-                        return
-                    if self.how == "delay":
-                        time.sleep(0.3)
-                    if self.how == "drip":
-                        for number in range(len(data)):
-                            time.sleep(0.1)
-                            target.sendall(data[number : number + 1])
-                        continue
-                target.sendall(data)
-                self.passed[side] += len(data)
-        for end in (source, target):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
 
 
 @settings(
