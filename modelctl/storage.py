@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING, TypeVar
 
 from modelctl.database.database import Database
-from modelctl.models.store import ModelStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,8 +14,9 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
-    from modelctl.models.batches import Batches
     from modelctl.models.outcomes import Outcomes
+    from modelctl.models.reads import Models
+    from modelctl.models.status_changes import StatusChanges
     from modelctl.recovery.bring_back import BringBack
     from modelctl.recovery.candidates import Candidates
     from modelctl.recovery.holds import Holds
@@ -41,14 +41,20 @@ class Storage:
         self.database = Database(config, pool_size)
         if warn:
             self.database.warn = warn
-        self.models = ModelStore(config, self.database)
 
     @functools.cached_property
-    def batches(self) -> Batches:
-        """Catalogues."""
-        from modelctl.models.batches import Batches
+    def models(self) -> Models:
+        """Reads of models."""
+        from modelctl.models.reads import Models
 
-        return Batches(self._config, self.database)
+        return Models(self._config, self.database)
+
+    @functools.cached_property
+    def changes(self) -> StatusChanges:
+        """Changes of status by a person."""
+        from modelctl.models.status_changes import StatusChanges
+
+        return StatusChanges(self._config, self.database)
 
     @functools.cached_property
     def outcomes(self) -> Outcomes:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import BinaryIO
 
+    from modelctl.database.database import Database
     from modelctl.model import CacheState
-    from modelctl.models.batches import Batches
 
 
 def read_catalog(
@@ -50,7 +50,7 @@ def read_catalog(
 
 def import_catalog(
     found: Catalog,
-    batches: Batches,
+    database: Database,
     *,
     on_conflict: str,
     actor: str,
@@ -59,8 +59,11 @@ def import_catalog(
     invalidate: Callable[..., CacheState],
 ) -> ImportResult:
     """Write the models of a catalogue, and count what happened to them."""
+    from modelctl.models.imports import import_models
+
     try:
-        added, differing, ignored = batches.import_models(
+        added, differing, ignored = import_models(
+            database,
             found.models.by_key,
             on_conflict=on_conflict,
             actor=actor,

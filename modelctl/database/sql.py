@@ -175,7 +175,7 @@ class Postgres(Sql):
 
     def values(self, columns: Collection[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
         lists = [*zip(*rows, strict=True)] if rows else [()] * len(columns)
-        return {f"rows_{c}": _json(values) for c, values in zip(columns, lists, strict=True)}
+        return {f"rows_{c}": json_text(values) for c, values in zip(columns, lists, strict=True)}
 
 
 class Sqlite(Sql):
@@ -229,10 +229,10 @@ class Sqlite(Sql):
         return f"(SELECT {', '.join(fields)} FROM json_each(:rows)) AS {name}"
 
     def values(self, columns: Collection[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-        return {"rows": json.dumps([*map(tuple, rows)])}
+        return {"rows": json_text([*map(tuple, rows)])}
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
     r"""JSON for PostgreSQL, which takes \u escapes of no character that its encoding lacks."""
     written = json.dumps(value, ensure_ascii=False)
     return written if written.isascii() else LONE_SURROGATE.sub("\ufffd", written)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modelctl.count.protocol import CachedCount
     from modelctl.doctor.results import Audit
     from modelctl.doctor.rights import Rights, Table
-    from modelctl.models.store import Survey
+    from modelctl.doctor.survey import Survey
     from modelctl.storage import Storage
 
 
@@ -96,7 +96,9 @@ class Facts:
     @functools.cached_property
     def survey(self) -> Survey:
         """Counts of the models, and of what is odd about them."""
-        return self.storage.models.survey()
+        from modelctl.doctor.survey import survey
+
+        return survey(self.storage.database, self.config.health.counted)
 
 
 def first_three(names: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def status(value: ModelStatus | str) -> ModelStatus:
 
 def sort_key(name: str) -> str:
     """Return a key by which models can be sorted."""
-    from modelctl.models.store import SORT_KEYS
+    from modelctl.models.reads import SORT_KEYS
 
     if name not in SORT_KEYS:
         raise UsageError(f"no sort key '{name}'", hint=f"one of: {', '.join(SORT_KEYS)}")

@@ -50,7 +50,7 @@ class ChangeCommands(OpenedFleet):
 
         floor = self.config.recovery.min_active
         end = arguments.end(duration, until, lambda: self._store.candidates.clock())
-        disable = with_arguments(self._store.models.disable, until=end, floor=floor, force=force)
+        disable = with_arguments(self._store.changes.disable, until=end, floor=floor, force=force)
         return self._switch(disable, ids, reason, dry_run)
 
     def enable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
@@ -59,7 +59,7 @@ class ChangeCommands(OpenedFleet):
         Raises:
             ModelNotFoundError: an id is unknown; nothing is changed.
         """
-        return self._switch(self._store.models.enable, ids, reason, dry_run)
+        return self._switch(self._store.changes.enable, ids, reason, dry_run)
 
     def remove(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
         """Delete models, all or none; their history stays.
@@ -69,7 +69,7 @@ class ChangeCommands(OpenedFleet):
         Raises:
             ModelNotFoundError: an id is unknown, also in the history; nothing is changed.
         """
-        return self._switch(self._store.models.remove, ids, reason, dry_run)
+        return self._switch(self._store.changes.remove, ids, reason, dry_run)
 
     def _switch(
         self,
@@ -103,10 +103,11 @@ class ChangeCommands(OpenedFleet):
             UsageError: the id is not valid (1-200 characters, no control characters, no blanks at
                 its ends).
         """
+        from modelctl.models.imports import add
         from modelctl.models.results import Changes
 
         entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
-        change = self._store.batches.add(entry, actor=self._actor)
+        change = add(self._store.database, entry, actor=self._actor)
         return Changes((change,), self._invalidate(owed=True, changed=change.changed))
 
     def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
@@ -244,7 +245,7 @@ class ChangeCommands(OpenedFleet):
         )
         return import_catalog(
             found,
-            self._store.batches,
+            self._store.database,
             on_conflict=policy,
             actor=self._actor,
             dry_run=dry_run,

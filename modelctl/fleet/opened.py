@@ -148,7 +148,9 @@ class OpenedFleet:
             return
         first, error.missing = error.missing[0], ()
         with suppress(ModelctlError):
-            near = self._store.models.nearest(first)
+            from modelctl.models.similar import nearest
+
+            near = nearest(self._store.database, first)
             if near:
                 error.hint = clean(f"the nearest: {', '.join(near)}; {error.hint}")
 

@@ -74,7 +74,9 @@ class ReadCommands(OpenedFleet):
         """Return the totals by status and provider, and the pauses and incidents of now."""
         from dataclasses import replace
 
-        return replace(self._store.models.stats(), holds=self._store.holds.current())
+        from modelctl.models.totals import stats
+
+        return replace(stats(self._store.database), holds=self._store.holds.current())
 
     def holds(self) -> tuple[Hold, ...]:
         """Return the pauses and incidents that are not over yet."""
@@ -87,7 +89,9 @@ class ReadCommands(OpenedFleet):
         """
         path, prefix = self.config.sqlite_path, storable(prefix)
         if path is None:
-            return self._store.models.complete(prefix)
+            from modelctl.models import similar
+
+            return similar.complete(self._store.database, prefix)
         from modelctl.database import sqlite
 
         return sqlite.complete(path, prefix)
@@ -97,7 +101,10 @@ class ReadCommands(OpenedFleet):
 
         The first of a pair is one of *ids*, the second belongs to another model.
         """
-        return self._store.models.look_alikes(list(dict.fromkeys(map(storable, ids))))
+        from modelctl.models import similar
+
+        wanted = list(dict.fromkeys(map(storable, ids)))
+        return similar.look_alikes(self._store.database, wanted)
 
     def leaderboard(
         self, *, top: int | None = 10, provider: str | None = None, untested: bool = False
@@ -107,9 +114,12 @@ class ReadCommands(OpenedFleet):
         They are ranked by the lower bound of the rate with 95 % confidence, so that one success in
         one call ranks below 420 in 421. *untested*: also the models without a call, last.
         """
+        from modelctl.models import totals
 
         top = arguments.limit(top)
-        return self._store.models.leaderboard(top=top, provider=provider, untested=untested)
+        return totals.leaderboard(
+            self._store.database, top=top, provider=provider, untested=untested
+        )
 
     def events(
         self,
@@ -139,6 +149,7 @@ class ReadCommands(OpenedFleet):
 
         The rows are read as by `iter_models`.
         """
+        from modelctl.models import events
 
         since, limit = arguments.since(since), arguments.limit(limit)
-        return self._store.models.iter_events(id, since=since, limit=limit)
+        return events.iter_events(self._store.database, id, since=since, limit=limit)

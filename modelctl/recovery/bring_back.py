@@ -9,7 +9,9 @@ from modelctl import deadline
 from modelctl.database import bulk
 from modelctl.database.sql import RECOVER_LOCK, lock_key, text
 from modelctl.errors import RefusedError, UsageError
-from modelctl.models.changes import RECOVER, Changes
+from modelctl.models.changes import bring_back
+from modelctl.models.returning import may_return
+from modelctl.models.status_changes import change_rows
 from modelctl.recovery.candidates import Candidates
 from modelctl.tables.application import KeptError, adapting, keeper
 from modelctl.tables.ids import is_storable
@@ -33,7 +35,6 @@ class BringBack:
         self._config = config
         self._database = database
         self._candidates = candidates
-        self._changes = Changes(config, database)
 
     def in_chunks(
         self,
@@ -53,8 +54,6 @@ class BringBack:
         """
         # The clock is read once: a model that fails again during this run waits for the next run.
         parameters = self._candidates.parameters(cooldowns, self._candidates.clock())
-        parameters |= {"actor": actor, "reason": None, "failure_type": None}
-        parameters["restart"] = self._config.recovery.restart_failures
         room = limit
         while True:
             before = len(refused)
@@ -63,7 +62,7 @@ class BringBack:
             source = (model_id for model_id in due if _can_come_back(model_id, refused))
             chunk = list(islice(source, bulk.CHUNK))
             while True:  # also with an empty chunk: it finds out whether another run is at work
-                done = self._chunk(chunk, parameters, refused)
+                done = self._chunk(chunk, parameters, actor, refused)
                 deadline.renew()
                 yield done
                 if done is None:
@@ -76,7 +75,7 @@ class BringBack:
                 return
 
     def _chunk(
-        self, ids: list[str], parameters: dict[str, Any], refused: dict[str, str]
+        self, ids: list[str], parameters: dict[str, Any], actor: str, refused: dict[str, str]
     ) -> list[str] | None:
         """Bring back those of *ids* that are still due, in one transaction; return their ids.
 
@@ -87,7 +86,7 @@ class BringBack:
             return adapting(
                 self._database,
                 lambda: self._database.write(
-                    lambda connection: self._transaction(connection, ids, parameters)
+                    lambda connection: self._transaction(connection, ids, parameters, actor)
                 ),
             )
         except KeptError as exc:
@@ -102,7 +101,7 @@ class BringBack:
             parts = [ids[:middle], ids[middle:]]
         done: list[str] = []
         for part in filter(None, parts):
-            some = self._chunk(part, parameters, refused)
+            some = self._chunk(part, parameters, actor, refused)
             deadline.renew()
             if some is None:
                 return done or None
@@ -110,20 +109,20 @@ class BringBack:
         return done
 
     def _transaction(
-        self, connection: sa.Connection, ids: list[str], parameters: dict[str, Any]
+        self, connection: sa.Connection, ids: list[str], parameters: dict[str, Any], actor: str
     ) -> list[str] | None:
         """Lock the run, then the rows that are still due, and switch these on."""
         if not self._database.on_sqlite:
             key = lock_key(RECOVER_LOCK, self._database.schema)
             if not connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({key})")):
                 return None
-        still_due = (
-            f"{self._database.sql.ids} AND {self._changes.may_return}"
-            f" AND ({self._candidates.why_waiting}) IS NULL"
-            f" ORDER BY id{self._database.sql.skip_locked}"
+        sql = self._database.sql
+        still_due = f"{sql.ids} AND {may_return(sql)} AND ({self._candidates.why_waiting}) IS NULL"
+        change = bring_back(self._database, self._config.recovery.restart_failures)
+        wanted = parameters | {"ids": sql.list_of_texts(ids)}
+        changes = change_rows(
+            self._database, connection, change, still_due, sql.skip_locked, wanted, actor
         )
-        wanted = parameters | {"ids": self._database.sql.list_of_texts(ids)}
-        changes = self._changes.apply(connection, RECOVER, still_due, wanted)
         done = {change.id for change in changes}
         return [model_id for model_id in ids if model_id in done]
 

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.database import bulk
 from modelctl.database.sql import text
-from modelctl.models.changes import FOR_A_PERSON, PAUSED, Changes
+from modelctl.models.returning import (
+    FOR_A_PERSON,
+    cooldown_parameters,
+    due_at,
+    is_paused,
+    may_return,
+    retry_at,
+)
 from modelctl.recovery.results import Candidate, Waiting
 from modelctl.tables.columns import AUTO_OFF, ON, TIMED_OFF
 from modelctl.tables.ids import is_storable
@@ -24,9 +31,8 @@ class Candidates:
     """Reads the models that are off and may come back without a person."""
 
     def __init__(self, config: Config, database: Database) -> None:
-        self._config = config
+        self._rule = config.recovery
         self._database = database
-        self._changes = Changes(config, database)
         self._sql = database.sql
 
     # ── Conditions in SQL, which other statements of this wing use too ──
@@ -34,21 +40,20 @@ class Candidates:
     @property
     def may_return(self) -> str:
         """The condition of a candidate: it may come back by itself at some time."""
+        condition = may_return(self._sql)
         if not self._database.on_sqlite:
-            return self._changes.may_return
+            return condition
         # SQLite's planner does not combine two indexes for an OR.
         off = "SELECT id FROM models WHERE"
-        return (
-            f"{self._changes.may_return} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
-        )
+        return f"{condition} AND id IN ({off} {AUTO_OFF} UNION ALL {off} {TIMED_OFF})"
 
     @property
     def why_waiting(self) -> str:
         """Why a candidate does not come back at :now; NULL if it is due. No other SQL decides this."""
         return (
             f"CASE WHEN auto_disabled IS TRUE AND {FOR_A_PERSON} THEN 'person'"
-            f" WHEN {self._changes.filled(PAUSED)} THEN 'paused'"
-            f" WHEN {self._changes.due} > :now"
+            f" WHEN {is_paused(self._database)} THEN 'paused'"
+            f" WHEN {due_at(self._sql)} > :now"
             " THEN CASE WHEN auto_disabled IS TRUE THEN 'cooldown' ELSE 'timed' END END"
         )
 
@@ -57,8 +62,11 @@ class Candidates:
 
         *cooldowns*: seconds, instead of the configured ones. *now*: seconds since 1970.
         """
-        most = self._config.recovery.max_ejections
-        return {"max_ejections": most, "now": now, **self._changes.ladder(cooldowns)}
+        return {
+            "max_ejections": self._rule.max_ejections,
+            "now": now,
+            **cooldown_parameters(self._sql, self._rule, cooldowns),
+        }
 
     # ── Reads ──
 
@@ -81,7 +89,7 @@ class Candidates:
         only = f" AND {self._sql.ids}" if ids is not None else ""
         sql = (
             "SELECT id, provider, timed, retry, why FROM (SELECT id, coalesce(provider, '') AS provider,"
-            f" auto_disabled IS NOT TRUE AS timed, {self._changes.retry} AS retry,"
+            f" auto_disabled IS NOT TRUE AS timed, {retry_at(self._database)} AS retry,"
             f" {self.why_waiting} AS why FROM models WHERE {self.may_return}{only}) AS candidates"
             f" ORDER BY retry NULLS LAST, {self._sql.by_id}"
         )
@@ -107,7 +115,7 @@ class Candidates:
         they come as they lie on disk: chunks of neighbours cost half.
         """
         due = (
-            f"SELECT id, {self._changes.due} AS due FROM models"
+            f"SELECT id, {due_at(self._sql)} AS due FROM models"
             f" WHERE {self.may_return} AND ({self.why_waiting}) IS NULL"
         )
         if limit is not None:
@@ -123,7 +131,7 @@ class Candidates:
     def ahead(self, model_id: str) -> int:
         """Return how many models are due and come back before this one."""
         sql = (
-            f"WITH due AS (SELECT id, {self._changes.due} AS due FROM models"
+            f"WITH due AS (SELECT id, {due_at(self._sql)} AS due FROM models"
             f" WHERE {self.may_return} AND ({self.why_waiting}) IS NULL)"
             " SELECT count(*) FROM due, (SELECT * FROM due WHERE id = :id) AS this"
             " WHERE due.due < this.due"
@@ -139,7 +147,7 @@ class Candidates:
             f"SELECT id FROM models WHERE {AUTO_OFF} AND {FOR_A_PERSON}"
             f" ORDER BY {self._sql.by_id} LIMIT 4"
         )
-        parameters = {"max_ejections": self._config.recovery.max_ejections}
+        parameters = {"max_ejections": self._rule.max_ejections}
         with self._database.reading() as connection:
             return [*map(readable, connection.execute(text(sql), parameters).scalars())]
 

@@ -18,6 +18,8 @@ from modelctl.tables.ids import is_storable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from modelctl.database.database import Database
+
 _NAMED = 20  # rows with odd values that get a warning each
 
 
@@ -100,3 +102,24 @@ class OddRows:
         if self._seen > _NAMED:
             more = self._seen - _NAMED
             self._warn(f"{more} more {'has' if more == 1 else 'have'} values that cannot be read")
+
+
+def is_odd(database: Database, columns: Iterable[sa.Column[Any]]) -> str:
+    """SQL: whether a value of a row is not what one of these columns is for, as far as SQL can tell."""
+    tests = ["id IS NULL"]
+    for column in columns:
+        name, kind = column.name, column.type
+        if isinstance(kind, UtcTime):
+            fine = f"{database.sql.is_finite(name)} IS TRUE"
+            if not database.on_sqlite:
+                fine = f"{name} BETWEEN '0001-01-01' AND '9999-12-30'"
+                fine += f" OR {name} = 'infinity'" if name == "disabled_until" else ""
+            tests.append(f"{name} IS NOT NULL AND NOT ({fine})")
+        elif not database.on_sqlite:
+            continue
+        elif isinstance(kind, StoredFlag):
+            tests.append(f"{name} NOT IN (0, 1)")
+        else:
+            type_ = "integer" if isinstance(kind, sa.Integer) else "text"
+            tests.append(f"typeof({name}) NOT IN ('{type_}', 'null')")
+    return f"({' OR '.join(tests)})"

@@ -11,7 +11,7 @@ import pytest
 
 from modelctl.catalog.formats import CatalogFormat
 from modelctl.model import FailureType, ModelStatus
-from modelctl.models.store import SORT_KEYS
+from modelctl.models.reads import SORT_KEYS
 from tests.commands import PROGRAM, SECONDS, Cli, add, make_fleet, run, sql
 
 WORDS = {

@@ -128,7 +128,7 @@ def test_cached_count_is_light() -> None:
         "tomllib",
         "asyncio",
         "ssl",
-        "modelctl.models.store",
+        "modelctl.models.reads",
         "modelctl.catalog.parse",
     }
 
@@ -141,7 +141,7 @@ def test_cached_count_from_redis_is_light(
     monkeypatch.setenv("MODELCTL_REDIS_URL", redis_url)
     assert commands.run("count").out == "0\n"
     modules = loaded("count")
-    assert not modules & {*HEAVY, "tomllib", "modelctl.models.store"}
+    assert not modules & {*HEAVY, "tomllib", "modelctl.models.reads"}
 
 
 def test_a_list_needs_no_redis_and_no_rich() -> None:

@@ -204,11 +204,13 @@ def test_lists_arrive_as_they_are(
     fleet: Fleet, rows: list[tuple[str, str | None, int | None]]
 ) -> None:
     """Whatever text there is, rows and ids come to the database unchanged and in their order."""
-    statements = fleet._store.batches
+    database_sql = fleet._store.database.sql
     kinds = {"id": "text", "words": "text", "number": "integer"}
-    query = f"SELECT id, words, number FROM {statements.sql.rows('given', kinds)}"
-    query += f" WHERE {statements.sql.ids}"
-    values = statements.sql.values(kinds, rows) | {"ids": statements.ids(row[0] for row in rows)}
+    query = f"SELECT id, words, number FROM {database_sql.rows('given', kinds)}"
+    query += f" WHERE {database_sql.ids}"
+    values = database_sql.values(kinds, rows) | {
+        "ids": database_sql.list_of_texts(row[0] for row in rows)
+    }
     with fleet._store.database.reading() as connection:
         assert [tuple(row) for row in connection.execute(sa.text(query), values)] == rows
 

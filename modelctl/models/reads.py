@@ -1,0 +1,155 @@
+"""Read models: a listing, or one by its id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from modelctl import health
+from modelctl.database.bulk import rows_of
+from modelctl.model import ModelStatus, storable
+from modelctl.models.results import Model
+from modelctl.models.returning import cooldown_parameters, retry_at
+from modelctl.tables.columns import MODELS, UtcTime
+from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
+from modelctl.tables.odd_values import OddRows, as_declared
+from modelctl.times import time_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from modelctl.config.config import Config
+    from modelctl.database.database import Database
+
+_TEXTS = tuple(i for i, column in enumerate(MODELS.c) if isinstance(column.type, sa.Text))
+_ACTIVE, _AUTO_DISABLED, _SPARED = (
+    MODELS.c.keys().index(name) for name in ("active", "auto_disabled", "would_disable")
+)
+_FLAGS = (True, False, None)
+
+_SORTS: dict[str, tuple[Any, ...]] = {
+    "id": (),
+    "name": (
+        sa.type_coerce(
+            sa.func.coalesce(sa.func.nullif(MODELS.c.display_name, ""), MODELS.c.id), sa.Text
+        ),
+    ),
+    "provider": (sa.type_coerce(sa.func.coalesce(MODELS.c.provider, ""), sa.Text),),
+    "status": (
+        MODELS.c.active.desc().nulls_last(),
+        MODELS.c.auto_disabled.desc().nulls_last(),
+    ),
+    "failures": (
+        sa.func.coalesce(MODELS.c.consecutive_failures, 0).desc(),
+        sa.func.coalesce(MODELS.c.failure_count, 0).desc(),
+    ),
+    "updated": (MODELS.c.updated_at.desc().nulls_last(),),
+}
+SORT_KEYS = tuple(_SORTS)
+
+
+def by_code_points(database: Database, expression: Any) -> Any:
+    """Make a text a sort key that both databases and every locale sort alike."""
+    if not isinstance(expression.type, sa.Text):
+        return expression
+    return expression.collate("BINARY" if database.on_sqlite else "C")
+
+
+def _as_results_have_it(column: sa.Column[Any]) -> Any:
+    """Select a column without NULL or '' where `Model` has the other one of them."""
+    if column.primary_key:
+        return column
+    if column.name in ("display_name", "provider"):
+        return sa.func.coalesce(column, "")
+    if isinstance(column.type, sa.Integer):
+        return sa.func.coalesce(column, 0)
+    if isinstance(column.type, sa.Text):
+        return sa.func.nullif(column, "")
+    return column
+
+
+class Models:
+    """Reads models. Each call is one statement."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._rule = config.recovery
+        self._database = database
+        # The types of the values of rows that needed no correction.
+        self._usual: set[tuple[type, ...]] = set()
+
+    def iter_models(
+        self,
+        *,
+        status: ModelStatus | None = None,
+        provider: str | None = None,
+        sort: str = "id",
+        limit: int | None = None,
+    ) -> Iterator[Model]:
+        """Give the models that match; *sort* is one of `SORT_KEYS`.
+
+        All rows are read before the first one is given, so that a slow caller holds no connection.
+        """
+        c = MODELS.c
+        keys = (by_code_points(self._database, key) for key in (*_SORTS[sort], c.id))
+        query = self._select().order_by(*keys).limit(limit)
+        if status is ModelStatus.ACTIVE:
+            query = query.where(c.active.is_(sa.true()))
+        elif status is not None:
+            automatic = c.auto_disabled.is_(sa.true())
+            if status is not ModelStatus.AUTO_DISABLED:
+                automatic = automatic.is_not(sa.true())
+            query = query.where(c.active.is_not(sa.true()), automatic)
+        if provider is not None:
+            query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
+        yield from self._models(rows_of(self._database, query, limit))
+
+    def get(self, model_id: str) -> Model:
+        """Return one model; `ModelNotFoundError` if there is none."""
+        check_storable([model_id])
+        with self._database.reading() as connection:
+            found = connection.execute(self._select().where(MODELS.c.id == model_id)).all()
+        check_found([model_id], [row.id for row in found])
+        return next(self._models(found))
+
+    def _select(self) -> sa.Select[Any]:
+        """Select the columns of the models, the database's clock, and when each model comes back."""
+        now = sa.literal_column(self._database.sql.now, UtcTime).label("now")
+        retry = sa.text(f"{retry_at(self._database)} AS retry").bindparams(
+            max_ejections=self._rule.max_ejections,
+            **cooldown_parameters(self._database.sql, self._rule),
+        )
+        return sa.select(*map(_as_results_have_it, MODELS.c), now, retry)
+
+    def _models(self, rows: Iterable[Any]) -> Iterator[Model]:
+        odd = OddRows(self._database.warn)
+        for row in rows:
+            yield self._model(row, odd)
+        odd.finish()
+
+    def _model(self, row: Sequence[Any], odd: OddRows) -> Model:
+        # Looking at each value costs as much as all the rest, and nearly all rows have usual types.
+        usual = tuple(map(type, row)) in self._usual
+        usual = usual and row[_ACTIVE] in _FLAGS and row[_AUTO_DISABLED] in _FLAGS
+        if not usual or not all(row[i] is None or is_storable(row[i]) for i in _TEXTS):
+            row = self._corrected(row, odd)
+        active, auto_disabled = row[_ACTIVE] == 1, row[_AUTO_DISABLED] == 1
+        now, retry = row[-2:]
+        at = left = None
+        if retry is not None:
+            at = time_at(retry, now.timestamp(), self._database.sql.digits_of_a_second)
+            left = max(0.0, (at - now).total_seconds())
+        fields = [*row[:-2], health.status_of(active, auto_disabled), at, left]
+        fields[_ACTIVE], fields[_AUTO_DISABLED] = active, auto_disabled
+        if not active:  # a guard spares only what is on
+            fields[_SPARED] = None
+        return Model(*fields)
+
+    def _corrected(self, row: Sequence[Any], odd: OddRows) -> Sequence[Any]:
+        """Make each value what its column is for, and add the row to *odd* if one was not."""
+        values, columns = as_declared(MODELS.c, row)
+        if columns:
+            odd.add(quoted([values[0]]), columns)
+        else:
+            self._usual.add(tuple(map(type, row)))
+        return values

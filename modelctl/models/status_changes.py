@@ -1,0 +1,265 @@
+"""Make a change of status: lock the rows, decide about each, write rows and events, check.
+
+The check reads the rows again: a trigger or a rule of the application may have undone the change, and
+then nothing is committed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelctl.database.database import Query
+from modelctl.database.sql import json_text, text
+from modelctl.errors import RefusedError, UsageError
+from modelctl.model import ModelStatus, numbered
+from modelctl.models.changes import Change, Decision, disable, enable, remove
+from modelctl.models.events import NewEvent, log
+from modelctl.models.guards import take_guard_lock
+from modelctl.models.results import KeptChange, StatusChange
+from modelctl.tables.application import KeptError, refusing, write
+from modelctl.tables.columns import ON, STATUS
+from modelctl.tables.ids import check_found, check_storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    import sqlalchemy as sa
+
+    from modelctl.config.config import Config
+    from modelctl.database.database import Database
+
+_DIVISION_BY_ZERO = "22012"
+_STATUSES = {status.value: status for status in ModelStatus}  # faster than ModelStatus(...)
+
+
+def change_rows(
+    database: Database,
+    connection: sa.Connection,
+    change: Change,
+    which: str,
+    lock: str,
+    parameters: Mapping[str, Any],
+    actor: str,
+) -> list[StatusChange]:
+    """Change the rows that meet a condition, in a transaction; return what became of each.
+
+    Raises:
+        KeptError: a trigger or a rule of the application left rows as they were.
+    """
+    values = {**parameters, **change.parameters}
+    rows: Sequence[Any] = connection.execute(text(_select(change, which, lock)), values).all()
+    decided = [(row, change.decide(row)) for row in rows]
+    to_write = [row[0] for row, decision in decided if decision.writes]
+    written: set[str] = set()
+    if to_write:
+        values["ids"] = database.sql.list_of_texts(to_write)
+        written = {*connection.execute(text(change.write), values).scalars().all()}
+        log(database, connection, sorted(_events(decided)), actor)
+    values["ids"] = database.sql.list_of_texts([row[0] for row in rows])
+    check = f"SELECT id, {change.status} FROM models WHERE {database.sql.ids}"
+    now: dict[str, str] = dict(map(tuple, connection.execute(text(check), values).all()))
+    kept = [
+        row[0]
+        for row, decision in decided
+        if (decision.writes and row[0] not in written)
+        # A row with a note has an end of its own, on purpose.
+        or (decision.note is None and now.get(row[0]) != decision.after)
+    ]
+    if kept:
+        raise KeptError(kept)
+    return [_result(row, decision) for row, decision in decided]
+
+
+def _select(change: Change, which: str, lock: str) -> str:
+    """SQL that locks and reads rows. In the order of their ids, so that two changes never wait for
+    each other in a circle.
+    """
+    return f"SELECT id, {STATUS}, {change.reads} FROM models WHERE {which} ORDER BY id{lock}"
+
+
+def _events(decided: Iterable[tuple[Sequence[Any], Decision]]) -> list[NewEvent]:
+    return [
+        NewEvent(row[0], d.event, row[1], d.after and d.after.value, d.reason, details=d.details)
+        for row, d in decided
+        if d.event
+    ]
+
+
+def _result(row: Sequence[Any], decision: Decision) -> StatusChange:
+    before = _STATUSES[row[1]]
+    if decision.note is not None:
+        return KeptChange(row[0], before, before, False, decision.note)
+    return StatusChange(row[0], before, decision.after, decision.event is not None)
+
+
+def _change_in_two_messages(
+    database: Database, model_id: str, change: Change, actor: str
+) -> StatusChange:
+    """Do what `change_rows` does, for one model of PostgreSQL, in a transaction of two messages."""
+    sql = database.sql
+    parameters = {**change.parameters, "ids": sql.list_of_texts([model_id])}
+
+    def decide(answers: list[Sequence[Any]]) -> tuple[StatusChange, Query]:
+        (rows,) = answers
+        check_found([model_id], {row[0] for row in rows})
+        row, decision = rows[0], change.decide(rows[0])
+        values = dict(parameters)
+        # COMMIT follows in the same message, and only a statement that fails stops it: hence the
+        # divisions by zero, where the row was not written or is not as it should be.
+        statements = ["SELECT 1"]
+        if decision.writes:
+            statements.append(f"WITH written AS ({change.write}) SELECT 1 / count(*) FROM written")
+        if decision.note is None:
+            statements.append(
+                f"SELECT 1 / count(*) FROM models WHERE {sql.ids} AND {change.status} = :status"
+            )
+            values["status"] = decision.after and decision.after.value
+        for event in _events([(row, decision)]):
+            statements.append(
+                f"INSERT INTO {database.own}modelctl_events"
+                " (model_id, event, before, after, reason, details, actor) VALUES (:model_id,"
+                " :event, :before, :after, :event_reason, CAST(:details AS jsonb), :event_actor)"
+            )
+            values |= event._asdict() | {"event_reason": event.reason, "event_actor": actor}
+            values["details"] = event.details and json_text(event.details)
+            values["reason"] = change.parameters.get("reason")
+        return _result(row, decision), Query("; ".join(statements), values)
+
+    try:
+        return database.lock_and_change(_select(change, sql.ids, sql.lock), parameters, decide)
+    except UsageError as exc:
+        if exc.sqlstate == _DIVISION_BY_ZERO:
+            raise KeptError([model_id]) from None
+        raise
+
+
+class StatusChanges:
+    """Changes of status by a person. Each call changes all models or none, in one transaction."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._guarded = config.recovery.guarded
+        self._database = database
+
+    def enable(
+        self, ids: Sequence[str], *, actor: str, reason: str | None = None, dry_run: bool = False
+    ) -> tuple[StatusChange, ...]:
+        """Switch models on, as healthy ones."""
+        return self._change(
+            ids, lambda: enable(self._database, reason), actor, dry_run, takes_guard_lock=False
+        )
+
+    def disable(
+        self,
+        ids: Sequence[str],
+        *,
+        actor: str,
+        reason: str | None = None,
+        until: float | None = None,
+        floor: int = 0,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> tuple[StatusChange, ...]:
+        """Switch models off by hand.
+
+        *until*: when `recover` may bring them back (seconds since 1970). *floor*: how many models
+        must stay on. *force*: also below the floor, and also those that are disabled without an end.
+
+        Raises:
+            RefusedError: fewer models than the floor would stay on.
+        """
+        return self._change(
+            ids,
+            lambda: disable(self._database, actor, reason, until, force),
+            actor,
+            dry_run,
+            takes_guard_lock=self._guarded,
+            floor=0 if force else floor,
+        )
+
+    def remove(
+        self, ids: Sequence[str], *, actor: str, reason: str | None = None, dry_run: bool = False
+    ) -> tuple[StatusChange, ...]:
+        """Delete models; their history stays. A model that only the history knows was removed."""
+        wanted = list(dict.fromkeys(ids))
+        check_storable(wanted)
+
+        def work(connection: sa.Connection) -> list[StatusChange]:
+            if self._guarded:
+                take_guard_lock(connection, self._database)
+            change = remove(self._database, reason)
+            lock = self._database.sql.lock_to_delete
+            done = self._apply(connection, change, wanted, lock, actor)
+            done += self._removed_before(connection, {*wanted} - {c.id for c in done})
+            check_found(wanted, {c.id for c in done})
+            return done
+
+        return _in_order(wanted, write(self._database, work, dry_run=dry_run))
+
+    def _change(
+        self,
+        ids: Sequence[str],
+        change: Callable[[], Change],
+        actor: str,
+        dry_run: bool,
+        *,
+        takes_guard_lock: bool,
+        floor: int = 0,
+    ) -> tuple[StatusChange, ...]:
+        """*change* is called in each attempt: its SQL depends on the columns that are known then."""
+        wanted = list(dict.fromkeys(ids))
+        check_storable(wanted)
+        database = self._database
+        if len(wanted) == 1 and not (dry_run or takes_guard_lock or floor or database.on_sqlite):
+            one = wanted[0]
+            done = refusing(
+                database, lambda: _change_in_two_messages(database, one, change(), actor)
+            )
+            return (done,)
+
+        def work(connection: sa.Connection) -> list[StatusChange]:
+            if takes_guard_lock:
+                take_guard_lock(connection, database)
+            done = self._apply(connection, change(), wanted, database.sql.lock, actor)
+            check_found(wanted, {c.id for c in done})
+            if floor and any(c.before is ModelStatus.ACTIVE for c in done):
+                _check_floor(connection, floor)
+            return done
+
+        return _in_order(wanted, write(database, work, dry_run=dry_run))
+
+    def _apply(
+        self, connection: sa.Connection, change: Change, ids: list[str], lock: str, actor: str
+    ) -> list[StatusChange]:
+        sql = self._database.sql
+        wanted = {"ids": sql.list_of_texts(ids)}
+        return change_rows(self._database, connection, change, sql.ids, lock, wanted, actor)
+
+    def _removed_before(
+        self, connection: sa.Connection, ids: Collection[str]
+    ) -> list[StatusChange]:
+        """Return those of *ids* that the history knows."""
+        if not ids:
+            return []
+        sql = (
+            f"SELECT id FROM {self._database.sql.rows('asked', {'id': 'text'})} WHERE EXISTS"
+            f" (SELECT 1 FROM {self._database.own}modelctl_events e WHERE e.model_id = asked.id)"
+            " AND id <> ''"  # the id of events that are not of a model
+        )
+        values = self._database.sql.values(("id",), [(model_id,) for model_id in ids])
+        found = connection.execute(text(sql), values).scalars()
+        return [StatusChange(model_id, None, None, False) for model_id in found]
+
+
+def _in_order(wanted: Sequence[str], done: Iterable[StatusChange]) -> tuple[StatusChange, ...]:
+    found = {change.id: change for change in done}
+    return tuple(found[model_id] for model_id in wanted)
+
+
+def _check_floor(connection: sa.Connection, floor: int) -> None:
+    active = connection.scalar(text(f"SELECT count(*) FROM models WHERE {ON}")) or 0
+    if active < floor:
+        raise RefusedError(
+            f"{numbered(active)} would stay on, and recovery.min_active is {floor};"
+            " nothing was changed",
+            hint="use --force to override",
+        )
