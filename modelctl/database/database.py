@@ -168,19 +168,6 @@ class Database:
         """Run *work* in one transaction; retry for 2 s if it fails because of another transaction."""
         return self._retrying(lambda: self._transaction(work, dry_run))
 
-    def change(
-        self, sql: str, parameters: Mapping[str, Any], read: Callable[[list[Sequence[Any]]], T]
-    ) -> T:
-        """Run statements of PostgreSQL in one transaction; *read* makes the result of their rows.
-
-        An error that *read* raises rolls the transaction back. It takes two round trips and none of
-        SQLAlchemy's work per statement, because applications record an outcome after every call of a
-        model.
-        """
-        return self._retrying(
-            lambda: self._in_two_messages(sql, parameters, lambda rows: (read(rows), None))
-        )
-
     def lock_and_change(
         self,
         sql: str,
@@ -192,6 +179,8 @@ class Database:
         The first message runs *sql*, which locks and reads. *decide* gets the rows of each of its
         statements and returns the result, and the statements that the second message runs before
         COMMIT. An error that *decide* raises, or that one of the statements ends with, rolls back.
+        None of SQLAlchemy's work per statement is done, because applications record an outcome after
+        every call of a model.
         """
         return self._retrying(lambda: self._in_two_messages(sql, parameters, decide))
 

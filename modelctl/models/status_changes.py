@@ -106,7 +106,7 @@ def _change_in_two_messages(
         values = dict(parameters)
         # COMMIT follows in the same message, and only a statement that fails stops it: hence the
         # divisions by zero, where the row was not written or is not as it should be.
-        statements = ["SELECT 1"]
+        statements = []
         if decision.writes:
             statements.append(f"WITH written AS ({change.write}) SELECT 1 / count(*) FROM written")
         if decision.note is None:
@@ -123,7 +123,7 @@ def _change_in_two_messages(
             values |= event._asdict() | {"event_reason": event.reason, "event_actor": actor}
             values["details"] = event.details and json_text(event.details)
             values["reason"] = change.parameters.get("reason")
-        return _result(row, decision), Query("; ".join(statements), values)
+        return _result(row, decision), Query("; ".join(statements or ["SELECT 1"]), values)
 
     try:
         return database.lock_and_change(_select(change, sql.ids, sql.lock), parameters, decide)
