@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
-    from modelctl.models.outcomes import Outcomes
     from modelctl.models.reads import Models
     from modelctl.models.status_changes import StatusChanges
+    from modelctl.outcomes.record import Outcomes
     from modelctl.recovery.bring_back import BringBack
     from modelctl.recovery.candidates import Candidates
     from modelctl.recovery.holds import Holds
@@ -59,7 +59,7 @@ class Storage:
     @functools.cached_property
     def outcomes(self) -> Outcomes:
         """Recording outcomes, one or many."""
-        from modelctl.models.outcomes import Outcomes
+        from modelctl.outcomes.record import Outcomes
 
         return Outcomes(self._config, self.database)
 

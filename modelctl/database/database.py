@@ -235,7 +235,7 @@ class Database:
         self,
         sql: str,
         parameters: Mapping[str, Any],
-        decide: Callable[[list[Sequence[Any]]], tuple[T, Query | None]],
+        decide: Callable[[list[Sequence[Any]]], tuple[T, Query]],
     ) -> T:
         import psycopg
 
@@ -253,11 +253,8 @@ class Database:
                 known = (cursor.fetchone() or ())[:2]
                 result, query = decide(_remaining_rows(cursor))
                 crash_points.reach("before-commit")
-                if query is None:
-                    raw.commit()
-                else:
-                    with raw.committing():
-                        cursor.execute(f"{_bound(query.sql)}; COMMIT", query.parameters)
+                with raw.committing():
+                    cursor.execute(f"{_bound(query.sql)}; COMMIT", query.parameters)
         except psycopg.Error as exc:
             if not raw.closed:
                 raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import zlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,7 @@ if TYPE_CHECKING:
 # The same object for the same text, so that SQLAlchemy parses each statement once.
 text = functools.cache(sa.text)
 
-# Advisory locks of PostgreSQL. Any numbers that no other program uses.
-RECOVER_LOCK = 7091_2026_0001  # held by the one run of recover that works
-GUARD_LOCK = 7091_2026_0002  # held by a change that depends on how many other models are active
-
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def lock_key(lock: int, schema: str) -> int:
-    """Return the key of an advisory lock for the fleet in this schema: several share a database."""
-    return lock if schema == "modelctl" else lock + (zlib.crc32(schema.encode()) << 24)
 
 
 class Sql(ABC):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from modelctl.count.outbox import SEAL
-from modelctl.database.sql import lock_key
+from modelctl.database.locks import lock_key
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
 from modelctl.migrations.results import SchemaStatus

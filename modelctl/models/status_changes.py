@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modelctl.database.database import Query
+from modelctl.database.locks import take_guard_lock
 from modelctl.database.sql import json_text, text
 from modelctl.errors import RefusedError, UsageError
 from modelctl.model import ModelStatus, numbered
 from modelctl.models.changes import Change, Decision, disable, enable, remove
 from modelctl.models.events import NewEvent, log
-from modelctl.models.guards import take_guard_lock
 from modelctl.models.results import KeptChange, StatusChange
 from modelctl.tables.application import KeptError, refusing, write
 from modelctl.tables.columns import ON, STATUS

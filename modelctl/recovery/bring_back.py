@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl import deadline
 from modelctl.database import bulk
-from modelctl.database.sql import RECOVER_LOCK, lock_key, text
+from modelctl.database.locks import RECOVER_LOCK, lock_key
+from modelctl.database.sql import text
 from modelctl.errors import RefusedError, UsageError
 from modelctl.models.changes import bring_back
 from modelctl.models.returning import may_return

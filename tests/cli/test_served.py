@@ -125,7 +125,7 @@ def test_postgres_alone(served: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) 
 def test_second_recover_is_busy(served: str, postgres: Any, cli: Cli) -> None:
     """While another run is at work, recover says so, changes nothing and succeeds."""
 
-    from modelctl.database.sql import RECOVER_LOCK
+    from modelctl.database.locks import RECOVER_LOCK
 
     with psycopg.connect(served) as other:
         other.execute(f"SELECT pg_advisory_xact_lock({RECOVER_LOCK})".encode())

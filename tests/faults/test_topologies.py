@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from modelctl import Fleet, crash_points
-from modelctl.database.sql import RECOVER_LOCK
+from modelctl.database.locks import RECOVER_LOCK
 from modelctl.errors import (
     DatabaseUnavailableError,
     InvalidConfigError,

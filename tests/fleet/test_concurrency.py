@@ -17,7 +17,7 @@ import pytest
 
 from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError
 from modelctl.database import bulk, database
-from modelctl.database.sql import RECOVER_LOCK
+from modelctl.database.locks import RECOVER_LOCK
 from tests import ROOT, fleets
 from tests.fleets import ACTIVE, AUTO, DISABLED, everything, opened, seed, sql, trip
 from tests.waiting import until

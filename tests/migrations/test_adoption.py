@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from modelctl import Fleet, RefusedError, UsageError
-from modelctl.database.sql import GUARD_LOCK, RECOVER_LOCK, lock_key
+from modelctl.database.locks import GUARD_LOCK, RECOVER_LOCK, lock_key
 from modelctl.migrations import migrate
 from tests import fleets
 from tests.fleets import (

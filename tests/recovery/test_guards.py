@@ -14,7 +14,7 @@ import pytest
 from modelctl import Fleet, InvalidConfigError, ModelStatus, crash_points
 from modelctl.config.probes import ProbeConfig
 from modelctl.config.sections import RecoveryConfig
-from modelctl.database.sql import GUARD_LOCK
+from modelctl.database.locks import GUARD_LOCK
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType
 from modelctl.output.views import view_of

@@ -19,7 +19,7 @@ import pytest
 
 from modelctl import crash_points
 from modelctl.database import bulk
-from modelctl.database.sql import RECOVER_LOCK
+from modelctl.database.locks import RECOVER_LOCK
 from tests import ROOT
 from tests.commands import Cli, Result, run, seen
 from tests.faults.crashing import Call, Job, Nursery

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modelctl import health
-from modelctl.database.database import LOCK_TIMEOUT
-from modelctl.database.sql import GUARD_LOCK, lock_key, text
+from modelctl.database.sql import text
 from modelctl.model import numbered
 from modelctl.models.events import NewEvent, log
 from modelctl.tables.columns import AUTO_OFF, ON
@@ -20,22 +19,6 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database
 
 _INCIDENT = dict.fromkeys(("scope", "provider", "failure_type", "reason"), "text")
-
-
-def take_guard_lock(connection: sa.Connection, database: Database) -> None:
-    """Wait until no other transaction may lower the number of active models beside the guards.
-
-    Before any row is locked, or two transactions could wait for each other.
-    """
-    if database.on_sqlite:  # BEGIN IMMEDIATE is such a lock
-        return
-    # No row is locked yet, so that a long wait delays nobody else.
-    sql = (
-        "SELECT set_config('lock_timeout', '2s', true),"
-        f" pg_advisory_xact_lock({lock_key(GUARD_LOCK, database.schema)}),"
-        f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
-    )
-    connection.execute(text(sql))
 
 
 class StoredGuards:

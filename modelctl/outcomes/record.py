@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modelctl import deadline, health
 from modelctl.database.bulk import chunks
 from modelctl.database.database import Query
+from modelctl.database.locks import take_guard_lock
 from modelctl.database.sql import text
 from modelctl.errors import UsageError
 from modelctl.models.events import NewEvent, differences, log
-from modelctl.models.guards import StoredGuards, take_guard_lock
 from modelctl.models.results import OutcomeChange, StatusChange
+from modelctl.outcomes.guards import StoredGuards
 from modelctl.tables.application import KeptError, assignments, refusing, write
 from modelctl.tables.columns import MODELS, STATUS
 from modelctl.tables.ids import check_found, check_storable, is_storable, quoted

@@ -1,0 +1,39 @@
+"""Advisory locks of PostgreSQL: their keys, and the lock of changes that depend on other models."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from modelctl.database.database import LOCK_TIMEOUT
+from modelctl.database.sql import text
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from modelctl.database.database import Database
+
+# Any numbers that no other program uses.
+RECOVER_LOCK = 7091_2026_0001  # held by the one run of recover that works
+GUARD_LOCK = 7091_2026_0002  # held by a change that depends on how many other models are active
+
+
+def lock_key(lock: int, schema: str) -> int:
+    """Return the key of an advisory lock for the fleet in this schema: several share a database."""
+    return lock if schema == "modelctl" else lock + (zlib.crc32(schema.encode()) << 24)
+
+
+def take_guard_lock(connection: sa.Connection, database: Database) -> None:
+    """Take the guard lock until the transaction ends: this change may lower the number of active models.
+
+    Always before the lock of a row, so that two transactions never wait for each other.
+    """
+    if database.on_sqlite:  # BEGIN IMMEDIATE admits one writer at a time
+        return
+    # It may take long, because no row is locked yet that others wait for.
+    sql = (
+        "SELECT set_config('lock_timeout', '2s', true),"
+        f" pg_advisory_xact_lock({lock_key(GUARD_LOCK, database.schema)}),"
+        f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+    )
+    connection.execute(text(sql))
