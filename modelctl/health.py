@@ -1,6 +1,6 @@
 """The health rule: what an outcome does to a model, what spares the model, and when it comes back.
 
-Data and pure functions. The rule is written here and nowhere else: `models.outcomes` locks the rows,
+Data and pure functions. The rule is written here and nowhere else: `outcomes.record` locks the rows,
 calls `record` for each outcome and writes what differs.
 """
 

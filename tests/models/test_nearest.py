@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from modelctl import Fleet, ModelNotFoundError
 from modelctl.look_alikes import nearest
-from modelctl.models import similar
 from tests.commands import Cli
 from tests.fleets import opened, seed, sql
 
