@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POINTS = (
-    "before-commit",  # a change is made, but not committed
+    "before-commit",  # a change is made or decided, but not committed
     "after-commit",  # it is committed
     "after-due",  # the change has read the outbox
     "after-del",  # it has deleted the count, its vouch and the lease

@@ -177,7 +177,7 @@ class Outcomes:
         Raises:
             _GuardLockNeededError: nothing is written.
         """
-        read = f"{self._select(self._sql.ids)}; {self._guards.select_holds()}"
+        read = f"{self._select()}; {self._guards.select_holds()}"
         parameters = {"ids": self._sql.list_of_texts([outcome.id]), **self._guards.window}
 
         def decide(answers: list[Sequence[Any]]) -> tuple[_Decided, Query]:
@@ -308,7 +308,7 @@ class Outcomes:
         wanted = list({outcome.id for outcome in chunk})
         check_storable(wanted)
         ids = {"ids": self._sql.list_of_texts(wanted)}
-        before = self._healths(connection.execute(text(self._select(self._sql.ids)), ids).all())
+        before = self._healths(connection.execute(text(self._select()), ids).all())
         check_found(wanted, before)
         others_matter = self._config.recovery.guarded and self._counts_any(chunk)
         providers = {was.provider for was in before.values()} if others_matter else ()
@@ -355,13 +355,13 @@ class Outcomes:
 
     # ── The rows ──
 
-    def _select(self, which: str) -> str:
-        """SQL that locks the rows and reads what the rule needs, for `_healths`."""
+    def _select(self) -> str:
+        """SQL that locks the rows of :ids and reads what the rule needs, for `_healths`."""
         columns = ", ".join(column.name for column in _READ)
         back, now = (self._sql.epoch(time) for time in ("recovered_at", self._sql.now))
         return (
             f"SELECT {columns}, {back} AS back, {now} AS now FROM models"
-            f" WHERE {which} ORDER BY id{self._sql.lock}"
+            f" WHERE {self._sql.ids} ORDER BY id{self._sql.lock}"
         )
 
     def _healths(self, rows: Iterable[Sequence[Any]]) -> dict[str, health.Health]:
