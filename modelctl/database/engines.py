@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
     from modelctl.postgres_client.connections import Connector
 
+# How a transaction begins, unless the execution option `begin` of its connection says otherwise: that is
+# SQL for PostgreSQL, or None for no transaction at all.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-# The execution option of a connection that says how its transactions begin: SQL for PostgreSQL, or
-# None for no transaction at all. The default is BEGIN.
-OPTION = "begin"
 
 
 def sqlite_engine(path: Path) -> sa.Engine:
@@ -40,7 +39,7 @@ def sqlite_engine(path: Path) -> sa.Engine:
     def _begin(connection: sa.Connection) -> None:
         # The driver begins no transaction before a SELECT. A lock that is taken only at the first
         # write comes too late: the rows may have changed since they were read.
-        if connection.get_execution_options().get(OPTION, BEGIN) is None:
+        if connection.get_execution_options().get("begin", BEGIN) is None:
             return
         # SQLite's own wait checks the lock less and less often, so that with many writers some
         # would never acquire it. So we retry at short intervals ourselves.
@@ -90,7 +89,7 @@ def postgres_engine(connector: Connector, pool_size: int, pool_timeout: float) -
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        begin = connection.get_execution_options().get(OPTION, BEGIN)
+        begin = connection.get_execution_options().get("begin", BEGIN)
         raw: Any = connection.connection.dbapi_connection
         if not raw.autocommit:  # the driver sends BEGIN itself
             begin = f"SELECT {connector.local}" if connector.local else None

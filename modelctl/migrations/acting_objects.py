@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.catalogue import plain, quoted
+from modelctl.migrations.catalogue import plain, quote_name
 from modelctl.migrations.plan import free_name
 from modelctl.schema.declared import EMPTIED_TEXTS, INDEXES, MODELS, OUTBOX
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS, emptying
@@ -63,8 +63,8 @@ def compare_functions(plan: Plan, catalogue: Catalogue, models: Relation) -> Non
         if function.definer and not owner_may_write:
             plan.add(
                 f"{owner}, the owner of the function {shown}, may not write {OUTBOX}",
-                f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {owner}",
-                f"GRANT INSERT ON {quoted(schema)}.{OUTBOX} TO {owner}",
+                f"GRANT USAGE ON SCHEMA {quote_name(schema)} TO {owner}",
+                f"GRANT INSERT ON {quote_name(schema)}.{OUTBOX} TO {owner}",
             )
 
 
@@ -72,7 +72,7 @@ def _create_function(schema: str, name: str, body: str) -> list[str]:
     function = FUNCTIONS[name]
     definer = " SECURITY DEFINER" if function.definer else ""
     settings = " ".join(f"SET {setting.replace('=', ' = ')}" for setting in function.settings)
-    signature = f"{quoted(schema)}.{name}()"
+    signature = f"{quote_name(schema)}.{name}()"
     return [
         f"CREATE OR REPLACE FUNCTION {signature} RETURNS trigger LANGUAGE plpgsql{definer}"
         f" {settings} AS $modelctl${body}$modelctl$",
@@ -114,7 +114,7 @@ def compare_triggers(plan: Plan, catalogue: Catalogue, models: Relation) -> None
         different.setdefault("not as declared" if name in found else "missing", []).append(name)
         statements += [
             f"CREATE TRIGGER {name} {trigger.event} ON {table} {trigger.how}"
-            f" EXECUTE FUNCTION {quoted(catalogue.schema)}.{trigger.function}()",
+            f" EXECUTE FUNCTION {quote_name(catalogue.schema)}.{trigger.function}()",
             enable,
         ]
     extra = [each for each, on in catalogue.triggers if on == table and each not in TRIGGERS]

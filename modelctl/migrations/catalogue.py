@@ -56,7 +56,7 @@ class Relation:
     @classmethod
     def missing(cls, schema: str, name: str) -> Relation:
         """Return a table that will be created."""
-        return cls(0, schema, name, f"{quoted(schema)}.{name}")
+        return cls(0, schema, name, f"{quote_name(schema)}.{name}")
 
     def create(self, columns: dict[str, DeclaredColumn]) -> str:
         """Return the statement that creates the table."""
@@ -171,7 +171,7 @@ def installed_triggers(connection: Connection, schema: str) -> list[tuple[str, s
     return [(row[0], row[1]) for row in found]
 
 
-def quoted(name: str) -> str:
+def quote_name(name: str) -> str:
     """Return *name* as SQL."""
     return '"' + name.replace('"', '""') + '"'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.catalogue import Relation, quoted
+from modelctl.migrations.catalogue import Relation, quote_name
 from modelctl.migrations.plan import listed
 from modelctl.schema.declared import OUTBOX, TABLES
 
@@ -24,7 +24,7 @@ def compare(plan: Plan, catalogue: Catalogue) -> None:
     schema = catalogue.schema
     if not catalogue.ask("SELECT FROM pg_namespace WHERE nspname = %s", schema):
         # Not always with IF NOT EXISTS: that needs the right to create a schema even if it exists.
-        plan.add(f"there is no schema {schema}", f"CREATE SCHEMA {quoted(schema)}")
+        plan.add(f"there is no schema {schema}", f"CREATE SCHEMA {quote_name(schema)}")
     create: dict[str, str] = {}
     for name, columns in TABLES["postgresql"].items():
         table = catalogue.own.get(name)
@@ -72,7 +72,7 @@ def _foreign_parts(table: Relation, columns: dict[str, DeclaredColumn]) -> list[
         *(
             (
                 f"column {name} of another program, NOT NULL and without a default",
-                f"{alter} ALTER COLUMN {quoted(name)} DROP NOT NULL",
+                f"{alter} ALTER COLUMN {quote_name(name)} DROP NOT NULL",
             )
             for name in required
         ),

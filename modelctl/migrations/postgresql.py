@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.migrations import acting_objects, application_table, own_tables
-from modelctl.migrations.catalogue import Catalogue, installed_triggers, quoted
+from modelctl.migrations.catalogue import Catalogue, installed_triggers, quote_name
 from modelctl.migrations.plan import Plan
 from modelctl.schema.declared import VERSION
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS
@@ -30,7 +30,7 @@ def plan(connection: Connection, schema: str) -> Plan:
     acting_objects.compare_indexes(plan, catalogue, models)
     acting_objects.compare_functions(plan, catalogue, models)
     acting_objects.compare_triggers(plan, catalogue, models)
-    plan.add_version(f"{quoted(schema)}.{VERSION}")
+    plan.add_version(f"{quote_name(schema)}.{VERSION}")
     if models.oid:
         existing.insert(0, models)
         if plan.touches_models:
@@ -89,6 +89,6 @@ def detach(connection: Connection, schema: str) -> list[str]:
         (schema, [*FUNCTIONS]),
     )
     for (name,) in functions.all():
-        connection.exec_driver_sql(f"DROP FUNCTION {quoted(schema)}.{name}()")
+        connection.exec_driver_sql(f"DROP FUNCTION {quote_name(schema)}.{name}()")
         dropped.append(f"function {schema}.{name}()")
     return dropped

@@ -23,10 +23,10 @@ class Function:
 
 # For all three functions:
 # - Only a trigger can execute them: that takes no right to execute, and nobody has one.
-# - A missing name never fails the statement of the application: other tools drop tables and columns that
-#   they do not know, and people rename them. `db status` and `doctor` report what was not done then. For
-#   every other reason (a full disk) the statement fails: a change must not commit if its invalidation
-#   cannot be queued.
+# - A missing name never fails the statement of the application: other tools drop tables and columns
+#   that they do not know, and people rename them. `db status` and `doctor` report what was not done
+#   then. For every other reason (a full disk) the statement fails: a change must not commit if its
+#   invalidation cannot be queued.
 #
 # modelctl_enqueue: writes one row into the outbox per statement that changed the count.
 # - SECURITY DEFINER: other programs need no right on the outbox.
@@ -35,17 +35,17 @@ class Function:
 #   PostgreSQL 16.) The lookup has no joins: without nested loops they would read whole catalogues.
 # - The INSERT is outside the block with EXCEPTION. Inside, it would use a transaction id for a
 #   subtransaction; and only a missing name may be ignored, not an error of the INSERT.
-# - enable_nestloop = off: EXISTS is planned as if it ended at the first row, and a session keeps the plan
-#   that it made for one row. Both give a nested loop, which is quadratic: 30 s for 22,000 rows.
+# - enable_nestloop = off: EXISTS is planned as if it ended at the first row, and a session keeps the
+#   plan that it made for one row. Both give a nested loop, which is quadratic: 30 s for 22,000 rows.
 # - Only id and active are compared: whole rows cannot be compared if a column is json.
 # - The IFs are nested: an expression that names a transition table of another event fails.
 #
 # modelctl_trust: a model is switched on, so it is trusted again. A later active = false by hand is then
 # a plain disable: recover leaves it alone, and it shows no old reason.
 #
-# modelctl_forget: a model is switched off. What would bring it back must come from the same statement: an
-# active row may still have such values from before modelctl, or from an unusual INSERT. modelctl writes
-# disabled_at whenever it switches a model off. If that has not changed, the other values are old.
+# modelctl_forget: a model is switched off. What would bring it back must come from the same statement:
+# an active row may still have such values from before modelctl, or from an unusual INSERT. modelctl
+# writes disabled_at whenever it switches a model off. If that has not changed, the other values are old.
 # - Each column is in a block of its own, so that a missing column does not keep the others as they are.
 FUNCTIONS = {
     "modelctl_enqueue": Function(
