@@ -98,7 +98,7 @@ def _check_trust(file: Path, opened: os.stat_result) -> None:
 
 
 def check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Check that every section and key of *file*, and every variable of ours, is known.
+    """Check that modelctl knows every section and key of *file*, and every variable that looks like its own.
 
     Raises:
         InvalidConfigError: names the unknown name and the known name that is most similar.

@@ -1,4 +1,4 @@
-"""Which known name somebody meant who wrote an unknown one."""
+"""Finds the known name that an unknown name was probably meant to be."""
 
 from __future__ import annotations
 

@@ -131,6 +131,7 @@ def test_settings_show_how_each_provider_is_asked(home: Path) -> None:
         ("[probe.p]\ncommand = ['x']\nallow_http = 1", ["allow_http", "true or false"]),
         ("[probe.p]\ncommand = ['x']\nmax_tokens = '1'", ["max_tokens", "whole number"]),
         ("[probe]\np = 1", ["probe.p", "section"]),
+        ("probe = 1", ["probe in", "must be a section", "[probe.NAME]"]),
         ("[recovery]\ncooldown_factor = 1.05", ["cooldown_factor", "1.1 to 10"]),
         ("[recovery]\ncooldown_factor = nan", ["cooldown_factor", "1.1 to 10"]),
         ("[recovery]\ncooldown_factor = '2'", ["cooldown_factor", "a number"]),
