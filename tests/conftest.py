@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from modelctl import Fleet
-from tests import ROOT, commands, fleets, servers
+from tests import commands, fleets, servers
 from tests.faults.crashing import Nursery
 from tests.servers import Postgres, Redis
 
@@ -93,16 +91,8 @@ def pg_template(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) ->
     """Name a database in which the product has made its schema."""
     name = postgres.create_database()
     settings = {"MODELCTL_DATABASE_URL": postgres.url(name), **_home(tmp_path_factory)}
-    upgrade = subprocess.run(
-        [sys.executable, "-m", "modelctl", "db", "upgrade"],
-        cwd=ROOT,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if upgrade.returncode:
-        pytest.fail(f"modelctl db upgrade exited {upgrade.returncode}:\n{upgrade.stderr}")
+    upgrade = commands.run("db", "upgrade", **settings)
+    assert upgrade.code == 0, upgrade
     return name
 
 

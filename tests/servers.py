@@ -67,7 +67,7 @@ def _workspace() -> Path:
     """Return the folder of this process's servers; a guard clears it when the process ends."""
     base = Path(tempfile.gettempdir())
     # The path of a unix socket may have about 100 characters, and root starts PostgreSQL as
-    # somebody who has to reach it.
+    # another user, which has to reach it.
     if len(str(base)) > 50 or not all(p.stat().st_mode & 0o001 for p in (base, *base.parents)):
         base = Path("/tmp")  # noqa: S108 - mkdtemp makes the folder
     folder = Path(tempfile.mkdtemp(prefix="modelctl-tests-", dir=base))
@@ -204,7 +204,7 @@ def free_port() -> int:
 @functools.cache
 def refused_port() -> int:
     """Return a port that refuses connections as long as the tests run."""
-    # Bound but not listening: connections are refused, and nobody else can take the port.
+    # Bound but not listening: connections are refused, and no other program can take the port.
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     atexit.register(holder.close)
@@ -561,7 +561,7 @@ class PgBouncer(Server):
         logins = [f'"{name}" "{password}"\n' for name, password in self._logins.items()]
         (self.folder / "logins").write_text("".join(logins))
         (self.folder / "logins").chmod(0o644)
-        # It refuses root too, and whoever runs it must reach the file.
+        # It refuses root too, and the user that runs it must reach the file.
         self.folder.chmod(0o755)
         return [self._binary.path, "pgbouncer.ini"]
 

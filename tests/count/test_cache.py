@@ -82,7 +82,7 @@ def test_a_fill_without_its_lease_stores_nothing(rig: Rig, loss: str) -> None:
     assert token
     rig.cache().invalidate() if loss == "invalidate" else getattr(rig, loss)()
     if loss == "end_lease" and rig.name == "sqlite":
-        # Only a successor ends it there: until then nobody else can have been told a number.
+        # Only the next lease ends it there: until then no other reader has got a number.
         assert rig.cache().lease()
     cache.fill(token, 5)
     assert shown(cache) is None

@@ -216,7 +216,7 @@ def test_raw_sql_is_seen_at_once_by_a_strong_count(shared: World) -> None:
     assert shared.fleet.count(strong=True) == from_database(MODELS - 3)
     assert shared.fleet.count().source == "cache"
     assert shared.fleet.count().active == MODELS - 3
-    # The cache is not asked until somebody has delivered.
+    # The cache is not asked until the invalidation is delivered.
     assert shared.fleet.count(strong=True).source == "database"
     shared.fleet.drain()
     shared.fleet.count()

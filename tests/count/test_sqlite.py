@@ -108,7 +108,7 @@ def test_a_file_that_is_no_database_of_ours(
     make(path)
     cache = SqliteCache(Config(database=DatabaseConfig(f"sqlite:///{path}")))
     if error is InvalidConfigError and operation in (OPERATIONS["lease"], OPERATIONS["fill"]):
-        # A fill is not needed; whoever counts is told.
+        # A fill is not needed; the count is returned.
         assert not operation(cache)
         return
     with pytest.raises(error):

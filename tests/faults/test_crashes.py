@@ -674,7 +674,7 @@ def test_a_killed_reader_blocks_no_process_on_sqlite(
 # ── For long ────────────────────────────────────────────────────────────────────────────────────
 
 FLEET = ["on-1", "on-2", "on-3", "weak", "off-1", "off-2", *AUTOS, "new"]
-# In one statement: who is active, how many, whether a first invalidation is still owed.
+# In one statement: the active models, their number, whether a first invalidation is queued.
 STATE = """
     SELECT (SELECT coalesce(string_agg(id, ' ' ORDER BY id), '') FROM models WHERE active),
            (SELECT count(*) FROM models WHERE active),

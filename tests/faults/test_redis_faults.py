@@ -257,18 +257,18 @@ VALUES: dict[str, list[list[str]]] = {
 def test_values_of_other_kinds(world: RelayedWorld, key: str, value: list[list[str]]) -> None:
     """Whatever is there is no count, and is replaced or deleted like a right value."""
 
-    def put() -> None:
+    def store() -> None:
         world.redis.delete(key)
         for command in value:
             world.redis.execute_command(*(word.format(key) for word in command))
 
-    put()
+    store()
     for _ in range(2):
         assert world.fleet.count().active == 5
-    put()
+    store()
     assert world.fleet.disable("m1").cache == CacheState.INVALIDATED
     world.assert_delivered()
-    put()
+    store()
     assert world.fleet.count(fresh=True).active == 4
     assert not world.warnings
 

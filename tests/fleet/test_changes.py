@@ -19,7 +19,7 @@ from tests.fleets import (
     trip,
 )
 
-# Ids that somebody may type or a program may send, and that are never there.
+# Ids that a person may type or a program may send, and that no model has.
 STRANGE = [
     "",
     "a\0b",

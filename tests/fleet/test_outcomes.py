@@ -320,7 +320,7 @@ class Ledger:
         for i, model in sorted(self.models.items()):
             paused = not self.pauses.isdisjoint((None, model.provider))
             person = health.waits_for_person(model.ejections, self.rule)
-            # Where nobody knows when it failed: since it was switched off, just now.
+            # Without a last failure: since it was switched off, just now.
             due = cooldown == 0 or self.over(self.failed[i] or 0.0, i)
             if model.status is AUTO and due and not paused and not person:
                 self.on(i, "recovered", consecutive_failures=self.rule.restart_failures)

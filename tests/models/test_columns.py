@@ -28,7 +28,7 @@ STRICT = """
         created_at {time} NOT NULL,
         updated_at {time} NOT NULL
     )"""
-# As SQLAlchemy makes it of Column(Boolean, default=True): a NULL where nobody says what.
+# As SQLAlchemy makes it of Column(Boolean, default=True): a NULL where a statement names no value.
 LOOSE = "CREATE TABLE models (id text PRIMARY KEY, active boolean, display_name text)"
 LONG = "much longer than any column of theirs"
 

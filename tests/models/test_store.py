@@ -71,7 +71,7 @@ def sent(fleet: Fleet) -> Iterator[list[str]]:
                     ran.clear()
 
 
-# What a transaction of two messages sends: who it is, that deferred triggers act at once, the row;
+# What a transaction of two messages sends: the actor, that deferred triggers act at once, the row;
 # then the update, how the row is then, its event if there is one, and COMMIT.
 BEGIN = "BEGIN SELECT SET"
 # What an outcome sends reads the holds, too.
