@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,9 @@ def redis_server() -> Iterator[Redis]:
 def pg_template(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Name a database in which the product has made its schema."""
     name = postgres.create_database()
-    settings = {"MODELCTL_DATABASE_URL": postgres.url(name), **_home(tmp_path_factory)}
+    settings: dict[str, Any] = _home(tmp_path_factory) | {
+        "MODELCTL_DATABASE_URL": postgres.url(name)
+    }
     upgrade = commands.run("db", "upgrade", **settings)
     assert upgrade.code == 0, upgrade
     return name
