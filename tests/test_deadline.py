@@ -75,7 +75,7 @@ def test_a_server_that_takes_connections_and_says_nothing(kind: str) -> None:
 def test_a_server_that_freezes(
     postgres: Postgres, pg_database: str, kind: str, pooled: bool
 ) -> None:
-    """Also on a connection that worked a moment ago; afterwards the same fleet works."""
+    """A server that freezes is given up in time, also on a used connection, and the fleet works later."""
     with impatient(pg_database) as fleet:
         seed(fleet, "ab")
         if not pooled:

@@ -136,7 +136,7 @@ def test_threshold_and_counted_types_are_configuration() -> None:
 
 @given(st.lists(st.sampled_from([None, *FailureType]), max_size=40))
 def test_no_outcome_changes_a_manual_disable(types: list[FailureType | None]) -> None:
-    """Whatever is recorded: it is counted, and what a person switched off stays off."""
+    """Outcomes are counted for a model that a person disabled, and it stays disabled."""
     health = after(OFF, *types)
     assert health.status is ModelStatus.DISABLED
     assert health.ejections == 0
@@ -537,7 +537,7 @@ def test_trust_alone_forgets_ejections(play: Play, keep: bool) -> None:
 @often
 @given(PLAYS | BRISK, st.booleans())
 def test_nothing_switches_a_manual_disable(play: Play, keep: bool) -> None:
-    """Whatever happens around it: what a person switched off is off in the end, with no event."""
+    """Whatever happens, a model that a person disabled is off in the end, without an event."""
     off = {i for i, health in play.models.items() if health.status is ModelStatus.DISABLED}
     for step in play.steps(keep=keep):
         if step.outcome.id in off:
@@ -754,7 +754,7 @@ RULES = st.builds(
 
 @given(RULES)
 def test_how_cooldowns_grow(rule: RecoveryConfig) -> None:
-    """They begin at the configured one, grow by the factor to the cap, and are not many."""
+    """Cooldowns begin at the configured one, grow by the factor up to the cap, and are few."""
     found = cooldowns(rule)
     cap = max(rule.max_cooldown, rule.cooldown)  # a cap below the first one does not shorten it
     assert found[0] == rule.cooldown

@@ -329,7 +329,7 @@ def test_broken_yaml(source: bytes, words: str) -> None:
 
 
 def test_repeated_keys_are_named() -> None:
-    """Of a repeated key the last value counts, and a note says so."""
+    """The last value of a repeated key counts, and a note names the key."""
     assert read("dup.json").notes == ("the last of repeated keys counts: 'a/m'",)
     many = "{" + ",".join(f'"k{n % 9}": {{"litellm_provider": "p"}}' for n in range(18)) + "}"
     (note,) = parse(many.encode()).notes

@@ -29,7 +29,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]))
 
 @given(ANY_TEXT)
 def test_clean_leaves_nothing_unsafe(text: str) -> None:
-    """Whatever came in, nothing that could move a cursor or break a line comes out."""
+    """No output of `clean` can move a cursor or break a line, whatever its input."""
     shown = clean(text)
     assert not UNSAFE.search(shown)
     assert not commands.CONTROLS.search(shown)

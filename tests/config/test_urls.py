@@ -240,7 +240,7 @@ def test_raw_password_is_never_revealed(place: str, secret: str) -> None:
 
 @given(SECRETS)
 def test_raw_redis_password_is_never_revealed(secret: str) -> None:
-    """The same holds for every kind of Redis URL."""
+    """A raw password is hidden in every kind of Redis URL."""
     for url in (
         f"redis://:{secret}@h/0",
         f"unix:///s?password={secret}",
@@ -314,7 +314,7 @@ def test_a_wrong_file_of_a_secret(
     ],
 )
 def test_a_parameter_of_redis_is_refused_at_once(url: str, name: str) -> None:
-    """Not only after a change is committed."""
+    """A wrong parameter of Redis is refused when a command starts, not only after a change is committed."""
     environ = {"MODELCTL_DATABASE_URL": POSTGRES, "MODELCTL_REDIS_URL": url}
     with pytest.raises(InvalidConfigError, match=f"MODELCTL_REDIS_URL.*'{name}'"):
         Config.load(environ=environ)

@@ -124,7 +124,7 @@ def test_first_from_the_database_then_from_the_cache(cached: World) -> None:
 
 
 def test_a_fresh_count_fills_the_cache(cached: World) -> None:
-    """It comes from the database whatever is cached, and what is cached begins anew."""
+    """A fresh count comes from the database whatever is cached, and its number is cached anew."""
     cached.fleet.count()
     cached.age(40)
     assert cached.fleet.count(fresh=True) == from_database(MODELS)
@@ -236,7 +236,7 @@ def test_raw_sql_is_seen_after_a_drain(shared: World) -> None:
 
 
 def test_raw_sql_is_seen_at_once_on_sqlite(embedded: World) -> None:
-    """There the triggers are the invalidation."""
+    """On SQLite the triggers invalidate the count of a change in SQL."""
     embedded.fleet.count()
     embedded.sql(RAW)
     assert embedded.fleet.count() == from_database(MODELS - 3)
@@ -324,7 +324,7 @@ def test_a_count_while_redis_goes_away(
 
 @pytest.mark.parametrize("trouble", ["kill", "pause"])
 def test_a_change_without_redis_is_queued(shared: World, redis_server: Redis, trouble: str) -> None:
-    """It is committed and says that its invalidation is queued, at most three seconds later."""
+    """Without Redis a change is committed and says within three seconds that its invalidation is queued."""
     shared.fleet.count()
     getattr(redis_server, trouble)()
     started = time.monotonic()
@@ -491,7 +491,7 @@ def test_one_thread_counts_for_all(shared: World, monkeypatch: pytest.MonkeyPatc
 
 
 def test_verify_compares(shared: World) -> None:
-    """It tells what is cached, what is counted and whether they agree; nothing cached agrees."""
+    """`verify` tells what is cached, what is counted and whether they agree; an empty cache agrees."""
     for prepare, cached, match in (
         (lambda: None, None, True),
         (lambda: shared.fleet.count(), MODELS, True),
@@ -544,7 +544,7 @@ def test_verify_is_not_fooled_by_a_change_in_between(shared: World) -> None:
 
 
 def test_clear_cache(world: World) -> None:
-    """It empties the cache and delivers what is queued, and says so; without a cache it is off."""
+    """`clear_cache` empties the cache and delivers what is queued; without a cache it says that it is off."""
     world.fleet.count()
     if world.redis:
         world.redis.set(LEADERBOARD, "x")
@@ -564,14 +564,14 @@ def cacheable(world: World) -> bool:
 
 
 def test_drain_without_redis(world: World) -> None:
-    """With nothing queued there is nothing to do; without a cache it says that it is off."""
+    """A drain with an empty queue does nothing, and without a cache it says that the cache is off."""
     result = world.fleet.drain()
     state = CacheState.UNCHANGED if cacheable(world) else CacheState.OFF
     assert (result.delivered, result.queued, result.cache) == (0, 0, state)
 
 
 def test_cache_report(world: World) -> None:
-    """It shows the keys as they are and the queue with its age."""
+    """The report shows the keys as they are, and the queue with its age."""
     world.fleet.count()
     report = world.fleet.cache_report()
     assert (report.queued, report.settling, report.oldest_queued_seconds) == (0, 0, None)

@@ -322,7 +322,7 @@ def test_the_protocol_holds(scenario: Scenario, floor: int) -> None:
 @pytest.mark.usefixtures("_when_asked")
 @pytest.mark.parametrize(("scenario", "floor"), LARGER, ids=[world.name for world, _ in LARGER])
 def test_the_protocol_holds_in_larger_worlds(scenario: Scenario, floor: int) -> None:
-    """Nor does any of a larger world."""
+    """No state of a larger world breaks a promise."""
     machine = RedisProtocol(scenario)
     result = check_holds(machine, scenario, floor)
     check_reached(scenario, machine.names, result.labels)

@@ -63,7 +63,7 @@ def test_the_value_is_a_plain_string_that_others_read(any_redis: RedisRig) -> No
 
 
 def test_the_vouch_of_a_fill(any_redis: RedisRig) -> None:
-    """It names the number and the server, and lives and goes with the number."""
+    """The vouch names the number and the server, and lives as long as the number."""
     cache = any_redis.cache()
     fill(cache, 42)
     assert any_redis.client.get(VOUCH) == f"42 {cache.home()}"
@@ -255,7 +255,7 @@ def test_names_are_configuration(any_redis: RedisRig) -> None:
 
 
 def test_only_three_names_are_ever_written(any_redis: RedisRig) -> None:
-    """Whatever the order of the steps, there is nothing but the count, its vouch and lease."""
+    """Whatever the order of the steps, only the count, its vouch and its lease are written."""
     cache = any_redis.cache()
     seen = set()
     for step in (cache.lease, cache.invalidate, cache.lease, cache.peek, cache.keys):
@@ -501,7 +501,7 @@ REFUSED_PARAMETERS = {
 
 @pytest.mark.parametrize(("url", "name"), REFUSED_PARAMETERS.items())
 def test_a_url_parameter_that_makes_no_sense(url: str, name: str) -> None:
-    """It is refused when the configuration is loaded, and the message names it."""
+    """A wrong parameter is refused when the configuration is loaded, and the message names it."""
     with pytest.raises(InvalidConfigError, match=f"'{name}'") as caught:
         Config.load(environ={"MODELCTL_DATABASE_URL": "postgresql://h", "MODELCTL_REDIS_URL": url})
     assert "zq7" not in caught.value.message

@@ -82,7 +82,7 @@ def test_a_server_that_does_not_work(
 def test_several_servers_that_do_not_work(
     trouble: str, kind: str, operation: Callable[[Cache], object]
 ) -> None:
-    """The same holds for the nodes of a cluster and for Sentinels."""
+    """Nodes of a cluster and Sentinels that do not work give the same quick error."""
     with SILENT[trouble]() as port:
         places = f"127.0.0.1:{port},localhost:{port}"
         url = f"redis+{kind}://:zq7secret@{places}" + ("/main/0" if kind == "sentinel" else "")

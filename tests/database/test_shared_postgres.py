@@ -102,7 +102,7 @@ def test_a_policy_behind_a_pooler(
 
 
 def test_a_website_is_never_the_victim_of_a_deadlock(pg_database: str) -> None:
-    """Its transactions update models in any order, beside changes of several models."""
+    """Transactions of an application that update models in any order never lose a deadlock."""
     ids = [f"m{number}" for number in range(6)]
     broken: list[str] = []
     stop = threading.Event()
@@ -202,7 +202,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("state", "error"), REFUSALS.items())
 def test_a_refusal_is_known_by_its_class(state: str, error: type[ModelctlError]) -> None:
-    """Whatever the language of the server; what cron would repeat for ever is exit 3."""
+    """A refusal is recognized in any language of the server, and a permanent one is exit 3."""
     config = configured("postgresql://u@h/db")
     for severity, words in (("FATAL", "Passwort für »u« falsch"), ("ВАЖНО", "роль не существует")):
         said = f'connection to server at "h", port 1 failed: {severity}:  {state}: {words}\n'

@@ -518,7 +518,7 @@ def test_a_reader_that_slept_through_a_change_stores_nothing(
 def test_a_reader_that_slept_longer_than_its_lease_takes_no_other_lease(
     point: str, world: CrashWorld
 ) -> None:
-    """It neither stores its old number nor ends the lease that another reader got after it."""
+    """A reader that slept longer than its lease neither stores its number nor ends the next lease."""
     first = world.stop(Call("count"), point)
     world.fleet.disable("on-1")
     second = world.stop(Call("count"), "after-snapshot")
@@ -536,7 +536,7 @@ def test_a_reader_that_slept_longer_than_its_lease_takes_no_other_lease(
 def test_a_writer_that_slept_while_another_delivered_ends_well(
     point: str, world: CrashWorld
 ) -> None:
-    """Its invalidation is delivered a second time, which is harmless."""
+    """The invalidation of a writer that slept is delivered a second time, which is harmless."""
     world.plant()
     pid = world.stop(Call("disable", ("on-1",)), point)
     assert world.fleet.drain().delivered == 1
@@ -560,7 +560,7 @@ def test_a_delivery_takes_nothing_along_that_it_did_not_see(point: str, world: C
 
 
 def test_a_reader_that_finds_its_debt_paid_by_another_fills(world: CrashWorld) -> None:
-    """It saw an invalidation queued that is delivered meanwhile: its lease tells, and does not stay."""
+    """A reader fills the cache if the invalidation that it saw queued is delivered meanwhile."""
     writer = world.stop(Call("disable", ("on-1",)), "before-settle")
     reader = world.stop(Call("count"), "after-snapshot")
     assert world.nursery.resume(writer).results[0]["cache"] == "invalidated"

@@ -106,7 +106,7 @@ def test_a_change_whose_connection_ends_at_any_step(
 
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
 def test_a_failure_whose_commit_is_not_answered(world: RelayedWorld, how: str) -> None:
-    """It is recorded exactly once and reported as done, or not at all, and the error says so."""
+    """A failure whose COMMIT gets no answer is recorded once and reported, or not at all."""
     result, _, requests = dry(world, SINGLE["failure"])
     world.renew(*ROWS)
     world.to_postgres.disconnect()
@@ -197,7 +197,7 @@ def test_an_interrupt_before_commit(
 @pytest.mark.parametrize("kind", READS)
 @pytest.mark.filterwarnings("ignore:.*ServerCursor.*deleted while still open:ResourceWarning")
 def test_a_read_whose_connection_ends_at_any_step(world: RelayedWorld, kind: str, how: str) -> None:
-    """It is an error to try again, and the next call works."""
+    """A read whose connection ends is an error to retry, and the next call works."""
     call = READS[kind]
     world.to_postgres.disconnect()
     world.to_postgres.heal()
@@ -260,7 +260,7 @@ LIMITS = {
 @pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_change_that_waits_too_long(world: RelayedWorld, limit: str, kind: str) -> None:
-    """It is "busy", nothing is changed, and afterwards the same fleet makes the change."""
+    """A change that waits too long is "busy" and changes nothing; later the same fleet makes it."""
     call = (SINGLE | MULTIPLE)[kind]
     world.renew(*ROWS)
     before = world.state()

@@ -196,7 +196,7 @@ def test_a_redis_in_a_state(
     "command", ["MGET", "PTTL", "SET", "WATCH", "GET", "DEL", "SCAN", "UNLINK"]
 )
 def test_one_right_that_is_missing(world: RelayedWorld, command: str) -> None:
-    """It is named as a matter of configuration, and a change does not try again."""
+    """A missing right in Redis is named as wrong configuration, and a change does not retry."""
     world.redis.delete(KEY)
     with in_state(world, [f"ACL SETUSER default -{command.lower()}"], MEND):
         assert world.fleet.count().active == 5
@@ -255,7 +255,7 @@ VALUES: dict[str, list[list[str]]] = {
 @pytest.mark.parametrize("key", [KEY, VOUCH, STATS, BOARD])
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_values_of_other_kinds(world: RelayedWorld, key: str, value: list[list[str]]) -> None:
-    """Whatever is there is no count, and is replaced or deleted like a right value."""
+    """A value of another type is not a count, and is replaced or deleted as a count would be."""
 
     def store() -> None:
         world.redis.delete(key)

@@ -144,7 +144,7 @@ def test_a_disk_that_is_full(file: File, what: str) -> None:
 
 
 def test_a_count_on_a_full_disk(file: File) -> None:
-    """It needs no room, only its cache does."""
+    """A count works on a full disk; only its cache needs room."""
     sql(file.url, "DELETE FROM modelctl_cache")
     with closing(sqlite3.connect(file.path)) as other:
         other.execute("SELECT 1 FROM models")  # so that the files of the log are there
@@ -190,7 +190,7 @@ def test_a_file_that_goes_and_comes_back(file: File) -> None:
 
 
 def test_a_folder_that_may_not_be_entered(sqlite_database: str) -> None:
-    """It is a matter of configuration, and so is a path that no file system takes."""
+    """A folder without access and a path that is too long are wrong configuration, exit 3."""
     folder = Path(sqlite_database.removeprefix("sqlite:///")).parent
     folder.chmod(0)
     closed = commands.run(

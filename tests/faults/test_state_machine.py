@@ -149,12 +149,12 @@ def test_sqlite(sqlite_world: MachineWorld) -> None:
 def test_postgresql_and_redis_for_long(
     redis_world: MachineWorld, machine: type[Machine], examples: int
 ) -> None:
-    """The same with 25 times as many examples, others each time."""
+    """The same holds for 25 times as many examples, different ones each time."""
     explore(machine, redis_world, 25 * examples, random=True)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_sqlite_for_long(sqlite_world: MachineWorld) -> None:
-    """The same with twenty times as many examples, others each time."""
+    """The same holds for twenty times as many examples, different ones each time."""
     explore(SqliteMachine, sqlite_world, 20 * 20, random=True)

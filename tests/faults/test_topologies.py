@@ -556,7 +556,7 @@ def test_a_database_that_fails_over(redis_url: str) -> None:
 
 
 def test_a_commit_that_a_failover_loses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not taken for the transaction that got its number on the promoted server."""
+    """A lost COMMIT is not taken for the transaction with the same id on the promoted server."""
     with servers.postgres_pair(synchronous=True) as (primary, standby):
         name = new_fleet(primary)
         caught_up(primary, standby)
@@ -630,7 +630,7 @@ class TestPgBouncer:
     def test_settings_reach_each_transaction(
         self, postgres: Postgres, name: str, setting: tuple[str, ...]
     ) -> None:
-        """Also where the pooler refuses, or drops, what a connection starts with."""
+        """modelctl's settings are in force in each transaction, also where a pooler drops startup options."""
         seen: list[tuple[str, ...]] = []
         shown = ("row_security", "lock_timeout", "statement_timeout", "search_path")
         sql = ", ".join(f"current_setting('{name}')" for name in shown)

@@ -67,7 +67,7 @@ def test_eight_processes_lose_no_failure(fleet: Fleet, fleet_url: str) -> None:
 
 @pytest.mark.long
 def test_eight_processes_lose_no_failure_for_long(fleet: Fleet, fleet_url: str) -> None:
-    """The same with 1,000 failures each, which on a file takes a minute."""
+    """The same holds for 1,000 failures each, which takes a minute on a file."""
     hammer(fleet, fleet_url, 1000)
 
 

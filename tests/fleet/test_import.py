@@ -63,7 +63,7 @@ def test_import(known: Fleet, policy: str) -> None:
 
 @pytest.mark.parametrize("policy", ["update", "skip", "fail"])
 def test_import_again_is_unchanged(known: Fleet, fleet_url: str, policy: str) -> None:
-    """The same catalogue a second time writes nothing, under every policy."""
+    """Importing the same catalogue again writes nothing, under every policy."""
     known.import_models(catalogue(" "))
     before = rows(fleet_url), fleets.events(fleet_url)
     again = known.import_models(catalogue(" "), on_conflict=policy)
@@ -88,7 +88,7 @@ def test_import_fail_is_all_or_nothing(
 
 @pytest.mark.parametrize("policy", ["update", "skip"])
 def test_import_dry_run(known: Fleet, fleet_url: str, policy: str) -> None:
-    """It changes nothing, and the real run then does what was said."""
+    """A dry run of an import changes nothing, and the real run does what it said."""
     before = everything(fleet_url)
     told = known.import_models(catalogue(), on_conflict=policy, dry_run=True)
     assert everything(fleet_url) == before

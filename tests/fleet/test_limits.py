@@ -143,7 +143,7 @@ def test_nothing_configured(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", UNATTENDED, ids=" ".join)
 def test_a_fleet_that_is_not_empty(words: list[str], sqlite_database: str) -> None:
-    """With models in it, or configured, the embedded database is not warned of."""
+    """An embedded database that has models or is configured causes no warning."""
     configured = run(*words, stdin=b"", MODELCTL_DATABASE_URL=sqlite_database)
     assert "configured" not in configured.err
     make_fleet()

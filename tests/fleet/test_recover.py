@@ -77,7 +77,7 @@ def test_recover_with_another_cooldown(fleet: Fleet, fleet_url: str) -> None:
 
 
 def test_recover_dry_run(fleet: Fleet, fleet_url: str) -> None:
-    """It changes nothing, and the real run then does what was said."""
+    """A dry run of recover changes nothing, and the real run does what it said."""
     seed(fleet, "abc")
     trip(fleet, *"abc")
     alter(fleet_url, "b", last_failure_at=Ago(3 * HOUR))

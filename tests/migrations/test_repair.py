@@ -496,7 +496,7 @@ def test_a_table_without_triggers_is_not_cached(url: str, redis_url: str) -> Non
 
 
 def test_a_role_that_quotes_everything(pg: str) -> None:
-    """Its settings change nothing in what the catalogue is compared with."""
+    """Settings of the role do not change what the comparison with the catalogue finds."""
     with opened(f"{pg}?options=-c%20quote_all_identifiers%3Don") as fleet:
         assert differs(fleet) == []
         assert fleet.upgrade().repaired == ()
@@ -548,7 +548,7 @@ def test_a_partition_is_refused(empty_pg: str) -> None:
 
 
 def test_a_partitioned_table_works(empty_pg: str) -> None:
-    """It is adopted: every command works on it and changes are queued."""
+    """On an adopted partitioned table every command works and changes are queued."""
     sql(
         empty_pg,
         "CREATE TABLE models (id text PRIMARY KEY, active boolean DEFAULT true) PARTITION BY HASH (id)",
@@ -599,7 +599,7 @@ def test_something_else_has_a_name_of_ours(url: str) -> None:
 def test_the_dry_run_says_what_would_be_done(
     empty_pg: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an application's table: what would be added, or what stands in the way, and exit 3."""
+    """A dry run on an application's table says what would be added, or what prevents it with exit 3."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", empty_pg)
     sql(empty_pg, "CREATE TABLE models (id text PRIMARY KEY, provider text, active boolean)")
     result = commands.run("db", "upgrade", "--dry-run")

@@ -219,7 +219,7 @@ def test_a_column_that_rounds_keeps_the_end(pg_database: str) -> None:
 
 
 def test_an_outcome_that_is_dropped_is_said(url: str) -> None:
-    """Also where the status would have stayed: what was not recorded is not called recorded."""
+    """An outcome that a trigger drops is not reported as recorded, even if no status would change."""
     suppress(url, "'a'")
     calls: list[Callable[[Fleet], Any]] = [
         lambda fleet: fleet.record_failure("a", "timeout"),
@@ -420,7 +420,7 @@ def test_recover_leaves_out_what_is_kept(url: str, how: str, limit: int) -> None
 
 @pytest.mark.parametrize("how", ["suppress", "refuse"])
 def test_many_that_are_kept_among_many(url: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever their number, in chunks, each comes back or is left out once."""
+    """In any number of chunks, each model comes back once or is left out once."""
     from modelctl.database import bulk
 
     monkeypatch.setattr(bulk, "CHUNK", 20)

@@ -69,7 +69,7 @@ def test_a_timed_disable_gives_no_end(
 
 
 def test_a_mass_timed_disable_keeps_those_for_good(fleet: Fleet, fleet_url: str) -> None:
-    """Of many models only those that may come back do, when the time of all is over."""
+    """When a mass timed disable ends, models that were disabled permanently stay disabled."""
     seed(fleet, ["on", "ann", "psql", "auto", "timed"])
     fleet.disable("ann")
     sql(fleet_url, "UPDATE models SET active = false WHERE id = 'psql'")
@@ -356,7 +356,7 @@ def test_enable_keeps_what_failed_last(fleet: Fleet) -> None:
 
 
 def test_enable_of_a_model_that_is_on(fleet: Fleet, fleet_url: str) -> None:
-    """It starts afresh, "already active", without an event; since when it is back stays."""
+    """Enabling an active model clears its failures without an event and keeps when it came back."""
     seed(fleet, "abc")
     for _ in range(3):
         fleet.record_failure("a", BAD)

@@ -121,7 +121,7 @@ def test_public_addresses(address: str) -> None:
     )
 )
 def test_what_any_python_calls_private_is_refused(ip: Any) -> None:
-    """Whatever this Python says of an address, ours is at least as strict, and says so alone."""
+    """modelctl refuses every address that this Python calls private."""
     if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_loopback:
         assert not is_public(str(ip))
 

@@ -24,7 +24,7 @@ from tests.recovery.outcomes import Fail, one_by_one, story, why
 def test_the_cooldown_grows_with_each_ejection(
     fleet_url: str, factor: float, cap: str, hours: list[float]
 ) -> None:
-    """It is base times factor for each ejection, at most the cap, which never shortens the base."""
+    """The cooldown is the base times the factor for each ejection, up to a cap above the base."""
     for ejections, after in enumerate(hours, 1):
         put_off(fleet_url, f"soon-{ejections}", failed=after * HOUR - 60, ejections=ejections)
         put_off(fleet_url, f"due-{ejections}", failed=after * HOUR + 60, ejections=ejections)

@@ -87,7 +87,7 @@ def test_what_is_held(hold: Hold, words: str) -> None:
 
 
 def test_a_model_in_its_cooldown(fleet_url: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Since when, by what, the last error, the counts, and when it may come back."""
+    """`show` says since when and by what a model is off, its last error, its counts and its return."""
     reasons = {"failure_reason": "no JSON", "disabled_reason": "no JSON"}
     put_off(
         fleet_url,
@@ -225,7 +225,7 @@ def test_paused(fleet_url: str) -> None:
 
 
 def test_a_model_that_is_well(fleet_url: str) -> None:
-    """There is little to say of it."""
+    """The explanation of a healthy model is short."""
     put(fleet_url, "a")
     with opened(fleet_url) as fleet:
         assert fleet.show("a").explanation == (
@@ -294,7 +294,7 @@ def test_a_model_that_was_spared(fleet_url: str) -> None:
 
 
 def test_every_prediction_comes_true(fleet_url: str) -> None:
-    """Of many different models, those that are said to come back do, and no others."""
+    """Of many different models exactly those come back whose explanation says so."""
     for number in range(30):
         put_off(
             fleet_url,
