@@ -318,7 +318,7 @@ def test_bytes_that_an_encoding_does_not_define(win1252: str, cli: Cli, monkeypa
     assert cli("disable", "bad", "good€", "--reason", "für 5 €").code == 0
     stored = "SELECT id, disabled_reason FROM models WHERE id LIKE 'good%'"
     assert sql(win1252, stored) == [("good€", "für 5 €")]
-    assert "'bad': values that cannot be read" in cli("doctor").out
+    assert "'bad' has values that cannot be read" in cli("doctor").out
     cli("disable", "off", "--reason", SMILE).failed(ExitCode.USAGE, "in WIN1252, which lacks")
 
 
