@@ -28,7 +28,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-# Files with few tests that take long: begun last, one worker would be at them while others rest.
+# Files that take long: if one worker began such a file last, the other workers would rest meanwhile.
 SLOW = (
     "test_state_machine",
     "test_history",
@@ -36,6 +36,10 @@ SLOW = (
     "test_concurrency",
     "test_batch",
     "test_topologies",
+    "test_limits",
+    "test_outcomes",
+    "test_forks",
+    "test_deadline",
 )
 
 
