@@ -182,7 +182,8 @@ def test_a_redis_in_a_state(
         if state in DENIED:
             assert "refuses this user" in warning
             assert asked == ("AUTH MGET PTTL" if login else "MGET PTTL")
-            assert tried.removesuffix(" DEL") == ("AUTH" if login else "DEL")
+            # One attempt. Redis refuses the INFO in front of the DEL, and we may hang up before that.
+            assert tried.removesuffix("DEL").strip() == ("AUTH" if login else "")
         else:
             assert state in str(world.warnings)
             assert tried.split().count("DEL") > 1
