@@ -33,7 +33,8 @@ class Decision(NamedTuple):
 class Change(NamedTuple):
     """A change of status: what it reads of each row, how it decides, and its SQL."""
 
-    # SQL: what `decide` reads of a row, after its id and its status.
+    # SQL: what `decide` reads of a row, after its id and its status. All rows that it changes, or finds
+    # changed already, have the same status afterwards.
     reads: str
     decide: Callable[[Sequence[Any]], Decision]
     # SQL: writes the rows of :ids, and returns the ids of those that were written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -92,7 +93,7 @@ class Models:
         """
         c = MODELS.c
         keys = (by_code_points(self._database, key) for key in (*_SORTS[sort], c.id))
-        query = self._select().order_by(*keys).limit(limit)
+        query = self._select.order_by(*keys).limit(limit)
         if status is ModelStatus.ACTIVE:
             query = query.where(c.active.is_(sa.true()))
         elif status is not None:
@@ -108,10 +109,11 @@ class Models:
         """Return one model; `ModelNotFoundError` if there is none."""
         check_storable([model_id])
         with self._database.reading() as connection:
-            found = connection.execute(self._select().where(MODELS.c.id == model_id)).all()
+            found = connection.execute(self._select.where(MODELS.c.id == model_id)).all()
         check_found([model_id], [row.id for row in found])
         return next(self._models(found))
 
+    @functools.cached_property  # making it takes longer than the statement of one row
     def _select(self) -> sa.Select[Any]:
         """Select the columns of the models, the database's clock, and when each model comes back."""
         now = sa.literal_column(self._database.sql.now, UtcTime).label("now")

@@ -55,19 +55,37 @@ def change_rows(
         values["ids"] = database.sql.list_of_texts(to_write)
         written = {*connection.execute(text(change.write), values).scalars().all()}
         log(database, connection, sorted(_events(decided)), actor)
-    values["ids"] = database.sql.list_of_texts([row[0] for row in rows])
-    check = f"SELECT id, {change.status} FROM models WHERE {database.sql.ids}"
-    now: dict[str, str] = dict(map(tuple, connection.execute(text(check), values).all()))
-    kept = [
-        row[0]
-        for row, decision in decided
-        if (decision.writes and row[0] not in written)
-        # A row with a note has an end of its own, on purpose.
-        or (decision.note is None and now.get(row[0]) != decision.after)
-    ]
+    kept = [model_id for model_id in to_write if model_id not in written]
+    kept += _not_as_decided(database, connection, change, decided, values)
     if kept:
-        raise KeptError(kept)
+        raise KeptError(list(dict.fromkeys(kept)))
     return [_result(row, decision) for row, decision in decided]
+
+
+def _not_as_decided(
+    database: Database,
+    connection: sa.Connection,
+    change: Change,
+    decided: Sequence[tuple[Sequence[Any], Decision]],
+    values: dict[str, Any],
+) -> list[str]:
+    """Return the ids of the rows that are not as they should be now."""
+    # A row with a note has an end of its own, on purpose.
+    ids = [row[0] for row, decision in decided if decision.note is None]
+    if not ids:
+        return []
+    after = next(decision.after for _, decision in decided if decision.note is None)
+    values["ids"] = database.sql.list_of_texts(ids)
+    values["status"] = after and after.value
+    which = f"FROM models WHERE {database.sql.ids}"
+    if after is None:
+        return list(connection.execute(text(f"SELECT id {which}"), values).scalars())
+    which += f" AND {change.status} = :status"
+    # Nearly always all of them are: then no row has to be fetched.
+    if connection.scalar(text(f"SELECT count(*) {which}"), values) == len(ids):
+        return []
+    right = {*connection.execute(text(f"SELECT id {which}"), values).scalars()}
+    return [model_id for model_id in ids if model_id not in right]
 
 
 def _select(change: Change, which: str, lock: str) -> str:
