@@ -1,5 +1,8 @@
 """The public names and their modules; `__init__.py` reads this list too."""
 
+from modelctl.availability.results import Availability as Availability
+from modelctl.availability.results import ModelAvailability as ModelAvailability
+from modelctl.availability.results import ProviderAvailability as ProviderAvailability
 from modelctl.catalog.results import ImportResult as ImportResult
 from modelctl.config.config import Config as Config
 from modelctl.count.reports import CacheReport as CacheReport

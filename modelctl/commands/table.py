@@ -25,6 +25,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "stats": "read:stats",
     "leaderboard": "read:leaderboard",
     "events": "read:events",
+    "availability": "availability:availability",
     "add": "change:add",
     "remove": "change:remove",
     "disable": "change:disable",

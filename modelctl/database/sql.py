@@ -68,6 +68,22 @@ class Sql(ABC):
         """The greater of two numbers."""
 
     @abstractmethod
+    def lesser(self, one: str, other: str) -> str:
+        """The lesser of two numbers."""
+
+    @abstractmethod
+    def units(self, time: str) -> str:
+        """A time as a whole number since 1970, in units of the last of `digits_of_a_second`."""
+
+    @abstractmethod
+    def text_in_json(self, document: str, *path: str) -> str:
+        """The text at this path of a JSON object; NULL where there is none."""
+
+    @abstractmethod
+    def list_of_lists(self, *columns: str) -> str:
+        """An aggregate: a JSON list with a list of the numbers of each row, in any order."""
+
+    @abstractmethod
     def time_as_text(self, time: str) -> str:
         """A time as the API writes it, with a Z at the end."""
 
@@ -135,6 +151,19 @@ class Postgres(Sql):
     def greater(self, one: str, other: str) -> str:
         return f"greatest({one}, {other})"
 
+    def lesser(self, one: str, other: str) -> str:
+        return f"least({one}, {other})"
+
+    def units(self, time: str) -> str:
+        # extract is numeric since PostgreSQL 14, and a double before, which is exact enough to round.
+        return f"CAST(round(extract(epoch FROM {time}) * 1000000) AS bigint)"
+
+    def text_in_json(self, document: str, *path: str) -> str:
+        return f"({document} #>> '{{{','.join(path)}}}')"
+
+    def list_of_lists(self, *columns: str) -> str:
+        return f"json_agg(json_build_array({', '.join(columns)}))"
+
     def time_as_text(self, time: str) -> str:
         return f"to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 
@@ -198,6 +227,19 @@ class Sqlite(Sql):
 
     def greater(self, one: str, other: str) -> str:
         return f"max({one}, {other})"
+
+    def lesser(self, one: str, other: str) -> str:
+        return f"min({one}, {other})"
+
+    def units(self, time: str) -> str:
+        return f"CAST(round((julianday({time}) - 2440587.5) * 86400000.0) AS integer)"
+
+    def text_in_json(self, document: str, *path: str) -> str:
+        found = f"json_extract({document}, '$.{'.'.join(path)}')"
+        return f"CASE WHEN json_valid({document}) THEN {found} END"
+
+    def list_of_lists(self, *columns: str) -> str:
+        return f"json_group_array(json_array({', '.join(columns)}))"
 
     def time_as_text(self, time: str) -> str:
         return f"CAST({time} AS text)"

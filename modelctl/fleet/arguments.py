@@ -99,6 +99,20 @@ def since(value: float | datetime | None) -> float | datetime | None:
     return value
 
 
+def time(value: datetime, what: str) -> datetime:
+    """Return a time in UTC."""
+    if not isinstance(value, datetime):
+        raise UsageError(f"{what} is not a datetime")
+    return in_utc(value, what)
+
+
+def parts(number: int) -> int:
+    """Return into how many parts a period is divided."""
+    if not isinstance(number, int) or not 1 <= number <= 1000:
+        raise UsageError(f"a period is divided into 1 to 1000 parts, not {number}")
+    return number
+
+
 def end(duration: float | None, until: datetime | None, clock: Callable[[], float]) -> float | None:
     """Return when a timed disable ends (seconds since 1970), None: it has no end.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.errors import UsageError
 from modelctl.fleet import arguments
 from modelctl.fleet.opened import OpenedFleet
 from modelctl.model import storable
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from modelctl.availability.results import Availability
     from modelctl.health import Hold
     from modelctl.model import ModelStatus
     from modelctl.models.results import Event, ExplainedModel, LeaderboardEntry, Model, Stats
@@ -153,3 +155,38 @@ class ReadCommands(OpenedFleet):
 
         since, limit = arguments.since(since), arguments.limit(limit)
         return events.iter_events(self._store.database, id, since=since, limit=limit)
+
+    def availability(
+        self,
+        *ids: str,
+        since: float | datetime = 7 * 86400,
+        until: datetime | None = None,
+        provider: str | None = None,
+        parts: int = 24,
+    ) -> Availability:
+        """Return for how long models were on within a period, and what their outages were.
+
+        *ids*: only these models, also removed ones. *since*: the period begins so many seconds ago,
+        or at a time with its zone. *until*: it ends then, and no later than now; None: now.
+        *provider*: only models of this provider. *parts*: into how many equal parts the strips
+        divide the period, from 1 to 1000. The clock is that of the database.
+
+        Raises:
+            ModelNotFoundError: an id is unknown, also in the history.
+            UsageError: the period is empty, or *since*, *until* or *parts* is not what it may be.
+        """
+        from modelctl.availability.measure import measure
+
+        start = arguments.since(since)
+        if start is None:
+            raise UsageError("since is seconds or a time")
+        if until is not None:
+            until = arguments.time(until, "until")
+        return measure(
+            self._store.database,
+            since=start,
+            until=until,
+            ids=arguments.distinct(ids) if ids else (),
+            provider=provider,
+            parts=arguments.parts(parts),
+        )

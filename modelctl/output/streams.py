@@ -63,6 +63,15 @@ def write_lines(values: Iterable[object]) -> None:
     write(f"{clean(str(value))}\n" for value in values)
 
 
+def can_write(text: str) -> bool:
+    """Return whether the encoding of stdout has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def stdout_is_gone() -> bool:
     """Return whether writing to stdout has failed before."""
     return _stdout_is_gone

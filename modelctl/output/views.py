@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from modelctl.output import views_models, views_recovery, views_upkeep
+from modelctl.output import views_availability, views_models, views_recovery, views_upkeep
 
 if TYPE_CHECKING:
     from modelctl.output.view import View
@@ -23,6 +23,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "LastRecover": views_recovery.last_recover_view,
     "ProbeReport": views_recovery.probes_view,
     "Pause": views_recovery.pause_view,
+    "Availability": views_availability.availability_view,
     "CacheReport": views_upkeep.cache_view,
     "DrainResult": views_upkeep.drain_view,
     "SchemaStatus": views_upkeep.schema_view,

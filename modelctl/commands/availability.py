@@ -1,0 +1,110 @@
+"""The command that measures for how long models were on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelctl.commands.completion import complete_id
+from modelctl.commands.inputs import is_duration, read_duration, read_time
+from modelctl.commands.invocation import open_fleet, print_result, prints_table
+from modelctl.commands.options import DURATION_EXAMPLES, Output, Provider
+from modelctl.output import streams
+
+if TYPE_CHECKING:
+    from modelctl.availability.results import Availability
+
+_PARTS = 24  # of a bar: beside an id it fits into 80 columns
+_PARTS_OF_A_PAGE = 168  # an hour each in a week
+
+
+def availability(
+    ctx: typer.Context,
+    model_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID]...",
+            help="Only these models, also removed ones.",
+            autocompletion=complete_id,
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION|TIME",
+            help=f"When the period begins: {DURATION_EXAMPLES} ago; "
+            "or 08:00, 2026-12-01 (local time).",
+        ),
+    ] = "7d",
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it ends: 08:00, 2026-12-01. Default: now."),
+    ] = None,
+    provider: Provider = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write a web page, and print nothing unless -o is given."
+        ),
+    ] = None,
+    png: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a picture; needs modelctl[plot]."),
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Print for how long models were on, and what their outages were.
+
+    The history is what counts: for each model the share of the time for which it existed within the
+    period, the number of outages, the longest and the mean, and how many of them a person and the
+    health rule began. The lowest share comes first. The bar shows the period.
+    """
+    start = None if is_duration(since) else read_time(since, past=True)
+    end = read_time(until, past=True)
+    if png is not None:
+        from modelctl.output.availability_picture import check_installed
+
+        check_installed()
+    writes = html is not None or png is not None
+    with open_fleet(ctx) as fleet:
+        result = fleet.availability(
+            *(model_ids or ()),
+            since=start.at if start else read_duration(since) or 0,
+            until=end.at if end else None,
+            provider=provider,
+            parts=_PARTS_OF_A_PAGE if writes else _PARTS,
+        )
+    for time, what in ((start, "since"), (end, "until")):
+        if time:
+            time.say(what)
+    _write_files(result, html, png)
+    if not writes or output is not None:
+        print_result(ctx, result, output)
+        if not prints_table(output):
+            _say_what_is_missing(result)
+
+
+def _write_files(result: Availability, html: str | None, png: str | None) -> None:
+    if html is not None:
+        from modelctl.output.availability_page import html_page
+        from modelctl.output.files import replacing
+
+        with replacing(html) as file:
+            for piece in html_page(result):
+                file.write(piece.encode(errors="backslashreplace"))
+        streams.say_on_terminal(f"wrote {html}")
+    if png is not None:
+        from modelctl.output.availability_picture import draw_picture
+        from modelctl.output.files import replacing
+
+        with replacing(png) as file:
+            draw_picture(result, file)
+        streams.say_on_terminal(f"wrote {png}")
+
+
+def _say_what_is_missing(result: Availability) -> None:
+    from modelctl.output.views_availability import remarks
+
+    for remark in remarks(result):
+        streams.say(f"note: {remark}")
