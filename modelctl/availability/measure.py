@@ -49,7 +49,7 @@ class _Clock:
     """Converts between times and whole numbers of the unit of one database."""
 
     def __init__(self, database: Database) -> None:
-        self._unit = 10**database.sql.digits_of_a_second
+        self._unit: int = 10**database.sql.digits_of_a_second
 
     def seconds(self, units: int) -> float:
         return units / self._unit

@@ -63,9 +63,9 @@ def availability(
     start = None if is_duration(since) else read_time(since, past=True)
     end = read_time(until, past=True)
     if png is not None:
-        from modelctl.output.availability_picture import check_installed
+        from modelctl.output.availability_picture import plotting
 
-        check_installed()
+        plotting()  # an error comes before any work
     writes = html is not None or png is not None
     with open_fleet(ctx) as fleet:
         result = fleet.availability(

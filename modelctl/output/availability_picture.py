@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ MAX_MODELS = 100
 _COLOURS = {"on": "#2da44e", "partly": "#d4a72c", "off": "#cf222e", "absent": "#e7ebef"}
 
 
-def check_installed() -> None:
-    """Raise an error that says how to install matplotlib, if it is missing."""
+def plotting() -> Any:
+    """Return matplotlib's module of figures; if it is missing, the error says how to install it."""
     try:
-        import matplotlib.figure  # noqa: F401 - tried, so that the error comes before any work
+        # By its name, because type checkers would miss it where it is not installed.
+        return importlib.import_module("matplotlib.figure")
     except ImportError:
         raise ModelctlError(
             "--png needs matplotlib, which is not installed",
@@ -33,11 +35,9 @@ def check_installed() -> None:
 
 def draw_picture(result: Availability, file: BinaryIO) -> None:
     """Write a PNG with a strip for each of the first `MAX_MODELS`, and one for all."""
-    from matplotlib.figure import Figure
-
     shown = [*islice(result.models, MAX_MODELS)]
     lines: list[tuple[str, Any]] = [("all", result.total), *((m.id, m) for m in shown)]
-    figure = Figure(figsize=(12, 1.4 + 0.28 * len(lines)), layout="constrained")
+    figure = plotting().Figure(figsize=(12, 1.4 + 0.28 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for place, (_, of) in enumerate(lines):
         for kind, spans in _spans(of.strip).items():

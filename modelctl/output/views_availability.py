@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     )
 
 # On, on for a part of the time, off, not there.
-_BLOCKS = "█▄▁ "
-_ASCII = "#+. "
+_BLOCKS = ("█", "▄", "▁", " ")
+_ASCII = ("#", "+", ".", " ")
 _NAMED_PROVIDERS = 10  # lines below the table
 _NAMED_MODELS = 3
 
@@ -32,7 +32,7 @@ def availability_view(result: Availability) -> View:
     """Return the view of the availability, the lowest share first."""
     from modelctl.availability.results import ModelAvailability
 
-    symbols = _BLOCKS if streams.can_write(_BLOCKS) else _ASCII
+    symbols = _BLOCKS if streams.can_write("".join(_BLOCKS)) else _ASCII
     rows = (
         (
             model.id,
@@ -59,7 +59,7 @@ def availability_view(result: Availability) -> View:
     )
 
 
-def _notes(result: Availability, symbols: str) -> list[str]:
+def _notes(result: Availability, symbols: tuple[str, str, str, str]) -> list[str]:
     on, partly, off, _ = symbols
     lines = [
         f"{table_text(result.since)} to {table_text(result.until)};"
@@ -136,7 +136,7 @@ def causes(of: ModelAvailability | ProviderAvailability) -> str:
     return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
-def bar(strip: Sequence[float | None], symbols: str) -> str:
+def bar(strip: Sequence[float | None], symbols: tuple[str, str, str, str]) -> str:
     """Write a strip with a character for each part; only what was on all the time is full."""
     on, partly, off, absent = symbols
     return "".join(

@@ -131,7 +131,9 @@ class Tags(HTMLParser):
 
 def test_the_page_is_whole_and_alone(told: str, tool: Cli, tmp_path: Path) -> None:
     """It has a strip for each model and one for all, well-formed tags, no script and no address."""
-    page = tmp_path / "page.html"
+    folder = tmp_path / "www"
+    folder.mkdir()
+    page = folder / "page.html"
     said = tool("availability", "--html", str(page))
     assert (said.code, said.out, said.err) == (0, "", "")
     text = page.read_text()
@@ -147,7 +149,7 @@ def test_the_page_is_whole_and_alone(told: str, tool: Cli, tmp_path: Path) -> No
     assert "url(" not in text
     assert "@import" not in text
     assert "prefers-color-scheme: dark" in text
-    assert [*tmp_path.iterdir()] == [page]
+    assert [*folder.iterdir()] == [page]
 
 
 def test_the_page_replaces_its_file(told: str, tool: Cli, tmp_path: Path) -> None:

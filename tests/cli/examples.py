@@ -44,6 +44,7 @@ def status_of(model_id: str) -> str:
     return "active" if active else "auto-disabled" if automatic else "disabled"
 
 
+AVAILABILITY = {"since", "until", "known_since", "total", "providers", "models"}
 PAUSE = {"provider", "paused", "until", "reason", "changed"}
 
 # Each line: a command, its exit code on the fleet of five, and the keys of its JSON.
@@ -98,6 +99,12 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ),
     ("events", 0, EVENT),
     ("events acme/one --since 2d --limit 500", 0, EVENT),
+    ("availability", 0, AVAILABILITY),
+    (
+        "availability acme/one --since 2d --until 2999-12-01T08:00Z --provider acme",
+        0,
+        AVAILABILITY,
+    ),
     ("cache show", 0, {"backend", "keys", "queued", "settling", "oldest_queued_seconds"}),
     ("cache clear", 0, DRAINED),
     ("cache drain", 0, DRAINED),

@@ -98,6 +98,7 @@ COMMANDS = [
     "stats",
     "leaderboard",
     "events",
+    "availability",
     "import {catalog}",
     "cache show",
     "cache clear",

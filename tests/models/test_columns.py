@@ -308,7 +308,7 @@ OTHER_TYPES = {
     "would_disable": ("uuid", "gen_random_uuid()"),
 }
 EVERY = (
-    "count --fresh|list|list --status auto-disabled|show a|stats|leaderboard|events|add new"
+    "count --fresh|list|list --status auto-disabled|show a|stats|leaderboard|events|availability|add new"
     "|disable a|disable a b --for 1h|enable a|enable a b|record-success a"
     "|record-failure a --type parse-error|recover --dry-run|recover|remove b --yes|db status"
 )
