@@ -8,7 +8,7 @@ import typer
 
 from modelctl.commands.completion import complete_id
 from modelctl.commands.inputs import is_duration, read_duration, read_time
-from modelctl.commands.invocation import open_fleet, print_result, prints_table
+from modelctl.commands.invocation import open_fleet, print_result
 from modelctl.commands.options import DURATION_EXAMPLES, Output, Provider
 from modelctl.output import streams
 
@@ -81,8 +81,6 @@ def availability(
     _write_files(result, html, png)
     if not writes or output is not None:
         print_result(ctx, result, output)
-        if not prints_table(output):
-            _say_what_is_missing(result)
 
 
 def _write_files(result: Availability, html: str | None, png: str | None) -> None:
@@ -101,10 +99,3 @@ def _write_files(result: Availability, html: str | None, png: str | None) -> Non
         with replacing(png) as file:
             draw_picture(result, file)
         streams.say_on_terminal(f"wrote {png}")
-
-
-def _say_what_is_missing(result: Availability) -> None:
-    from modelctl.output.views_availability import remarks
-
-    for remark in remarks(result):
-        streams.say(f"note: {remark}")

@@ -44,6 +44,7 @@ dd { font-size: .85rem; margin: 0; overflow-wrap: anywhere; }
   background: var(--absent); }
 .strip i { display: block; flex-basis: 0; min-width: 0; }
 .on { background: var(--on); } .partly { background: var(--partly); }
+.strip .partly { background: linear-gradient(to top, var(--on) var(--share), var(--partly) 0); }
 .off { background: var(--off); } .absent { background: var(--absent); }
 .strip .off { background: repeating-linear-gradient(45deg, var(--off) 0 4px, var(--page) 4px 5px); }
 .key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px;
@@ -112,7 +113,11 @@ def _strip(strip: Sequence[float | None], since: datetime, until: datetime) -> s
         title = f"{table_text(begin)} to {table_text(end)}: {percent(share) or kind}"
         if share is not None:
             title += " on"
-        pieces.append(f'<i class="{kind}" style="flex-grow:{length}" title="{_text(title)}"></i>')
+        style = f"flex-grow:{length}"
+        if share is not None and kind == "partly":
+            # So that the shortest outage can be seen.
+            style += f";--share:{min(max(share, 0.1), 0.9):.0%}"
+        pieces.append(f'<i class="{kind}" style="{style}" title="{_text(title)}"></i>')
         place += length
     return f'<div class="strip">{"".join(pieces)}</div>\n'
 

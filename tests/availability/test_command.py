@@ -91,14 +91,15 @@ def test_selections(told: str, tool: Cli) -> None:
 
 
 def test_another_programs_change_is_said(told: str, tool: Cli) -> None:
-    """A change without an event is named on stderr, in every format."""
+    """A change without an event is named below the table, and in JSON the model says so."""
     fleets.alter(told, "acme/good", active=False)
     fleets.sql(
         told, "DELETE FROM modelctl_events WHERE model_id = 'acme/good' AND event <> 'added'"
     )
-    said = tool("availability", "-o", "json")
-    assert "note: changed by another program without an event: acme/good" in said.err
-    assert [m["id"] for m in said.json["models"] if m["differs"]] == ["acme/good"]
+    table = tool("availability", "-o", "table").out
+    assert "changed by another program without an event: acme/good" in table
+    models = tool("availability", "-o", "json").json["models"]
+    assert [model["id"] for model in models if model["differs"]] == ["acme/good"]
 
 
 # ── The page ────────────────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ CHANGE = {"id", "before", "after", "changed", "result"}
 # Covered on their own.
 ELSEWHERE = {
     *(("cache drain", "--follow"), ("doctor", "--audit")),
+    *(("availability", "--html"), ("availability", "--png")),  # tests/availability
     *(
         ("recover", "--probe"),
         ("recover", "--check"),
