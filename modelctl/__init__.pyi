@@ -39,5 +39,6 @@ from modelctl.models.results import StatusChange as StatusChange
 from modelctl.recovery.results import Pause as Pause
 from modelctl.recovery.results import Recovery as Recovery
 from modelctl.recovery.results import Waiting as Waiting
+from modelctl.tables.selection import Selection as Selection
 
 __version__: str

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from modelctl.recovery.holds import Holds
     from modelctl.recovery.last_run import LastRun
     from modelctl.recovery.probing import Probing
+    from modelctl.tables.selection import Selection
 
 T = TypeVar("T")
 
@@ -83,6 +84,20 @@ class Storage:
         from modelctl.recovery.bring_back import BringBack
 
         return BringBack(self._config, self.database, self.candidates)
+
+    def recovery_of(self, selection: Selection) -> tuple[Candidates, BringBack]:
+        """Return the candidates of a selection, and what brings these back.
+
+        Raises:
+            ModelNotFoundError: no model has the provider or matches the pattern of the selection.
+        """
+        from modelctl.recovery.bring_back import BringBack
+        from modelctl.recovery.candidates import Candidates
+        from modelctl.tables.selection import check_named
+
+        check_named(self.database, selection)
+        candidates = Candidates(self._config, self.database, selection)
+        return candidates, BringBack(self._config, self.database, candidates)
 
     @functools.cached_property
     def holds(self) -> Holds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,21 +15,25 @@ from modelctl.commands.options import (
     DURATION_EXAMPLES,
     Actor,
     DryRun,
+    LimitTo,
     ModelIds,
     NewModelId,
     Output,
     Reason,
     Yes,
 )
+from modelctl.commands.selecting import Chosen, confirm, selects
 from modelctl.errors import ExitCode, ModelctlError, RefusedError
+from modelctl.model import ModelStatus
 from modelctl.output import streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modelctl.fleet.fleet import Fleet
+    from modelctl.tables.selection import Selection
 
-# The look-alikes that are named one by one.
+# The models that a warning names one by one.
 _MAX_NAMED = 10
 
 
@@ -50,9 +55,12 @@ def add(
         return print_changes(ctx, fleet.add(model_id, name=name, provider=provider), output)
 
 
+@selects
 def remove(
     ctx: typer.Context,
-    model_ids: ModelIds,
+    selection: Chosen,
+    model_ids: ModelIds = None,
+    limit_to: LimitTo = None,
     yes: Yes = False,
     reason: Reason = None,
     dry_run: DryRun = False,
@@ -63,13 +71,17 @@ def remove(
 
     A model that was removed before is no error, as long as the history knows it.
     """
+    ids = model_ids or []
     with open_fleet(ctx, actor) as fleet:
+        change = partial(fleet.remove, *ids, select=selection, reason=reason)
         asks = not (yes or dry_run)
-        if asks:
-            _confirm_removal(fleet, model_ids)
-        result = fleet.remove(*model_ids, reason=reason, dry_run=dry_run)
+        if asks and selection:
+            limit_to = confirm(change, limit_to, "remove for good", always=True)
+        elif asks and ids:
+            _confirm_removal(fleet, ids)
+        result = change(limit_to=limit_to, dry_run=dry_run)
         if not asks:
-            _warn_of_look_alikes(fleet, model_ids)
+            _warn_of_look_alikes(fleet, ids)
         return print_changes(ctx, result, output)
 
 
@@ -91,6 +103,8 @@ def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:
 
 def _warn_of_look_alikes(fleet: Fleet, model_ids: Sequence[str]) -> None:
     """Warn if the fleet has another model whose id a person could take for one of these."""
+    if not model_ids:
+        return
     with suppress(ModelctlError):  # the change was made, and a missing warning is no failure
         pairs = fleet.look_alikes(model_ids)
         for model_id, other in pairs[:_MAX_NAMED]:
@@ -99,9 +113,13 @@ def _warn_of_look_alikes(fleet: Fleet, model_ids: Sequence[str]) -> None:
             streams.say(f"warning: and {len(pairs) - _MAX_NAMED} more")
 
 
+@selects
 def disable(
     ctx: typer.Context,
-    model_ids: ModelIds,
+    selection: Chosen,
+    model_ids: ModelIds = None,
+    limit_to: LimitTo = None,
+    yes: Yes = False,
     reason: Reason = None,
     duration: Annotated[
         str | None,
@@ -123,8 +141,8 @@ def disable(
         bool,
         typer.Option(
             "--force",
-            help="Allow fewer active models than recovery.min_active; and allow --for and --until "
-            "for a model that is disabled without an end.",
+            help="Allow fewer active models than recovery.min_active; and change also models that "
+            "are disabled without an end (with --for and --until) or, of a selection, for longer.",
         ),
     ] = False,
     dry_run: DryRun = False,
@@ -134,27 +152,37 @@ def disable(
     """Switch models off, all or none; only a person enables them.
 
     With --for or --until, recover enables them after that time. A model that is already disabled
-    without an end stays disabled without an end.
+    without an end stays disabled without an end. A selection also leaves models as they are that
+    are disabled for longer already.
     """
+    ids = model_ids or []
     end = read_time(until)
     with open_fleet(ctx, actor) as fleet:
-        result = fleet.disable(
-            *model_ids,
+        change = partial(
+            fleet.disable,
+            *ids,
+            select=selection,
             reason=reason,
             duration=read_duration(duration),
             until=end.at if end else None,
             force=force,
-            dry_run=dry_run,
         )
         if end:
             end.say("until")
-        _warn_of_look_alikes(fleet, model_ids)
+        if selection and not (yes or dry_run):
+            limit_to = confirm(change, limit_to, "disable")
+        result = change(limit_to=limit_to, dry_run=dry_run)
+        _warn_of_look_alikes(fleet, ids)
         return print_changes(ctx, result, output)
 
 
+@selects
 def enable(
     ctx: typer.Context,
-    model_ids: ModelIds,
+    selection: Chosen,
+    model_ids: ModelIds = None,
+    limit_to: LimitTo = None,
+    yes: Yes = False,
     reason: Reason = None,
     dry_run: DryRun = False,
     actor: Actor = None,
@@ -164,7 +192,28 @@ def enable(
 
     Their failures in a row and their ejections start again at 0, also if they were on already.
     """
+    ids = model_ids or []
     with open_fleet(ctx, actor) as fleet:
-        result = fleet.enable(*model_ids, reason=reason, dry_run=dry_run)
-        _warn_of_look_alikes(fleet, model_ids)
+        change = partial(fleet.enable, *ids, select=selection, reason=reason)
+        if selection and not (yes or dry_run):
+            warn = partial(_warn_of_holds, fleet, selection)
+            limit_to = confirm(change, limit_to, "enable", warn=warn)
+        result = change(limit_to=limit_to, dry_run=dry_run)
+        _warn_of_look_alikes(fleet, ids)
         return print_changes(ctx, result, output)
+
+
+def _warn_of_holds(fleet: Fleet, selection: Selection) -> None:
+    """Name the models of a selection that somebody disabled without an end."""
+    disabled = (m for m in fleet.iter_models(select=selection) if m.status is ModelStatus.DISABLED)
+    held = [model for model in disabled if model.disabled_until is None]
+    for model in held[:_MAX_NAMED]:
+        why = f": {model.disabled_reason}" if model.disabled_reason else ""
+        streams.say(
+            f"warning: {model.id} is disabled without an end,"
+            f" by {model.disabled_by or 'somebody'}{why}"
+        )
+    if len(held) > _MAX_NAMED:
+        streams.say(f"warning: and {len(held) - _MAX_NAMED} more")
+    if held:
+        streams.say("hint: --timed leaves out what is disabled without an end")

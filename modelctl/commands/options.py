@@ -18,8 +18,12 @@ ModelId = Annotated[
 ]
 NewModelId = Annotated[str, typer.Argument(metavar="ID", help="The id of the new model.")]
 ModelIds = Annotated[
-    list[str],
-    typer.Argument(metavar="ID...", help="The ids of models.", autocompletion=complete_id),
+    list[str] | None,
+    typer.Argument(
+        metavar="[ID]...",
+        help="The ids of models; or select models with the options below.",
+        autocompletion=complete_id,
+    ),
 ]
 Output = Annotated[
     OutputFormat | None,
@@ -48,6 +52,15 @@ Provider = Annotated[
         metavar="NAME",
         help="Only models of this provider.",
         autocompletion=complete_provider,
+    ),
+]
+LimitTo = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-to",
+        metavar="N",
+        min=0,
+        help="With these options: refuse (exit 8) if more than N models would change.",
     ),
 ]
 Source = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]

@@ -13,13 +13,16 @@ from modelctl.commands.options import (
     DURATION_EXAMPLES,
     Actor,
     DryRun,
+    LimitTo,
     ModelIds,
     Output,
     Provider,
     Reason,
+    Yes,
 )
+from modelctl.commands.selecting import Chosen, selects
 from modelctl.config.durations import parse_duration
-from modelctl.errors import ExitCode, InvalidConfigError
+from modelctl.errors import ExitCode, InvalidConfigError, RefusedError, UsageError
 from modelctl.model import numbered
 from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
@@ -27,10 +30,13 @@ from modelctl.signals import unwinding_on_signals
 
 if TYPE_CHECKING:
     from modelctl.fleet.fleet import Fleet
+    from modelctl.tables.selection import Selection
 
 
+@selects
 def recover(
     ctx: typer.Context,
+    selection: Chosen,
     dry_run: DryRun = False,
     limit: Annotated[
         int | None,
@@ -66,6 +72,8 @@ def recover(
     """Bring models back whose cooldown, or timed disable, is over.
 
     Run it from cron. In a pipe it prints one line for each model that came back, and nothing else.
+    With --provider, --match and the like it looks only at these models, and does not ask. --check
+    does not count such a run.
     """
     with unwinding_on_signals() if probe else nullcontext(), open_fleet(ctx, actor) as fleet:
         if check:
@@ -75,6 +83,7 @@ def recover(
                 limit=limit,
                 cooldown=read_duration(cooldown),
                 probe=probe,
+                select=selection,
                 dry_run=dry_run,
                 progress=progress,
             )
@@ -111,9 +120,13 @@ def _check_last_recover(ctx: typer.Context, fleet: Fleet, output: OutputFormat |
     return ExitCode.UNEXPECTED
 
 
+@selects
 def probe(
     ctx: typer.Context,
-    model_ids: ModelIds,
+    selection: Chosen,
+    model_ids: ModelIds = None,
+    limit_to: LimitTo = None,
+    yes: Yes = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     output: Output = None,
@@ -121,19 +134,41 @@ def probe(
     """Ask models that are off whether they work; exit 1 if one does not.
 
     Each model gets one small request, which costs money. If a model could not be asked, that is exit
-    1, too. No model is switched on; a model that fails starts its cooldown again.
+    1, too. No model is switched on; a model that fails starts its cooldown again. Of a selection,
+    models that are on or have no probe are left out.
     """
+    ids = model_ids or []
+    if selection and not (yes or dry_run):
+        with open_fleet(ctx, actor) as fleet:
+            limit_to = _confirm_requests(fleet, selection, limit_to)
     with (
         unwinding_on_signals(),
         open_fleet(ctx, actor) as fleet,
         streams.progress("asked") as progress,
     ):
-        result = fleet.probe(*model_ids, dry_run=dry_run, progress=progress)
+        result = fleet.probe(
+            *ids, select=selection, limit_to=limit_to, dry_run=dry_run, progress=progress
+        )
     print_result(ctx, result, output)
     if dry_run and output is not OutputFormat.JSON:
         _say_how_many_requests(result.requests)
     all_healthy = all(answer.healthy for answer in result.answers)
     return ExitCode.OK if all_healthy else ExitCode.UNEXPECTED
+
+
+def _confirm_requests(fleet: Fleet, selection: Selection, limit_to: int | None) -> int | None:
+    """Ask before more than one request is made; return how many may be made."""
+    requests = fleet.probe(select=selection, limit_to=limit_to, dry_run=True).requests
+    if requests <= 1:
+        return limit_to
+    if not streams.can_ask():
+        raise UsageError(
+            f"{numbered(requests, 'request')} would be made, and nobody can be asked here",
+            hint="use --yes to make them, --dry-run to see how many they are",
+        )
+    if not streams.ask(f"Make {numbered(requests, 'request')}? [y/N] "):
+        raise RefusedError("not confirmed; no model was asked")
+    return requests
 
 
 def _say_how_many_requests(requests: int) -> None:

@@ -17,6 +17,8 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from modelctl.database.globs import Glob
+
 # The same object for the same text, so that SQLAlchemy parses each statement once.
 text = functools.cache(sa.text)
 
@@ -96,6 +98,14 @@ class Sql(ABC):
         """Whether a text is one of the parameter :ids, which `list_of_texts` makes."""
 
     @abstractmethod
+    def matches(self, expression: str, parameter: str) -> str:
+        """Whether a text matches the pattern that is the value of this parameter."""
+
+    @abstractmethod
+    def pattern(self, glob: Glob) -> str:
+        """The value of the parameter of `matches`."""
+
+    @abstractmethod
     def list_of_texts(self, texts: Iterable[str]) -> str:
         """The value of the parameter :ids."""
 
@@ -173,6 +183,13 @@ class Postgres(Sql):
     def is_among(self, expression: str) -> str:
         return f"{expression} = ANY(CAST(:ids AS text[]))"
 
+    def matches(self, expression: str, parameter: str) -> str:
+        # By code points: an application's column may have a collation that takes no patterns.
+        return f"{expression}{self.collation} ~ :{parameter}"
+
+    def pattern(self, glob: Glob) -> str:
+        return glob.for_postgresql()
+
     def list_of_texts(self, texts: Iterable[str]) -> str:
         # An array literal, because psycopg takes ten times as long to make one of a list.
         quoted = (text.replace("\\", r"\\").replace('"', r"\"") for text in texts)
@@ -249,6 +266,12 @@ class Sqlite(Sql):
 
     def is_among(self, expression: str) -> str:
         return f"{expression} IN (SELECT value FROM json_each(:ids))"
+
+    def matches(self, expression: str, parameter: str) -> str:
+        return f"{expression} GLOB :{parameter}"
+
+    def pattern(self, glob: Glob) -> str:
+        return glob.for_sqlite()
 
     def list_of_texts(self, texts: Iterable[str]) -> str:
         return json.dumps(list(texts))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import UsageError
 from modelctl.model import ModelStatus, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from modelctl.tables.selection import Selection
 
 LONGEST_SECONDS = 3650 * 86400.0
 
@@ -26,6 +28,45 @@ def distinct(ids: Sequence[str]) -> list[str]:
                 f"a model id is text, not {type(model_id).__name__}", hint=hint if several else None
             )
     return list(dict.fromkeys(ids))
+
+
+def selection(value: Selection) -> Selection:
+    """Return a selection whose values are as the database has them."""
+    from dataclasses import replace
+
+    from modelctl.database.globs import parse
+    from modelctl.tables.selection import Selection
+
+    if not isinstance(value, Selection):
+        raise UsageError(f"a selection is a Selection, not {type(value).__name__}")
+    given = value.given()
+    if not given:
+        raise UsageError("the selection names nothing", hint="all models are Selection(all=True)")
+    if value.all and len(given) > 1:
+        raise UsageError("all models, or those of a selection: give one of them")
+    texts: dict[str, Any] = {
+        name: storable(getattr(value, name))
+        for name in ("provider", "match", "by")
+        if name in given
+    }
+    if value.match is not None:
+        parse(texts["match"])
+    return replace(value, status=value.status and status(value.status), **texts)
+
+
+def models(
+    ids: Sequence[str], select: Selection | None, limit_to: int | None
+) -> list[str] | Selection:
+    """Return the models that a call is about: ids, each once, or a selection."""
+    if limit_to is not None and (not isinstance(limit_to, int) or not 0 <= limit_to < 2**63):
+        raise UsageError(f"limit_to is 0 or more; {limit_to} is not")
+    if select is None:
+        if limit_to is not None and ids:
+            raise UsageError("limit_to is for a selection, not for ids")
+        return distinct(ids)
+    if ids:
+        raise UsageError("give either ids or a selection, not both")
+    return selection(select)
 
 
 def status(value: ModelStatus | str) -> ModelStatus:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from modelctl.health import Outcome
     from modelctl.model import FailureType
     from modelctl.models.results import BatchResult, Changes, StatusChange
+    from modelctl.tables.selection import Selection
 
 
 class ChangeCommands(OpenedFleet):
@@ -28,6 +29,8 @@ class ChangeCommands(OpenedFleet):
     def disable(
         self,
         *ids: str,
+        select: Selection | None = None,
+        limit_to: int | None = None,
         reason: str | None = None,
         duration: float | None = None,
         until: datetime | None = None,
@@ -42,46 +45,78 @@ class ChangeCommands(OpenedFleet):
         new *reason* is given. *force*: ignore the floor of ``recovery.min_active``, and give an end
         also to models that are disabled without one.
 
+        *select*: the models of a `Selection`, instead of ids. Of these, each model that is disabled
+        for at least as long already stays as it is, also its reason, unless *force*. *limit_to*:
+        change nothing if more models of the selection would change.
+
         Raises:
-            ModelNotFoundError: an id is unknown; nothing is changed.
-            RefusedError: fewer active models than the floor would remain; nothing is changed.
+            ModelNotFoundError: an id is unknown, or the selection has no model; nothing is changed.
+            RefusedError: fewer active models than the floor would remain, or more than *limit_to*
+                would change; nothing is changed.
             UsageError: the end is in the past, or is not a time.
         """
 
         floor = self.config.recovery.min_active
         end = arguments.end(duration, until, lambda: self._store.candidates.clock())
         disable = with_arguments(self._store.changes.disable, until=end, floor=floor, force=force)
-        return self._switch(disable, ids, reason, dry_run)
+        return self._switch(disable, ids, select, limit_to, reason, dry_run)
 
-    def enable(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+    def enable(
+        self,
+        *ids: str,
+        select: Selection | None = None,
+        limit_to: int | None = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Changes:
         """Switch models on as healthy ones: without failures and ejections. All or none.
 
-        Raises:
-            ModelNotFoundError: an id is unknown; nothing is changed.
-        """
-        return self._switch(self._store.changes.enable, ids, reason, dry_run)
+        *select*, *limit_to*: as of `disable`.
 
-    def remove(self, *ids: str, reason: str | None = None, dry_run: bool = False) -> Changes:
+        Raises:
+            ModelNotFoundError: an id is unknown, or the selection has no model; nothing is changed.
+            RefusedError: more than *limit_to* would change; nothing is changed.
+        """
+        return self._switch(self._store.changes.enable, ids, select, limit_to, reason, dry_run)
+
+    def remove(
+        self,
+        *ids: str,
+        select: Selection | None = None,
+        limit_to: int | None = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Changes:
         """Delete models, all or none; their history stays.
 
         A model that was removed before is no error: its change says that nothing changed.
+        *select*, *limit_to*: as of `disable`.
 
         Raises:
-            ModelNotFoundError: an id is unknown, also in the history; nothing is changed.
+            ModelNotFoundError: an id is unknown, also in the history, or the selection has no
+                model; nothing is changed.
+            RefusedError: more than *limit_to* would be removed; nothing is changed.
         """
-        return self._switch(self._store.changes.remove, ids, reason, dry_run)
+        return self._switch(self._store.changes.remove, ids, select, limit_to, reason, dry_run)
 
     def _switch(
         self,
-        change: Callable[..., tuple[StatusChange, ...]],
+        change: Callable[..., Sequence[StatusChange]],
         ids: Sequence[str],
+        select: Selection | None,
+        limit_to: int | None,
         reason: str | None,
         dry_run: bool,
     ) -> Changes:
         from modelctl.models.results import Changes
+        from modelctl.models.status_changes import Selected
 
+        which = arguments.models(ids, select, limit_to)
         changes = change(
-            arguments.distinct(ids), actor=self._actor, reason=self._reason(reason), dry_run=dry_run
+            which if isinstance(which, list) else Selected(which, limit_to),
+            actor=self._actor,
+            reason=self._reason(reason),
+            dry_run=dry_run,
         )
         # Also if nothing changed: an earlier process may have died before its invalidation.
         changed = any(change.changed for change in changes)

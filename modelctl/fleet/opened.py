@@ -148,7 +148,7 @@ class OpenedFleet:
             return
         first, error.missing = error.missing[0], ()
         with suppress(ModelctlError):
-            from modelctl.models.similar import nearest
+            from modelctl.tables.similar import nearest
 
             near = nearest(self._store.database, first)
             if near:

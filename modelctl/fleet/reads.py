@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelctl.health import Hold
     from modelctl.model import ModelStatus
     from modelctl.models.results import Event, ExplainedModel, LeaderboardEntry, Model, Stats
+    from modelctl.tables.selection import Selection
 
 
 class ReadCommands(OpenedFleet):
@@ -27,25 +28,34 @@ class ReadCommands(OpenedFleet):
         *,
         status: ModelStatus | str | None = None,
         provider: str | None = None,
+        select: Selection | None = None,
+        off: bool = False,
         sort: str = "id",
         limit: int | None = None,
     ) -> list[Model]:
         """Return the models that match.
 
-        *sort*: ``id``, ``name``, ``provider``, ``status``, ``failures`` (most first) or
-        ``updated`` (newest first). Text is sorted by code points, so capitals come first.
+        *select*: those of a `Selection`. *off*: those that are off, and those that a guard keeps on
+        although the health rule would switch them off.
+        *sort*: ``id``, ``name``, ``provider``, ``status``, ``failures`` (most first), ``updated``
+        or ``since`` (newest first). Text is sorted by code points, so capitals come first.
 
         Raises:
             UsageError: an unknown status or sort key, or a limit below 0 (0 and None: no limit).
         """
-        found = self.iter_models(status=status, provider=provider, sort=sort, limit=limit)
-        return list(found)
+        return list(
+            self.iter_models(
+                status=status, provider=provider, select=select, off=off, sort=sort, limit=limit
+            )
+        )
 
     def iter_models(
         self,
         *,
         status: ModelStatus | str | None = None,
         provider: str | None = None,
+        select: Selection | None = None,
+        off: bool = False,
         sort: str = "id",
         limit: int | None = None,
     ) -> Iterator[Model]:
@@ -54,12 +64,15 @@ class ReadCommands(OpenedFleet):
         All rows are read when the first model is asked for, to disk if they are many. So a slow
         caller holds no connection.
         """
+        from modelctl.tables.selection import Selection
 
+        if (status, provider) != (None, None):
+            if select is not None:
+                raise UsageError("give status and provider in the selection")
+            select = Selection(provider, status)
+        wanted = None if select is None else arguments.selection(select)
         sort, limit = arguments.sort_key(sort), arguments.limit(limit)
-        wanted = None if status is None else arguments.status(status)
-        return self._store.models.iter_models(
-            status=wanted, provider=provider, sort=sort, limit=limit
-        )
+        return self._store.models.iter_models(wanted, off=off, sort=sort, limit=limit)
 
     def show(self, id: str) -> ExplainedModel:  # noqa: A002 - the word that everybody uses
         """Return one model, with sentences that explain its status.
@@ -91,7 +104,7 @@ class ReadCommands(OpenedFleet):
         """
         path, prefix = self.config.sqlite_path, storable(prefix)
         if path is None:
-            from modelctl.models import similar
+            from modelctl.tables import similar
 
             return similar.complete(self._store.database, prefix)
         from modelctl.database import sqlite
@@ -103,7 +116,7 @@ class ReadCommands(OpenedFleet):
 
         The first of a pair is one of *ids*, the second belongs to another model.
         """
-        from modelctl.models import similar
+        from modelctl.tables import similar
 
         wanted = list(dict.fromkeys(map(storable, ids)))
         return similar.look_alikes(self._store.database, wanted)

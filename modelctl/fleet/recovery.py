@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.errors import RefusedError
 from modelctl.fleet import arguments
 from modelctl.fleet.opened import OpenedFleet, ignore_progress
+from modelctl.model import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from modelctl.probe.results import ProbeReport
     from modelctl.recovery.probing import Prober
     from modelctl.recovery.results import LastRecover, Pause, Recovery
+    from modelctl.tables.selection import Selection
 
 
 class RecoveryCommands(OpenedFleet):
@@ -24,6 +27,7 @@ class RecoveryCommands(OpenedFleet):
         limit: int | None = None,
         cooldown: float | None = None,
         probe: bool = False,
+        select: Selection | None = None,
         dry_run: bool = False,
         progress: Callable[[int], None] = ignore_progress,
     ) -> Recovery:
@@ -32,12 +36,14 @@ class RecoveryCommands(OpenedFleet):
         *limit*: at most so many, the longest waiting first (0: no limit; None:
         ``recovery.limit``). *cooldown*: seconds, in this run instead of the configured ones.
         *probe*: ask each auto-disabled model first if a probe is configured for its provider; if
-        that fails, its cooldown starts again.
+        that fails, its cooldown starts again. *select*: only the models of a `Selection`; such a
+        run does not count for ``recovery.expect_every``.
         If another run is at work, this run does nothing and says ``busy``. A model that a person
         disabled without an end is never touched.
 
         Raises:
             InvalidConfigError: *probe*, and no probe is configured.
+            ModelNotFoundError: no model has the provider or matches the pattern of the selection.
             UsageError: *limit* or *cooldown* makes no sense.
         """
         from modelctl.recovery.run import RecoverRun
@@ -48,9 +54,14 @@ class RecoveryCommands(OpenedFleet):
         prober = self._prober(progress) if probe else None
         self._warn_if_nothing_is_configured()
         store = self._store
+        candidates, bring_back = store.candidates, store.bring_back
+        finished = store.last_run.finished
+        if select is not None:
+            candidates, bring_back = store.recovery_of(arguments.selection(select))
+            finished = lambda: None  # noqa: E731 - there are models that this run does not look at
         run = RecoverRun(
-            store.candidates,
-            store.bring_back,
+            candidates,
+            bring_back,
             prober,
             limit=limit,
             cooldowns=None if cooldown is None else (cooldown,),
@@ -61,29 +72,44 @@ class RecoveryCommands(OpenedFleet):
         if dry_run:
             result = run.rehearse(self._cached_count.cache.state_when_untouched)
         else:
-            result = run.run(store.last_run.finished, self._invalidate)
+            result = run.run(finished, self._invalidate)
         for warning in run.warnings():
             self.on_warning(warning)
         return result
 
     def probe(
-        self, *ids: str, dry_run: bool = False, progress: Callable[[int], None] = ignore_progress
+        self,
+        *ids: str,
+        select: Selection | None = None,
+        limit_to: int | None = None,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> ProbeReport:
         """Ask models that are off whether they work, with one small request each.
 
         No model comes back by this. If a model fails, its cooldown starts again, and the history
         says so. *dry_run*: ask no model. *progress* is called with the number of answers.
+        *select*: the models of a `Selection` that are off, instead of ids. *limit_to*: ask none if
+        these are more.
 
         Raises:
             InvalidConfigError: no probe is configured for the provider of a model.
-            ModelNotFoundError: an id is unknown; no model is asked.
-            RefusedError: a model is active; no model is asked.
+            ModelNotFoundError: an id is unknown, or no model of the selection is off; no model is
+                asked.
+            RefusedError: a model that is named is active, or there are more than *limit_to*; no
+                model is asked.
         """
         from modelctl.probe.results import ProbeReport
 
-        wanted = arguments.distinct(ids)
+        which = arguments.models(ids, select, limit_to)
         prober = self._prober(progress)
-        models = prober.models(wanted)
+        models = prober.models(which) if isinstance(which, list) else prober.off(which)
+        if limit_to is not None and len(models) > limit_to:
+            raise RefusedError(
+                f"{numbered(len(models), 'request')} would be made, more than {limit_to};"
+                " no model was asked",
+                hint="narrow the selection, or raise the limit",
+            )
         if dry_run:
             return ProbeReport((), len(models), True)
         answers = prober.ask(models)
@@ -116,11 +142,13 @@ class RecoveryCommands(OpenedFleet):
             UsageError: *duration* is not more than 0 s and at most ten years.
         """
         from modelctl.recovery.results import Pause
+        from modelctl.tables.selection import Selection
 
         arguments.seconds(duration, "a pause", positive=True)
         provider, reason = arguments.provider(provider), self._reason(reason)
         store = self._store
-        if provider is not None and not [*store.models.iter_models(provider=provider, limit=1)]:
+        of_provider = Selection(provider=provider)
+        if provider is not None and not [*store.models.iter_models(of_provider, limit=1)]:
             self.on_warning(f"no model has the provider '{provider}'")
         until = store.holds.pause(provider, duration, reason=reason, actor=self._actor)
         return Pause(provider, True, until, reason, True)

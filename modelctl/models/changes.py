@@ -97,27 +97,39 @@ def enable(database: Database, reason: str | None) -> Change:
 
 
 def disable(
-    database: Database, actor: str, reason: str | None, until: float | None, force: bool
+    database: Database,
+    actor: str,
+    reason: str | None,
+    until: float | None,
+    force: bool,
+    keeps_longer: bool = False,
 ) -> Change:
     """Switch models off by hand. Of a model that is disabled already, disabled_at and _by stay.
 
     *until*: seconds since 1970; a model that is disabled without an end keeps that, unless *force*.
+    *keeps_longer*: unless *force*, each model that is disabled for at least as long stays as it is.
     """
     sql = database.sql
     end = sql.time("CAST(:until AS double precision)")
     reads = (
         f"{_disabled_columns(database)}, {sql.is_finite('disabled_until')},"
-        f" {sql.differs('disabled_until', end)}, {sql.time_as_text(end)}"
+        f" {sql.differs('disabled_until', end)}, {sql.time_as_text(end)},"
+        f" {sql.epoch('disabled_until')} > CAST(:until AS double precision)"
     )
     column = database.columns.get("disabled_reason")
     stored_reason = reason and column.fit(reason) if column else reason
 
     def decide(row: Sequence[Any]) -> Decision:
-        _, before, old_by, old_reason, old_end, ends, is_other_end, new_end = row
+        _, before, old_by, old_reason, old_end, ends, is_other_end, new_end, ends_later = row
         is_disabled = before == ModelStatus.DISABLED
-        if until is not None and not force and is_disabled and not ends:
-            note = "without an end; kept"
-            return Decision(ModelStatus.DISABLED, None, writes=False, note=note)
+        if is_disabled and not force:
+            note = None
+            if not ends and (keeps_longer or until is not None):
+                note = "without an end; kept"
+            elif keeps_longer and ends_later:
+                note = f"until {old_end}; kept"
+            if note:
+                return Decision(ModelStatus.DISABLED, None, writes=False, note=note)
         new_reason = old_reason if stored_reason is None else stored_reason
         if not is_disabled or is_other_end:
             event = "disabled"

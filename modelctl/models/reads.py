@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from modelctl import health
 from modelctl.database.bulk import rows_of
-from modelctl.model import ModelStatus, storable
 from modelctl.models.results import Model
 from modelctl.models.returning import cooldown_parameters, retry_at
 from modelctl.tables.columns import MODELS, UtcTime
 from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
 from modelctl.tables.odd_values import OddRows, as_declared
+from modelctl.tables.selection import condition, parameters
 from modelctl.times import time_at
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.database.database import Database
+    from modelctl.tables.selection import Selection
 
 _TEXTS = tuple(i for i, column in enumerate(MODELS.c) if isinstance(column.type, sa.Text))
 _ACTIVE, _AUTO_DISABLED, _SPARED = (
@@ -46,6 +47,9 @@ _SORTS: dict[str, tuple[Any, ...]] = {
         sa.func.coalesce(MODELS.c.failure_count, 0).desc(),
     ),
     "updated": (MODELS.c.updated_at.desc().nulls_last(),),
+    "since": (
+        sa.case((MODELS.c.active.is_not(sa.true()), MODELS.c.disabled_at)).desc().nulls_last(),
+    ),
 }
 SORT_KEYS = tuple(_SORTS)
 
@@ -81,28 +85,25 @@ class Models:
 
     def iter_models(
         self,
+        selection: Selection | None = None,
         *,
-        status: ModelStatus | None = None,
-        provider: str | None = None,
+        off: bool = False,
         sort: str = "id",
         limit: int | None = None,
     ) -> Iterator[Model]:
-        """Give the models that match; *sort* is one of `SORT_KEYS`.
+        """Give the models of a selection; *sort* is one of `SORT_KEYS`.
 
+        *off*: only those that are off, and those that a guard keeps on.
         All rows are read before the first one is given, so that a slow caller holds no connection.
         """
-        c = MODELS.c
+        c, sql = MODELS.c, self._database.sql
         keys = (by_code_points(self._database, key) for key in (*_SORTS[sort], c.id))
         query = self._select.order_by(*keys).limit(limit)
-        if status is ModelStatus.ACTIVE:
-            query = query.where(c.active.is_(sa.true()))
-        elif status is not None:
-            automatic = c.auto_disabled.is_(sa.true())
-            if status is not ModelStatus.AUTO_DISABLED:
-                automatic = automatic.is_not(sa.true())
-            query = query.where(c.active.is_not(sa.true()), automatic)
-        if provider is not None:
-            query = query.where(sa.func.coalesce(c.provider, "") == storable(provider))
+        if selection is not None:
+            values = parameters(sql, selection)
+            query = query.where(sa.text(condition(sql, selection)).bindparams(**values))
+        if off:
+            query = query.where(c.active.is_not(sa.true()) | (c.would_disable != ""))
         yield from self._models(rows_of(self._database, query, limit))
 
     def get(self, model_id: str) -> Model:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from typing import Any
 
@@ -95,9 +95,9 @@ class OutcomeChange(StatusChange):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a command did to each model it was given."""
+    """What a command did to each model it was given; of a selection, *changes* is on disk if long."""
 
-    changes: tuple[StatusChange, ...]
+    changes: Sequence[StatusChange]
     cache: CacheState
     dry_run: bool = False
 

@@ -1,13 +1,18 @@
 """Make a change of status: lock the rows, decide about each, write rows and events, check.
 
+A change is of models that are named by their ids, or of a selection. Those of a selection are changed
+in chunks, all in one transaction.
+
 The check reads the rows again: a trigger or a rule of the application may have undone the change, and
 then nothing is committed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modelctl import deadline
+from modelctl.database import bulk
 from modelctl.database.database import Query
 from modelctl.database.locks import take_guard_lock
 from modelctl.database.sql import json_text, text
@@ -16,9 +21,11 @@ from modelctl.model import ModelStatus, numbered
 from modelctl.models.changes import Change, Decision, disable, enable, remove
 from modelctl.models.events import NewEvent, log
 from modelctl.models.results import KeptChange, StatusChange
+from modelctl.spool import Spool
 from modelctl.tables.application import KeptError, refusing, write
 from modelctl.tables.columns import ON, STATUS
 from modelctl.tables.ids import check_found, check_storable
+from modelctl.tables.selection import Selection, condition, parameters, selected_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -151,6 +158,13 @@ def _change_in_two_messages(
         raise
 
 
+class Selected(NamedTuple):
+    """The models of a selection; if more than *limit_to* would change, none does."""
+
+    selection: Selection
+    limit_to: int | None = None
+
+
 class StatusChanges:
     """Changes of status by a person. Each call changes all models or none, in one transaction."""
 
@@ -159,16 +173,21 @@ class StatusChanges:
         self._database = database
 
     def enable(
-        self, ids: Sequence[str], *, actor: str, reason: str | None = None, dry_run: bool = False
-    ) -> tuple[StatusChange, ...]:
+        self,
+        which: Sequence[str] | Selected,
+        *,
+        actor: str,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Sequence[StatusChange]:
         """Switch models on, as healthy ones."""
         return self._change(
-            ids, lambda: enable(self._database, reason), actor, dry_run, takes_guard_lock=False
+            which, lambda: enable(self._database, reason), actor, dry_run, takes_guard_lock=False
         )
 
     def disable(
         self,
-        ids: Sequence[str],
+        which: Sequence[str] | Selected,
         *,
         actor: str,
         reason: str | None = None,
@@ -176,18 +195,20 @@ class StatusChanges:
         floor: int = 0,
         force: bool = False,
         dry_run: bool = False,
-    ) -> tuple[StatusChange, ...]:
+    ) -> Sequence[StatusChange]:
         """Switch models off by hand.
 
         *until*: when `recover` may bring them back (seconds since 1970). *floor*: how many models
-        must stay on. *force*: also below the floor, and also those that are disabled without an end.
+        must stay on. *force*: also below the floor, and also those that are disabled without an end,
+        or, of a selection, for longer.
 
         Raises:
             RefusedError: fewer models than the floor would stay on.
         """
+        keeps_longer = isinstance(which, Selected)
         return self._change(
-            ids,
-            lambda: disable(self._database, actor, reason, until, force),
+            which,
+            lambda: disable(self._database, actor, reason, until, force, keeps_longer),
             actor,
             dry_run,
             takes_guard_lock=self._guarded,
@@ -195,17 +216,25 @@ class StatusChanges:
         )
 
     def remove(
-        self, ids: Sequence[str], *, actor: str, reason: str | None = None, dry_run: bool = False
-    ) -> tuple[StatusChange, ...]:
+        self,
+        which: Sequence[str] | Selected,
+        *,
+        actor: str,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Sequence[StatusChange]:
         """Delete models; their history stays. A model that only the history knows was removed."""
-        wanted = list(dict.fromkeys(ids))
+        lock = self._database.sql.lock_to_delete
+        if isinstance(which, Selected):
+            change = lambda: remove(self._database, reason)  # noqa: E731 - its SQL is made in each attempt
+            return self._change_selected(which, change, lock, actor, dry_run, guarded=self._guarded)
+        wanted = list(dict.fromkeys(which))
         check_storable(wanted)
 
         def work(connection: sa.Connection) -> list[StatusChange]:
             if self._guarded:
                 take_guard_lock(connection, self._database)
             change = remove(self._database, reason)
-            lock = self._database.sql.lock_to_delete
             done = self._apply(connection, change, wanted, lock, actor)
             done += self._removed_before(connection, {*wanted} - {c.id for c in done})
             check_found(wanted, {c.id for c in done})
@@ -215,18 +244,23 @@ class StatusChanges:
 
     def _change(
         self,
-        ids: Sequence[str],
+        which: Sequence[str] | Selected,
         change: Callable[[], Change],
         actor: str,
         dry_run: bool,
         *,
         takes_guard_lock: bool,
         floor: int = 0,
-    ) -> tuple[StatusChange, ...]:
+    ) -> Sequence[StatusChange]:
         """*change* is called in each attempt: its SQL depends on the columns that are known then."""
-        wanted = list(dict.fromkeys(ids))
-        check_storable(wanted)
         database = self._database
+        if isinstance(which, Selected):
+            lock = database.sql.lock
+            return self._change_selected(
+                which, change, lock, actor, dry_run, guarded=takes_guard_lock, floor=floor
+            )
+        wanted = list(dict.fromkeys(which))
+        check_storable(wanted)
         if len(wanted) == 1 and not (dry_run or takes_guard_lock or floor or database.on_sqlite):
             one = wanted[0]
             done = refusing(
@@ -244,6 +278,54 @@ class StatusChanges:
             return done
 
         return _in_order(wanted, write(database, work, dry_run=dry_run))
+
+    def _change_selected(
+        self,
+        selected: Selected,
+        change: Callable[[], Change],
+        lock: str,
+        actor: str,
+        dry_run: bool,
+        *,
+        guarded: bool,
+        floor: int = 0,
+    ) -> Sequence[StatusChange]:
+        """Change the models of a selection, in chunks; the result is on disk if it is long.
+
+        The ids are read before the transaction, so that it holds no lock meanwhile. A model that no
+        longer belongs to the selection when it is locked stays as it is.
+        """
+        database, (selection, limit_to) = self._database, selected
+        ids = selected_ids(database, selection)
+        values = parameters(database.sql, selection)
+        still = f"{database.sql.ids} AND {condition(database.sql, selection)}"
+
+        def work(connection: sa.Connection) -> Spool[StatusChange]:
+            if guarded:
+                take_guard_lock(connection, database)
+            done: Spool[StatusChange] = Spool()
+            touched, was_on, this = 0, False, change()
+            for chunk in bulk.chunks(ids):
+                values["ids"] = database.sql.list_of_texts(chunk)
+                found = {
+                    one.id: one
+                    for one in change_rows(database, connection, this, still, lock, values, actor)
+                }
+                for one in (found[model_id] for model_id in chunk if model_id in found):
+                    done.append(one)
+                    touched += one.changed
+                    was_on = was_on or one.before is ModelStatus.ACTIVE
+                if limit_to is not None and touched > limit_to:
+                    raise RefusedError(
+                        f"more than {numbered(limit_to)} would change; nothing was changed",
+                        hint="narrow the selection, or raise the limit",
+                    )
+                deadline.renew()
+            if floor and was_on:
+                _check_floor(connection, floor)
+            return done
+
+        return write(database, work, dry_run=dry_run)
 
     def _apply(
         self, connection: sa.Connection, change: Change, ids: list[str], lock: str, actor: str

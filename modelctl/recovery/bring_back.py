@@ -11,7 +11,6 @@ from modelctl.database.locks import RECOVER_LOCK, lock_key
 from modelctl.database.sql import text
 from modelctl.errors import RefusedError, UsageError
 from modelctl.models.changes import bring_back
-from modelctl.models.returning import may_return
 from modelctl.models.status_changes import change_rows
 from modelctl.recovery.candidates import Candidates
 from modelctl.tables.application import KeptError, adapting, keeper
@@ -118,7 +117,7 @@ class BringBack:
             if not connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({key})")):
                 return None
         sql = self._database.sql
-        still_due = f"{sql.ids} AND {may_return(sql)} AND ({self._candidates.why_waiting}) IS NULL"
+        still_due = f"{sql.ids} AND {self._candidates.may_return} AND ({self._candidates.why_waiting}) IS NULL"
         change = bring_back(self._database, self._config.recovery.restart_failures)
         wanted = parameters | {"ids": sql.list_of_texts(ids)}
         changes = change_rows(

@@ -15,6 +15,7 @@ from modelctl.models.returning import (
     retry_at,
 )
 from modelctl.recovery.results import Candidate, Waiting
+from modelctl.tables import selection
 from modelctl.tables.columns import AUTO_OFF, ON, TIMED_OFF
 from modelctl.tables.ids import is_storable
 from modelctl.tables.odd_values import readable
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.database.database import Database
+    from modelctl.tables.selection import Selection
 
 
 class Candidates:
-    """Reads the models that are off and may come back without a person."""
+    """Reads the models that are off and may come back without a person.
 
-    def __init__(self, config: Config, database: Database) -> None:
+    With a *selection* only its models are candidates.
+    """
+
+    def __init__(
+        self, config: Config, database: Database, selection: Selection | None = None
+    ) -> None:
         self._rule = config.recovery
+        self._selection = selection
         self._database = database
         self._sql = database.sql
 
@@ -41,6 +49,8 @@ class Candidates:
     def may_return(self) -> str:
         """The condition of a candidate: it may come back by itself at some time."""
         condition = may_return(self._sql)
+        if self._selection is not None:
+            condition += f" AND {selection.condition(self._sql, self._selection)}"
         if not self._database.on_sqlite:
             return condition
         # SQLite's planner does not combine two indexes for an OR.
@@ -62,7 +72,10 @@ class Candidates:
 
         *cooldowns*: seconds, instead of the configured ones. *now*: seconds since 1970.
         """
-        return {
+        of_selection = (
+            {} if self._selection is None else selection.parameters(self._sql, self._selection)
+        )
+        return of_selection | {
             "max_ejections": self._rule.max_ejections,
             "now": now,
             **cooldown_parameters(self._sql, self._rule, cooldowns),

@@ -8,13 +8,14 @@ from uuid import uuid4
 
 from modelctl.database.sql import text
 from modelctl.errors import InvalidConfigError, ModelctlError, RefusedError
-from modelctl.model import ModelStatus
+from modelctl.model import ModelStatus, numbered
 from modelctl.models.events import NewEvent, log
 from modelctl.probe.ask import Target, ask
 from modelctl.tables.application import assignments, write
 from modelctl.tables.columns import STATUS
-from modelctl.tables.ids import check_found, check_storable
+from modelctl.tables.ids import check_found, check_storable, quoted
 from modelctl.tables.odd_values import readable
+from modelctl.tables.selection import selected_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from modelctl.config.probes import ProbeConfig
     from modelctl.database.database import Database
     from modelctl.probe.results import ProbeResult
+    from modelctl.tables.selection import Selection
 
 _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
 
@@ -80,6 +82,25 @@ class Prober:
                     hint="see [probe.NAME] in config.example.toml",
                 )
         return [(model_id, provider) for model_id, provider, _ in models]
+
+    def off(self, selection: Selection) -> list[tuple[str, str]]:
+        """Return id and provider of each model of a selection that is off and has a probe.
+
+        Raises:
+            InvalidConfigError: none of them has a probe.
+            ModelNotFoundError: no model of the selection is off.
+        """
+        found = self._probing.off(selection)
+        models = [(model_id, provider) for model_id, provider in found if provider in self.probes]
+        if not models:
+            providers = sorted({provider for _, provider in found})
+            raise InvalidConfigError(
+                f"no probe is configured for {quoted(providers)}",
+                hint="see [probe.NAME] in config.example.toml",
+            )
+        if others := len(found) - len(models):
+            self._warn(f"{numbered(others)} not asked: no probe is configured for their providers")
+        return models
 
     def ask(self, models: Sequence[tuple[str, str]]) -> list[ProbeResult]:
         """Ask each model (id, provider) once; start the cooldown of those that fail again."""
@@ -143,6 +164,11 @@ class Probing:
             found = {row[0]: row for row in connection.execute(text(sql), wanted)}
         check_found(ids, found)
         return [(i, readable(found[i][1]), ModelStatus(found[i][2])) for i in ids]
+
+    def off(self, selection: Selection) -> list[tuple[str, str]]:
+        """Return id and provider of each model of a selection that is off."""
+        ids = selected_ids(self._database, selection, "active IS NOT TRUE")
+        return [(model_id, provider) for model_id, provider, _ in self.models([*ids])]
 
     def claim(self, seconds: float, owner: str) -> bool:
         """Claim the right to send probes for *seconds*; return whether *owner* has it now.
