@@ -81,7 +81,7 @@ def exit_code_of(cache: CacheState) -> ExitCode:
 
 def prints_table(output: OutputFormat | None) -> bool:
     """Return whether the result is printed as a table, so that notes for people belong to it."""
-    return (output or default_format()) is OutputFormat.TABLE
+    return (output or default_format()) in (OutputFormat.TABLE, OutputFormat.WIDE)
 
 
 def prints_plain_lines(output: OutputFormat | None) -> bool:

@@ -30,7 +30,8 @@ Output = Annotated[
     typer.Option(
         "-o",
         "--output",
-        help="The output format. Default: a table on a terminal, tsv without a header in a pipe.",
+        help="The output format. Default: a table on a terminal, tsv without a header in a pipe. "
+        "wide: a table that may be wider than the terminal.",
     ),
 ]
 Actor = Annotated[

@@ -11,26 +11,48 @@ from modelctl.commands.completion import complete_id, completes
 from modelctl.commands.inputs import is_duration, read_duration, read_time
 from modelctl.commands.invocation import open_fleet, print_result, print_view, prints_table
 from modelctl.commands.options import DURATION_EXAMPLES, ModelId, Output, Provider
-from modelctl.model import ModelStatus, numbered
+from modelctl.commands.selecting import Chosen, selects
+from modelctl.errors import UsageError
+from modelctl.model import numbered
 from modelctl.output import streams
+from modelctl.output.formats import OutputFormat
 
 _Item = TypeVar("_Item")
 
 _LEADERBOARD_LENGTH = 10
 
 
+@selects
 def list_models(
     ctx: typer.Context,
-    status: Annotated[
-        ModelStatus | None, typer.Option(help="Only models with this status.")
+    selection: Chosen,
+    off: Annotated[
+        bool,
+        typer.Option(
+            "--off",
+            help="Only models that are off, or that a guard keeps on: since when, by whom, why and "
+            "until when.",
+        ),
+    ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "-c",
+            "--columns",
+            metavar="NAMES",
+            help="Only these columns, in every format: id,status,since. Names are those of -o json, "
+            "and since, by, why, back_at.",
+        ),
     ] = None,
-    provider: Provider = None,
     sort: Annotated[
         str,
         typer.Option(
             metavar="KEY",
-            help="id, name, provider (by code points: A before a), status, failures or updated.",
-            autocompletion=completes("id", "name", "provider", "status", "failures", "updated"),
+            help="id, name, provider (by code points: A before a), status, failures, updated or "
+            "since (what went off last comes first).",
+            autocompletion=completes(
+                *("id", "name", "provider", "status", "failures", "updated", "since")
+            ),
         ),
     ] = "id",
     limit: Annotated[
@@ -39,13 +61,34 @@ def list_models(
     output: Output = None,
 ) -> None:
     """Print the models."""
-    from modelctl.output.views_models import models_view
+    from modelctl.output import views_models as views
     from modelctl.recovery.explain import describe
 
+    chosen = None if columns is None else _column_names(columns)
     with open_fleet(ctx) as fleet:
         notes = [*map(describe, fleet.holds())] if prints_table(output) else []
-        models = fleet.iter_models(status=status, provider=provider, sort=sort, limit=limit)
-        print_view(ctx, models_view(models, notes), output)
+        models = fleet.iter_models(select=selection, off=off, sort=sort, limit=limit)
+        if chosen:
+            view = views.columns_view(models, chosen, chosen, notes)
+        elif off or output is OutputFormat.WIDE:
+            shown = views.WIDE_COLUMNS if output is OutputFormat.WIDE else views.OFF_COLUMNS
+            fields = tuple(dict.fromkeys((*views.OFF_COLUMNS, *views.column_names())))
+            view = views.columns_view(models, shown, fields, notes)
+        else:
+            view = views.models_view(models, notes)
+        print_view(ctx, view, output)
+
+
+def _column_names(text: str) -> tuple[str, ...]:
+    """Read the names of columns, with commas between them."""
+    from modelctl.output.views_models import column_names
+
+    known = column_names()
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no column '{name}'", hint=f"one of: {', '.join(known)}")
+    return names
 
 
 def show(ctx: typer.Context, model_id: ModelId, output: Output = None) -> None:

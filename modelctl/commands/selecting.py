@@ -77,6 +77,9 @@ def selects(command: Callable[..., _T]) -> Callable[..., _T]:
 
         selection = Selection(**{name: given.pop(name) for name in _OPTIONS})
         if not selection.given():
+            if given.get("model_ids", "none are needed") is None:
+                hint = "give ids, or a selection such as --provider or --match"
+                raise UsageError("no model is named", hint=hint)
             return command(ctx, selection=None, **given)
         if given.get("model_ids"):
             raise UsageError("give either ids or a selection (--provider, --match, ...), not both")
@@ -122,7 +125,7 @@ def confirm(
     if not streams.can_ask():
         if always or len(preview.changes) > 1:
             raise UsageError(
-                f"{numbered(len(preview.changes))} would be looked at, and nobody can be asked here;"
+                f"{numbered(len(preview.changes))} would be changed or kept, and nobody can be asked;"
                 " nothing was changed",
                 hint="use --yes to change them, --dry-run to see what would change",
             )

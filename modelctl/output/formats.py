@@ -17,6 +17,7 @@ class OutputFormat(StrEnum):
     """The formats that -o takes."""
 
     TABLE = "table"
+    WIDE = "wide"
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
@@ -32,10 +33,10 @@ def default_format() -> OutputFormat:
 def write_view(view: View, output: OutputFormat | None, *, raw: bool = False) -> None:
     """Print a result to stdout; *raw*: CSV without the apostrophe that protects spreadsheets."""
     output = output or default_format()
-    if output is OutputFormat.TABLE:
+    if output in (OutputFormat.TABLE, OutputFormat.WIDE):
         from modelctl.output.table import draw
 
-        streams.write([draw(view)])
+        streams.write([draw(view, wide=output is OutputFormat.WIDE)])
         return
     from modelctl.output import machine
 

@@ -54,17 +54,30 @@ def _json_pieces(document: object) -> Iterator[str]:
     """Return the JSON of a document; a long array item by item, for it may not fit in memory."""
     if isinstance(document, Iterator):
         yield from _json_array(document)
-    elif is_dataclass(document) and not isinstance(document, type):
+    elif _has_members(document):
         before = "{"
-        for field in fields(document):
-            value = rounded(field.name, getattr(document, field.name))
-            yield f"{before}{to_json(field.name)}: "
+        for name, value in _members(document):
+            yield f"{before}{to_json(name)}: "
             yield from _json_array(value) if _may_be_long(value) else [to_json(value)]
             before = ", "
         yield "}"
     else:
         yield to_json(document)
     yield "\n"
+
+
+def _has_members(document: Any) -> bool:
+    if isinstance(document, dict):
+        return bool(document)
+    return is_dataclass(document) and not isinstance(document, type)
+
+
+def _members(document: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(document, dict):
+        yield from document.items()
+        return
+    for field in fields(document):
+        yield field.name, rounded(field.name, getattr(document, field.name))
 
 
 def _may_be_long(value: Any) -> bool:

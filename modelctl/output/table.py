@@ -36,14 +36,17 @@ _CACHE_NOTES = {
     " To deliver it: modelctl cache drain",
 }
 # A terminal that is too narrow first loses optional columns, until the others fit with their cells
-# folded at _FOLD_WIDE. If they do not fit folded at _FOLD_NARROW, there is no table at all.
+# folded at _FOLD_WIDE. If they do not fit folded at View.narrowest, there is no table at all.
 _FOLD_WIDE = 50
-_FOLD_NARROW = 16
+_SHORT = 16  # a column that is not wider is folded last
 _GAP = 2
 
 
-def draw(view: View) -> str:
-    """Return the table: as wide as the terminal at most, or as wide as needed in a pipe."""
+def draw(view: View, *, wide: bool = False) -> str:
+    """Return the table: as wide as the terminal at most, or as wide as needed in a pipe.
+
+    *wide*: as wide as needed, also on a terminal.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -51,7 +54,7 @@ def draw(view: View) -> str:
     rows = [[table_text(value) for value in row] for row in islice(view.rows, view.max_rows)]
     terminal = Console()
     on_terminal = sys.stdout.isatty()
-    available = _available_width(terminal.width if on_terminal else None)
+    available = None if wide else _available_width(terminal.width if on_terminal else None)
     widths, left_out = _choose_columns(view, titles, rows, available)
     drawn = io.StringIO()
     console = Console(
@@ -160,9 +163,16 @@ def _choose_columns(
     for column in widths:  # a title may be folded between its words
         widths[column] = max(longest_cell(column), *map(len, titles[column].split()))
     dropped = _drop_optional(view, widths, available)
-    if _table_width(widths, fold=_FOLD_NARROW) > available:
+    short = [c for c, width in widths.items() if width <= _SHORT]
+    if _table_width(widths, fold=available) > available:
+        for column in map(view.columns.index, view.split):
+            if column in widths:
+                cells = [titles[column], *(row[column] for row in rows)]
+                widths[column] = max(cell_len(word) for cell in cells for word in cell.split())
+    if _table_width(widths, fold=view.narrowest) > available:
         return {}, []
-    return _fold_widest(widths, available), [titles[column] for column in dropped]
+    folded = _fold_widest(widths, short, view.narrowest, available)
+    return folded, [titles[column] for column in dropped]
 
 
 def _drop_optional(view: View, widths: dict[int, int], available: int) -> list[int]:
@@ -182,11 +192,14 @@ def _drop_optional(view: View, widths: dict[int, int], available: int) -> list[i
     return [*dropped]
 
 
-def _fold_widest(widths: dict[int, int], available: int) -> dict[int, int]:
-    """Make the widest columns narrower until the table fits."""
+def _fold_widest(
+    widths: dict[int, int], short: Sequence[int], narrowest: int, available: int
+) -> dict[int, int]:
+    """Make the widest columns narrower until the table fits; the *short* ones last."""
     folded = {column: min(width, available) for column, width in sorted(widths.items())}
     while _table_width(folded, fold=available) > available:
-        folded[max(folded, key=folded.__getitem__)] -= 1
+        long = [c for c, width in folded.items() if width > narrowest and c not in short]
+        folded[max(long or folded, key=folded.__getitem__)] -= 1
     return folded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +19,10 @@ class View(NamedTuple):
     *document*: the whole result, which ``-o json`` prints as one value.
 
     *columns* and *rows*: the table for people. *heading*: the index of the column that names a row.
-    *optional*: the columns that a narrow terminal leaves out, the least important first. *note* and
-    *cache* (the state of the cache): lines below the table. *max_rows*: where the table is cut.
+    *optional*: the columns that a narrow terminal leaves out, the least important first. *split*: the
+    columns whose cells are split between words before others are folded. *narrowest*: cells are
+    folded at this width at least. *note* and *cache* (the state of the cache): lines below the table.
+    *max_rows*: where the table is cut.
 
     *items*: the records that JSON Lines, CSV and TSV print, one on a line. *fields*: the columns of
     CSV and TSV. *name_field*: the field that ``-o name`` prints.
@@ -34,9 +36,28 @@ class View(NamedTuple):
     name_field: str = "id"
     heading: int = 0
     optional: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
+    narrowest: int = 16
     note: str | None = None
     cache: CacheState | None = None
     max_rows: int | None = None
+
+
+class Each(Sequence[Any]):
+    """What *make* makes of each of some items, which may be on disk."""
+
+    def __init__(self, items: Sequence[Any], make: Callable[[Any], Any]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._make, self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._items[index]
+        return [*map(self._make, found)] if isinstance(index, slice) else self._make(found)
 
 
 def field_names(kind: type, *first: str) -> tuple[str, ...]:

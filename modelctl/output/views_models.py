@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import clean
 from modelctl.model import ModelStatus, numbered
-from modelctl.output.values import plain, to_json
-from modelctl.output.view import View, dry_run_note, field_names
+from modelctl.output.values import plain, rounded, to_json
+from modelctl.output.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names
 from modelctl.recovery.explain import describe
 
 if TYPE_CHECKING:
@@ -30,6 +30,68 @@ _MODEL_FIELDS = (
     *("id", "display_name", "provider", "status", "would_disable"),
     *("consecutive_failures", "success_count", "failure_count", "retry_at"),
 )
+
+
+# What `list` can show of a model beside its fields: for one that is off, since when, by whom, why and
+# until when. Of one that a guard keeps on it tells why.
+_OFF = ("since", "by", "why", "back_at")
+OFF_COLUMNS = ("id", "status", *_OFF)
+WIDE_COLUMNS = (
+    *("id", "display_name", "provider", "status", *_OFF, "consecutive_failures"),
+    *("success_count", "failure_count", "last_success_at", "last_failure_at", "updated_at"),
+)
+
+
+def column_names() -> tuple[str, ...]:
+    """Return the columns that `list -c` knows."""
+    from modelctl.models.results import Model
+
+    return (*field_names(Model, *_MODEL_FIELDS), *_OFF)
+
+
+def columns_view(
+    models: Iterable[Model], columns: tuple[str, ...], fields: tuple[str, ...], notes: Iterable[str]
+) -> View:
+    """Return the view of a listing with these *columns* as a table and *fields* in other formats."""
+    records = ({name: rounded(name, _value(model, name)) for name in fields} for model in models)
+    rows = ([_shown(model, name) for name in columns] for model in models)
+    return View(
+        document=records,
+        columns=columns,
+        rows=rows,
+        items=records,
+        fields=fields,
+        name_field="id" if "id" in fields else fields[0],
+        split=tuple(name for name in ("since", "back_at") if name in columns),
+        narrowest=12,
+        note="\n".join(map(clean, notes)) or None,
+    )
+
+
+def _value(model: Model, name: str) -> Any:
+    """Return the value of a column in the formats for programs."""
+    off = model.status is not ModelStatus.ACTIVE
+    if name == "since":
+        return model.disabled_at if off else None
+    if name == "by":
+        return model.disabled_by if off else None
+    if name == "back_at":
+        return model.retry_at
+    if name != "why":
+        return getattr(model, name)
+    failure = ": ".join(filter(None, (model.failure_type, model.failure_reason)))
+    if not off:
+        return model.would_disable and f"spared ({model.would_disable}), {failure or 'failures'}"
+    by_rule = model.status is ModelStatus.AUTO_DISABLED
+    return model.disabled_reason or ((failure or None) if by_rule else None)
+
+
+def _shown(model: Model, name: str) -> Any:
+    """Return what a table shows in a column; its times have no seconds, to be narrow."""
+    value = _value(model, name)
+    if name == "back_at" and value is None and model.status is not ModelStatus.ACTIVE:
+        return "never"
+    return f"{value:%Y-%m-%d %H:%MZ}" if value and name in ("since", "back_at") else value
 
 
 def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
@@ -103,18 +165,23 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
     *unchanged*: the word before a status that stayed, as in "already disabled".
     """
     columns = ("id", "before", "after", "result")
-    items = [
-        plain(change) | {"result": _what_happened(change, result.dry_run, unchanged)}
-        for change in result.changes
-    ]
+
+    def item(change: StatusChange) -> dict[str, Any]:
+        values: dict[str, Any] = plain(change)
+        return values | {"result": _what_happened(change, result.dry_run, unchanged)}
+
+    # The changes of a selection may be many, and are then on disk.
+    few = isinstance(result.changes, tuple)
+    items = [*map(item, result.changes)] if few else Each(result.changes, item)
     names = dict.fromkeys((*columns, *(name for item in items for name in item)))
     return View(
         document={"changes": items, "cache": result.cache, "dry_run": result.dry_run},
         columns=columns,
-        rows=[tuple(item[name] for name in columns) for item in items],
+        rows=(tuple(item[name] for name in columns) for item in items),
         items=items,
         fields=tuple(names),
         optional=("before",),
+        max_rows=MAX_TABLE_ROWS,
         note=dry_run_note(result.dry_run),
         cache=result.cache,
     )

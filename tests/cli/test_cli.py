@@ -23,9 +23,10 @@ ELSEWHERE = {
     *(("cache drain", "--follow"), ("doctor", "--audit")),
     *(("availability", "--html"), ("availability", "--png")),  # tests/availability
     *(
+        *((name, "--timed") for name in ("list", "disable", "enable", "remove", "recover")),
         ("recover", "--probe"),
         ("recover", "--check"),
-    ),  # tests/recovery/test_guards.py, test_recovery.py
+    ),  # tests/recovery/test_guards.py, test_recovery.py, tests/models/test_selection.py
 }
 
 
