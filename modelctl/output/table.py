@@ -38,7 +38,7 @@ _CACHE_NOTES = {
 # A terminal that is too narrow first loses optional columns, until the others fit with their cells
 # folded at _FOLD_WIDE. If they do not fit folded at View.narrowest, there is no table at all.
 _FOLD_WIDE = 50
-_SHORT = 16  # a column that is not wider is folded last
+_SHORT = 13  # a column that is not wider is folded last
 _GAP = 2
 
 
@@ -171,7 +171,8 @@ def _choose_columns(
                 widths[column] = max(cell_len(word) for cell in cells for word in cell.split())
     if _table_width(widths, fold=view.narrowest) > available:
         return {}, []
-    folded = _fold_widest(widths, short, view.narrowest, available)
+    lengths = {column: [cell_len(row[column]) for row in rows] for column in widths}
+    folded = _fold(widths, lengths, short, view.narrowest, available)
     return folded, [titles[column] for column in dropped]
 
 
@@ -192,14 +193,31 @@ def _drop_optional(view: View, widths: dict[int, int], available: int) -> list[i
     return [*dropped]
 
 
-def _fold_widest(
-    widths: dict[int, int], short: Sequence[int], narrowest: int, available: int
+def _fold(
+    widths: dict[int, int],
+    cells: dict[int, list[int]],
+    short: Sequence[int],
+    narrowest: int,
+    available: int,
 ) -> dict[int, int]:
-    """Make the widest columns narrower until the table fits; the *short* ones last."""
+    """Make columns narrower until the table fits, where that adds the fewest lines.
+
+    *cells*: the lengths of the cells of each column. The *short* columns are folded last.
+    """
     folded = {column: min(width, available) for column, width in sorted(widths.items())}
+
+    def price(column: int) -> tuple[int, int]:
+        """How many lines it adds to make a column narrower; of equal ones the wider one is folded."""
+        width = folded[column]
+        more = (-(-length // (width - 1)) - -(-length // width) for length in cells[column])
+        return sum(more), -width
+
     while _table_width(folded, fold=available) > available:
         long = [c for c, width in folded.items() if width > narrowest and c not in short]
-        folded[max(long or folded, key=folded.__getitem__)] -= 1
+        if long:
+            folded[min(long, key=price)] -= 1
+        else:
+            folded[max(folded, key=folded.__getitem__)] -= 1
     return folded
 
 

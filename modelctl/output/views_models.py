@@ -63,7 +63,7 @@ def columns_view(
         fields=fields,
         name_field="id" if "id" in fields else fields[0],
         split=tuple(name for name in ("since", "back_at") if name in columns),
-        narrowest=12,
+        narrowest=10,
         note="\n".join(map(clean, notes)) or None,
     )
 

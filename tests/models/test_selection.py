@@ -18,8 +18,8 @@ from modelctl import (
 )
 from modelctl.database import bulk
 from tests import fleets
-from tests.fleets import ACTIVE, AUTO, DISABLED, HOUR, opened
-from tests.models.test_store import seed, sent
+from tests.fleets import ACTIVE, AUTO, DISABLED, HOUR, opened, seed
+from tests.models.test_store import sent
 
 OPENAI = Selection(provider="openai")
 TWELVE = [f"gpt-{number:02}" for number in range(12)]
@@ -101,7 +101,7 @@ def test_a_selection_without_a_model(twelve: Fleet, fleet_url: str) -> None:
     nobody = Selection(provider="nobody")
     for change in (twelve.disable, twelve.enable, twelve.remove, twelve.recover):
         with pytest.raises(ModelNotFoundError, match="provider 'nobody'"):
-            change(select=nobody)  # type: ignore[operator]
+            change(select=nobody)
     assert twelve.list_models(select=nobody) == []
     assert fleets.everything(fleet_url) == before
 
@@ -131,7 +131,7 @@ def test_the_limit_of_a_change(twelve: Fleet, fleet_url: str) -> None:
     before = fleets.everything(fleet_url)
     for change in (twelve.disable, twelve.remove):
         with pytest.raises(RefusedError, match="more than 10 models would change"):
-            change(select=OPENAI, limit_to=10)  # type: ignore[operator]
+            change(select=OPENAI, limit_to=10)
     assert fleets.everything(fleet_url) == before
     assert len(changed(twelve.disable(select=OPENAI, limit_to=11))) == 11
     assert changed(twelve.disable(select=OPENAI, limit_to=0)) == []
@@ -141,7 +141,7 @@ def test_a_dry_run_changes_nothing(twelve: Fleet, fleet_url: str) -> None:
     """It says what would change, and every row stays as it is."""
     before = fleets.everything(fleet_url)
     for change in (twelve.disable, twelve.remove):
-        assert changed(change(select=OPENAI, dry_run=True)) == TWELVE  # type: ignore[operator]
+        assert changed(change(select=OPENAI, dry_run=True)) == TWELVE
     assert fleets.everything(fleet_url) == before
 
 
