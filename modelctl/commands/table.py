@@ -39,6 +39,8 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "resume": "recovery:resume",
     "import": "catalog:import_models",
     "doctor": "upkeep:doctor",
+    "metrics": "upkeep:metrics",
+    "prune": "upkeep:prune",
     "cache": CommandGroup(
         "Look at the cache, clear it, deliver queued invalidations.",
         {

@@ -1,4 +1,4 @@
-"""The commands of the schema and the configuration: db upgrade, db status, db detach, config show, doctor."""
+"""The commands of the schema, the configuration and monitoring: db, config, doctor, metrics, prune."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelctl.commands.inputs import is_duration, read_duration, read_time
 from modelctl.commands.invocation import open_fleet, print_result, print_view
-from modelctl.commands.options import DryRun, Output, Yes
-from modelctl.errors import ExitCode, RefusedError
+from modelctl.commands.options import DURATION_EXAMPLES, DryRun, Output, Yes
+from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
 from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
+from modelctl.output.openmetrics import ExpositionFormat, exposition
 
 if TYPE_CHECKING:
     from modelctl.migrations.results import SchemaStatus
@@ -89,14 +91,93 @@ def doctor(
         bool,
         typer.Option("--audit", help="Also compare cache and database, twice, 5 s apart."),
     ] = False,
+    nagios: Annotated[
+        bool,
+        typer.Option(
+            "--nagios",
+            help="Print one line; exit 0 ok, 1 warning, 2 critical, 3 unknown, as Nagios expects.",
+        ),
+    ] = False,
     output: Output = None,
-) -> ExitCode:
+) -> int:
     """Check that all is well; exit 1 if something is wrong.
 
     Checks the database, its schema, its triggers and rows, the cache, its queue, and when recover
     last ran.
     """
+    if nagios:
+        if output:
+            raise UsageError("--nagios has a format of its own", hint="use it without -o")
+        code, line = _check_for_nagios(ctx, audit)
+        streams.write([f"{line}\n"])
+        return code
     with open_fleet(ctx) as fleet:
         result = fleet.doctor(audit=audit)
     print_result(ctx, result, output)
     return ExitCode.OK if result.ok else ExitCode.UNEXPECTED
+
+
+def _check_for_nagios(ctx: typer.Context, audit: bool) -> tuple[int, str]:
+    """Return what `nagios_line` does. Our exit codes mean other things to Nagios, so no error leaves."""
+    from modelctl.output.nagios import nagios_line, unknown_line
+
+    try:
+        with open_fleet(ctx) as fleet:
+            return nagios_line(fleet.doctor(audit=audit))
+    except ModelctlError as exc:
+        return unknown_line(f"{exc.message}; {exc.hint}" if exc.hint else exc.message)
+    except Exception as exc:
+        return unknown_line(ctx.obj.hide_passwords(f"{type(exc).__name__}: {exc}"))
+
+
+def metrics(
+    ctx: typer.Context,
+    form: Annotated[
+        ExpositionFormat,
+        typer.Option(
+            "--format", help="Use prometheus for the textfile collector of node_exporter."
+        ),
+    ] = ExpositionFormat.OPENMETRICS,
+    write: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Replace this file at once, and print nothing."),
+    ] = None,
+) -> None:
+    """Print metrics for Prometheus, as OpenMetrics text.
+
+    Models by status and provider, the count and its age, what is queued for the cache, when recover
+    last finished, pauses and incidents, events by kind.
+    """
+    with open_fleet(ctx) as fleet:
+        text = exposition(fleet.metrics(), form)
+    if write is None:
+        streams.write([text])
+        return
+    from modelctl.output.files import replacing
+
+    with replacing(write) as file:
+        file.write(text.encode())
+
+
+def prune(
+    ctx: typer.Context,
+    before: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION|TIME",
+            help=f"Delete older events: {DURATION_EXAMPLES}; or 08:00, 2026-12-01 (local time).",
+        ),
+    ],
+    dry_run: DryRun = False,
+    output: Output = None,
+) -> None:
+    """Delete old events of the history.
+
+    The newest event of each model stays. To do it regularly, set history.keep: recover then prunes.
+    """
+    given = None if is_duration(before) else read_time(before, past=True)
+    with open_fleet(ctx) as fleet:
+        result = fleet.prune(given.at if given else read_duration(before) or 0, dry_run=dry_run)
+    print_result(ctx, result, output)
+    if given:
+        given.say("before")

@@ -20,6 +20,7 @@ from modelctl.config.sections import (
     CacheConfig,
     DatabaseConfig,
     HealthConfig,
+    HistoryConfig,
     RecoveryConfig,
     RedisConfig,
 )
@@ -39,6 +40,7 @@ class Config:
     cache: CacheConfig = field(default_factory=CacheConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     # How to probe the models of each provider.
     probes: Mapping[str, ProbeConfig] = field(default_factory=dict)
     file: Path | None = None

@@ -231,12 +231,25 @@ class RecoveryConfig:
         return bool(self.min_active or self.incident_models or self.max_auto_disabled_percent < 100)
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryConfig:
+    """How long the history is kept."""
+
+    keep: float = key(
+        0.0,
+        "recover deletes older events, but the newest of each model; 0s: they stay for ever",
+        "duration",
+        duration_between(0, LONGEST),
+    )
+
+
 SECTIONS: Mapping[str, type[Any]] = {
     "database": DatabaseConfig,
     "redis": RedisConfig,
     "cache": CacheConfig,
     "health": HealthConfig,
     "recovery": RecoveryConfig,
+    "history": HistoryConfig,
 }
 KEYS = tuple(Key(name, of) for name, section in SECTIONS.items() for of in fields(section))
 # The sections that stand many times, each with a name of its own: [probe.NAME]; see `named`.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database
 
 SETTLE_SECONDS = 15
+# So many undelivered rows may stand in the outbox of a fleet that has no Redis.
+COLLAPSED_ABOVE = 1000
 _DELIVERY = "delivery "
 # The triggers that together see every change of the count.
 _WATCHING = ("modelctl_insert", "modelctl_update", "modelctl_delete", "modelctl_truncate")
@@ -155,6 +157,35 @@ class Outbox:
         # One statement in autocommit: doing it twice does no harm.
         with self._database.reading() as connection:
             connection.execute(text(sql), values)
+
+    def collapse(self) -> bool:
+        """Put one row in the place of many undelivered ones; return whether there may be more.
+
+        One row says as much as all, if it is new: its id is in no list of due rows that another
+        process has read, so only an invalidation that begins after this statement settles it, and
+        that is after the commits of all rows that it replaces. A row that stood here before would be
+        wrong, even the last one: another process may have read its id before one of the others was
+        committed, and would settle it for both. See docs/decisions.md.
+
+        Rows that another process is settling are locked, and left out. `due` stays that of the
+        oldest, for its age. `id = DEFAULT` gives the row the next id, without the right to INSERT.
+        """
+        if self._on_sqlite:
+            return False
+        undelivered = f"FROM {self._table} WHERE settle IS NOT TRUE"
+        first = f"SELECT {undelivered} LIMIT {COLLAPSED_ABOVE + 1}"
+        sql = (
+            f"WITH many AS (SELECT count(*) > {COLLAPSED_ABOVE} AS yes FROM ({first}) AS first),"
+            f" seen AS (SELECT id, due {undelivered} AND (SELECT yes FROM many)"
+            " ORDER BY id LIMIT 10000 FOR UPDATE SKIP LOCKED),"
+            f" kept AS (UPDATE {self._table} SET id = DEFAULT, due = (SELECT min(due) FROM seen)"
+            " WHERE id = (SELECT max(id) FROM seen) AND settle IS NOT TRUE RETURNING id),"
+            f" gone AS (DELETE FROM {self._table} WHERE id IN (SELECT id FROM seen)"
+            " AND id < (SELECT max(id) FROM seen) AND EXISTS (SELECT FROM kept) RETURNING id)"
+            f" SELECT count(*) > {COLLAPSED_ABOVE} FROM gone"
+        )
+        with self._database.reading() as connection:
+            return bool(connection.scalar(text(sql)))
 
     def places(self, schema: str | None = None) -> dict[str, str]:
         """Return the places where invalidations were delivered in the last day, the newest first.

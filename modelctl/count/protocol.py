@@ -165,19 +165,20 @@ class CachedCount:
         """Count in the database and compare with what a cached count would show now."""
         with self.cache.reading():
             for _ in range(3):
-                hit = self._peek()
+                hit = self.peek()
                 active, *_ = self._outbox.count()
                 if hit is None or hit.active == active:
                     break
                 # The two differ, but a change between them is no fault: it removed the cached number.
-                again = self._peek()
+                again = self.peek()
                 if again is not None and again.active == hit.active:
                     break
         cached = hit.active if hit else None
         match = cached is None or cached == active
         return VerifiedCount(active, "database", 0.0, None, cached, active, match)
 
-    def _peek(self) -> Hit | None:
+    def peek(self) -> Hit | None:
+        """Return the cached count if it may be believed. Without Redis: None, and a warning."""
         try:
             return self.cache.peek()
         except _CACHE_ERRORS as exc:
@@ -195,11 +196,14 @@ class CachedCount:
 
         *owed*: False if this call cannot have changed a status, so there is nothing to do.
         *changed*: whether a row was changed; if not, only what others left undelivered is queued.
-        *to_the_end*: let the sweep take as long as it takes, instead of `INVALIDATE_SECONDS`.
+        *to_the_end*: let the sweep take as long as it takes, instead of `INVALIDATE_SECONDS`; where
+        nothing is delivered, keep the outbox small.
         """
         if not owed:
             return self.cache.state_when_untouched
         if not self.cache.needs_delivery:
+            if to_the_end:
+                self._collapse()
             return self.cache.state_when_changed
         if to_the_end:
             return self._invalidate(changed, to_the_end=True)
@@ -264,6 +268,7 @@ class CachedCount:
 
         outbox = self._outbox
         if not self.cache.needs_delivery:
+            self._collapse()
             return DrainResult(0, outbox.queue()[0], self.cache.state_when_untouched)
         delivered = 0
         before: list[tuple[int, bool]] = []
@@ -278,6 +283,14 @@ class CachedCount:
             deadline.renew()
         state = CacheState.INVALIDATED if delivered else CacheState.UNCHANGED
         return DrainResult(delivered, outbox.queue()[0], state)
+
+    def _collapse(self) -> None:
+        """Where no Redis is configured here: keep the outbox small for a process that has one."""
+        try:
+            while self._outbox.collapse():
+                deadline.renew()
+        except ModelctlError as exc:
+            self._warn(f"the rows of modelctl_outbox stay as they are: {exc.message}")
 
     # ── modelctl cache clear, cache show ──
 

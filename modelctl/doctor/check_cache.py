@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from modelctl.count import places
+from modelctl.count.outbox import COLLAPSED_ABOVE
+from modelctl.doctor import places
 from modelctl.doctor.facts import Finding, first_three, warning, well, wrong
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def queue(facts: Facts) -> Finding | None:
         return None
     outbox = facts.storage.outbox
     queued, settling, age = outbox.queue()
+    facts.numbers |= {"queued": queued, "oldest_queued": float(age or 0)}
     oldest = f", the oldest {age:.0f} s old" if age is not None else ""
     detail = f"{queued} queued{oldest}, {settling} settling"
     if facts.cached_count.cache.needs_delivery:
@@ -29,13 +31,15 @@ def queue(facts: Facts) -> Finding | None:
             )
         return well(detail)
     # If other processes deliver, the check `delivery` says so.
-    if (queued or settling) and not outbox.places():
-        return warning(
-            f"{detail}; no Redis is configured here, and no process delivered an invalidation in the"
-            " last day. If the count is cached in Redis, set redis.url; if not, run: DELETE FROM"
-            f" {facts.config.database.schema}.modelctl_outbox"
-        )
-    return None
+    if not (queued or settling) or outbox.places():
+        return None
+    detail += (
+        "; no Redis is configured here, and no process delivered an invalidation in the last day."
+        " If the count is cached in Redis, set redis.url"
+    )
+    if queued <= 2 * COLLAPSED_ABOVE:
+        return well(detail)
+    return warning(f"{detail}; if not, run: modelctl cache drain (recover also makes few of them)")
 
 
 def cache(facts: Facts) -> Finding:

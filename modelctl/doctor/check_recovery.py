@@ -16,6 +16,8 @@ def recover(facts: Facts) -> Finding:
 
     last, every = facts.storage.last_run.read(), facts.config.recovery.expect_every
     ago = last.seconds_ago
+    if ago is not None:
+        facts.numbers["recover_age"] = max(0.0, ago)
     in_the_future = ago is not None and ago < -CLOCK_SKEW_SECONDS
     if ago is None:
         detail = "never ran"

@@ -69,7 +69,8 @@ def rights(facts: Facts) -> Finding | None:
     """Try every right that the README grants, and find tables that other sessions have locked."""
     if facts.on_sqlite:
         return None
-    found = facts.rights.try_all(facts.tables)
+    prunes = facts.config.history.keep > 0
+    found = facts.rights.try_all(facts.tables, prunes=prunes)
     problems = []
     if found.missing:
         rights_on: dict[str, list[str]] = {}

@@ -49,6 +49,7 @@ def counters(facts: Facts) -> Finding | None:
 def fleet(facts: Facts) -> Finding:
     """Count the models, and warn if none is active or many fail without being switched off."""
     survey, config = facts.survey, facts.config
+    facts.numbers |= {"active": survey.active, "models": survey.models}
     detail = f"{survey.active} active of {numbered(survey.models)}"
     if not survey.models and config.embedded:
         return warning(

@@ -101,7 +101,8 @@ class Doctor:
             if not finding.ok:
                 facts.failed.add(named.name)
             checks.append(Check(named.name, *finding))
-        return Diagnosis(all(check.ok for check in checks), tuple(checks), facts.audit)
+        well = all(check.ok for check in checks)
+        return Diagnosis(well, tuple(checks), facts.audit, facts.numbers)
 
     def _why_skipped(self, named: NamedCheck, facts: Facts, left: float) -> Finding | None:
         if locked := facts.locked.intersection(named.reads):

@@ -64,6 +64,8 @@ class Facts:
         # The run id of the Redis server; empty: unknown.
         self.redis_run_id = ""
         self.audit: Audit | None = None
+        # What the checks counted, for graphs; a number of seconds is a float.
+        self.numbers: dict[str, float] = {}
 
     @property
     def storage(self) -> Storage:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,12 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What ``doctor`` found; *ok*: every check is."""
+    """What ``doctor`` found; *ok*: every check is.
+
+    *numbers*: what the checks counted, for graphs; a number of seconds is a float.
+    """
 
     ok: bool
     checks: tuple[Check, ...]
     audit: Audit | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)

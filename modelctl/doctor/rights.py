@@ -27,6 +27,8 @@ NEEDED = {
     "modelctl_holds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "modelctl_version": ("SELECT",),
 }
+# What deleting old events needs beyond that; docs/operations.md grants it.
+NEEDED_TO_PRUNE = {"modelctl_events": ("DELETE",)}
 # The columns that modelctl reads and writes: a right may be granted on some columns only.
 _COLUMNS: dict[str, Sequence[str]] = {
     "models": [column.name for column in MODELS.c],
@@ -131,8 +133,8 @@ class Rights:
         with self._database.reading() as connection:
             return str(connection.scalar(text(sql)))
 
-    def try_all(self, tables: dict[str, Table]) -> Findings:
-        """Try every right that the README grants on *tables*.
+    def try_all(self, tables: dict[str, Table], *, prunes: bool) -> Findings:
+        """Try every right that the README grants on *tables*; *prunes*: also to delete old events.
 
         No row is touched, and a lock is waited for only briefly. Triggers that fire for each
         statement fire in a transaction that is rolled back.
@@ -155,7 +157,7 @@ class Rights:
                 # Row level security has a check of its own, and fails with the same SQLSTATE.
                 if table.kind == "view" or table.hides_rows or not (usage or name == "models"):
                     continue
-                for right, sql in self._statements(name):
+                for right, sql in self._statements(name, prunes=prunes):
                     state = _attempt(connection, sql)
                     if state == "42501":
                         missing.append((right, table.name))
@@ -166,13 +168,13 @@ class Rights:
 
         return self._database.write(work, dry_run=True)
 
-    def _statements(self, name: str) -> Iterator[tuple[str, str]]:
+    def _statements(self, name: str, *, prunes: bool) -> Iterator[tuple[str, str]]:
         """Give each right that is needed on a table, and a statement that needs it."""
         table = name if name == "models" else f"{self._database.own}{name}"
         columns = _COLUMNS[name]
         written = [column for column in columns if column != "id"]
         inserted = _INSERTED.get(name, written)
-        for right in NEEDED[name]:
+        for right in NEEDED[name] + (NEEDED_TO_PRUNE.get(name, ()) if prunes else ()):
             match right:
                 case "SELECT":
                     sql = f"SELECT {', '.join(columns)} FROM {table} WHERE FALSE"

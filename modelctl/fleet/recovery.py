@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.errors import RefusedError
+from modelctl.errors import ModelctlError, RefusedError
 from modelctl.fleet import arguments
 from modelctl.fleet.opened import OpenedFleet, ignore_progress
 from modelctl.model import numbered
@@ -73,9 +73,25 @@ class RecoveryCommands(OpenedFleet):
             result = run.rehearse(self._cached_count.cache.state_when_untouched)
         else:
             result = run.run(finished, self._invalidate)
+            if not result.busy:
+                self._prune_some()
         for warning in run.warnings():
             self.on_warning(warning)
         return result
+
+    def _prune_some(self) -> None:
+        """Delete some events that are older than ``history.keep``; a failure is only a warning."""
+        from modelctl.history.prune import IN_ONE_RUN, prune
+
+        keep = self.config.history.keep
+        if not keep:
+            return
+        try:
+            before = self._store.candidates.clock() - keep
+            prune(self._store.database, before, limit=IN_ONE_RUN)
+        except ModelctlError as exc:
+            why = f"{exc.message}; {exc.hint}" if exc.hint else exc.message
+            self.on_warning(f"old events could not be deleted: {why}")
 
     def probe(
         self,

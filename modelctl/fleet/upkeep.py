@@ -1,15 +1,19 @@
-"""The commands for the person who runs the database: upgrade, detach, doctor."""
+"""The commands for the person who runs the database: upgrade, detach, doctor, metrics, prune."""
 
 from __future__ import annotations
 
 import functools
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
+from modelctl.fleet import arguments
 from modelctl.fleet.opened import OpenedFleet
 
 if TYPE_CHECKING:
     from modelctl.doctor.results import Diagnosis
+    from modelctl.history.results import Pruned
+    from modelctl.metrics.results import FleetMetrics
     from modelctl.migrations.results import SchemaStatus
 
 # How long `upgrade` may work after the database has answered: an index on a large table takes time.
@@ -72,3 +76,33 @@ class UpkeepCommands(OpenedFleet):
         from modelctl.doctor.doctor import Doctor
 
         return Doctor(self.config, lambda: self._store, self._cached_count).diagnose(audit=audit)
+
+    def metrics(self) -> FleetMetrics:
+        """Return numbers for monitoring: models, the count, its queue, recover, holds, events.
+
+        Two statements, and one look at the cache. If Redis is unavailable, the count comes from the
+        database.
+        """
+        from modelctl.metrics.measure import measure
+
+        return measure(self._store.database, self._cached_count)
+
+    def prune(self, before: float | datetime, *, dry_run: bool = False) -> Pruned:
+        """Delete the events from before a time, but the newest event of each model.
+
+        *before*: a time with its zone, or seconds ago. *dry_run*: only count the events. At most
+        5,000 events are deleted in one transaction, so an error leaves the earlier ones deleted.
+
+        Raises:
+            UsageError: *before* is neither a time nor from 0 s to ten years.
+        """
+        from modelctl.history.prune import prune
+        from modelctl.history.results import Pruned
+
+        if isinstance(before, datetime):
+            end = arguments.in_utc(before, "the time").timestamp()
+        else:
+            arguments.seconds(before, "an age")
+            end = self._store.candidates.clock() - before
+        deleted = prune(self._store.database, end, dry_run=dry_run)
+        return Pruned(deleted, datetime.fromtimestamp(end, UTC), dry_run)

@@ -27,6 +27,8 @@ def replacing(name: str) -> Iterator[BinaryIO]:
         place = os.path.realpath(name)
         if os.path.isdir(place) or not os.path.basename(name):
             raise UsageError(f"cannot write {name}: it is a folder")
+        if os.path.exists(place) and not os.path.isfile(place):  # a device would be lost
+            raise UsageError(f"cannot write {name}: it is not a regular file")
         beside = f"{place}.{secrets.token_hex(4)}.tmp"
         with open(beside, "xb") as file:
             try:

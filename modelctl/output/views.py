@@ -28,6 +28,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "DrainResult": views_upkeep.drain_view,
     "SchemaStatus": views_upkeep.schema_view,
     "Diagnosis": views_upkeep.diagnosis_view,
+    "Pruned": views_upkeep.pruned_view,
 }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelctl.model import numbered
 from modelctl.output.values import plain, to_json
-from modelctl.output.view import View, field_names
+from modelctl.output.view import View, dry_run_note, field_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelctl.count.reports import CacheReport, DrainResult
     from modelctl.count.results import Count, VerifiedCount
     from modelctl.doctor.results import Diagnosis
+    from modelctl.history.results import Pruned
     from modelctl.migrations.results import SchemaStatus
 
 
@@ -154,4 +155,17 @@ def diagnosis_view(result: Diagnosis) -> View:
         items=items,
         fields=(*columns, "ok", "warning"),
         name_field="check",
+    )
+
+
+def pruned_view(result: Pruned) -> View:
+    """Return the view of how many old events were deleted."""
+    return View(
+        document=result,
+        columns=("deleted", "before"),
+        rows=[(result.deleted, result.before)],
+        items=[result],
+        fields=field_names(type(result)),
+        name_field="deleted",
+        note=dry_run_note(result.dry_run),
     )

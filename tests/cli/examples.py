@@ -134,6 +134,8 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("db status", 0, SCHEMA),
     ("config show", 0, {"file", "settings"}),
     ("doctor", 0, {"ok", "checks"}),
+    ("prune --before 90d", 0, {"deleted", "before", "dry_run"}),
+    ("prune --before 90d --dry-run", 0, {"deleted", "before", "dry_run"}),
 ]
 
 

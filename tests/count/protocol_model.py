@@ -28,7 +28,7 @@ What is abstracted, and why nothing is lost by it:
   ``--strong`` polls only if its question to the outbox was answered with no.
 - **Another program's GET** may have missed at any time before, so its read is not tied to K.
 - **The identity of an outbox row** is the number of its writer: handed out before the commits,
-  whose order is free.
+  whose order is free. A collapse writes a row of its own, and happens once, so its id is new.
 """
 
 from __future__ import annotations
@@ -169,6 +169,8 @@ class Wrong(StrEnum):
     SETTLE_JUDGED_WHEN_DUE = "the same, but a row goes only if it is due by then"
     NO_SETTLE_PASS = "rows go after their first invalidation"
     NO_OP_KEEPS_CACHE = "a change that changes no row does not invalidate"
+    COLLAPSE_KEEPS_OLDEST = "of undelivered rows the one with the least id stays, as it is"
+    COLLAPSE_KEEPS_NEWEST = "the one with the greatest id stays, as it is"
     STRONG_READS_FIRST = "--strong reads K before it asks the outbox"
     STRONG_POLLS = "--strong polls K when another is filling, and asks the outbox no more"
     NONCE_NOT_IN_FILL = "SQLite: the fill does not name its nonce"
@@ -187,6 +189,7 @@ class Kind(StrEnum):
     DRAIN = "drain"
     PSQL = "psql"  # commits, with the row of the trigger, and invalidates nothing
     FOREIGN = "foreign"  # GET, COUNT, SETEX
+    COLLAPSE = "collapse"  # a process without Redis: one new row for all undelivered ones
 
 
 class Program(NamedTuple):
@@ -206,13 +209,14 @@ DRAIN = Program(Kind.DRAIN)
 PSQL_OFF = Program(Kind.PSQL, -1)
 PSQL_ON = Program(Kind.PSQL, +1)
 FOREIGN = Program(Kind.FOREIGN)
+COLLAPSE = Program(Kind.COLLAPSE)
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A small world: what runs in it, and which faults happen there, at any moment.
 
-    Writers commit once; all the others run over and over.
+    Writers commit once, and a collapse happens once; all the others run over and over.
     """
 
     name: str
@@ -329,6 +333,7 @@ class RedisProtocol:
             Kind.DRAIN: "due",
             Kind.PSQL: "psql",
             Kind.FOREIGN: "get",
+            Kind.COLLAPSE: "collapse",
         }
         self.homes = [Process(first_step[kind]) for kind in kinds]
         self.do: dict[str, Callable[[State, int, Process], Steps]] = {
@@ -350,6 +355,7 @@ class RedisProtocol:
             "del lease": self.delete_lease,
             "settle": self.settle,
             "get": self.get,
+            "collapse": self.collapse,
             "setex": self.setex,
         }
 
@@ -552,6 +558,21 @@ class RedisProtocol:
                 yield "database away, exit 0", self.rest(s, me, acked=acked)
         else:
             yield "settle", self.rest(s, me, outbox=outbox)
+
+    # A process without Redis.
+
+    def collapse(self, s: State, me: int, _: Process) -> Steps:
+        """Put one new row in the place of all undelivered ones, in one statement."""
+        undelivered = [row for row in s.outbox if not row.settle]
+        if not undelivered:
+            return
+        kept = Row(me)
+        if Wrong.COLLAPSE_KEEPS_OLDEST in self.wrong:
+            kept = undelivered[0]
+        if Wrong.COLLAPSE_KEEPS_NEWEST in self.wrong:
+            kept = undelivered[-1]
+        rows = sorted([*(row for row in s.outbox if row.settle), kept])
+        yield "collapse", self.go(s, me, DONE, outbox=tuple(rows))
 
     # Another program.
 

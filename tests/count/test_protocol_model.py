@@ -12,6 +12,7 @@ import pytest
 
 from tests.count.protocol_model import (
     ALREADY,
+    COLLAPSE,
     COUNT,
     DISABLE,
     DRAIN,
@@ -56,6 +57,9 @@ RAW_SQL_FOREIGN = Scenario("raw SQL, another program", (PSQL_OFF, STRONG, DRAIN,
 RAW_SQL_FAILOVER = Scenario("raw SQL, failover", (PSQL_OFF, STRONG, DRAIN), failovers=1)
 TWO_DRAINS = Scenario("two drains", (PSQL_OFF, DRAIN, DRAIN, FOREIGN))
 TWO_DRAINS_TWO_ROWS = Scenario("two drains, two rows", (PSQL_OFF, PSQL_OFF, DRAIN, DRAIN, FOREIGN))
+COLLAPSED = Scenario("collapsed", (PSQL_OFF, PSQL_OFF, STRONG, DRAIN, COLLAPSE))
+COLLAPSED_CHANGE = Scenario("collapsed, a change", (DISABLE, PSQL_OFF, COUNT, COLLAPSE))
+COLLAPSED_TWICE = Scenario("collapsed twice", (PSQL_OFF, DRAIN, DRAIN, FOREIGN, COLLAPSE, COLLAPSE))
 OUT_OF_MEMORY = Scenario("Redis out of memory", (DISABLE, COUNT, DRAIN), out_of_memory=True)
 
 SCENARIOS = [
@@ -78,6 +82,9 @@ SCENARIOS = [
     (RAW_SQL_FAILOVER, 16_000),
     (TWO_DRAINS, 240),
     (TWO_DRAINS_TWO_ROWS, 6_600),
+    (COLLAPSED, 3_200),
+    (COLLAPSED_CHANGE, 6_000),
+    (COLLAPSED_TWICE, 400),
     (OUT_OF_MEMORY, 3_600),
 ]
 
@@ -139,6 +146,8 @@ WITHOUT = [
     (Wrong.OLD_COUNT_AFTER_FORGET, RAW_SQL_TWICE, Promise.STRONG),
     (Wrong.DUE_AFTER_DEL, RAW_SQL_TWICE, Promise.STRONG),
     (Wrong.UP_TO_LAST_ID, RAW_SQL_TWICE, Promise.STRONG),
+    (Wrong.COLLAPSE_KEEPS_OLDEST, COLLAPSED, Promise.STRONG),
+    (Wrong.COLLAPSE_KEEPS_NEWEST, COLLAPSED, Promise.STRONG),
     (Wrong.STRONG_READS_FIRST, RAW_SQL, Promise.STRONG),
     (Wrong.STRONG_POLLS, RAW_SQL, Promise.STRONG),
 ]
@@ -158,6 +167,7 @@ REACHED = {
     Kind.DRAIN: {"due", "del", "settle"},
     Kind.PSQL: {"commit"},
     Kind.FOREIGN: {"setex", "gives up"},
+    Kind.COLLAPSE: {"collapse"},
 }
 
 

@@ -105,7 +105,10 @@ COMMANDS = [
     "cache drain",
     "db status",
     "config show",
+    "metrics",
+    "prune --before 90d --dry-run",
     "doctor",
+    "doctor --nagios",
     f"remove {ID} --yes",
 ]
 
@@ -161,6 +164,15 @@ def test_the_doctor_knows_what_the_readme_grants() -> None:
     tried = {(right, table) for table, them in rights.NEEDED.items() for right in them}
     named = {(right, where.rpartition(".")[2]) for right, where in granted()}
     assert named == tried | {("USAGE", "SCHEMA modelctl")}
+
+
+def test_pruning_needs_what_the_page_grants() -> None:
+    """The one right that only prune needs is on the page about operation, and the doctor knows it."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    granted_there = re.findall(r"GRANT (.*) ON modelctl\.(.*) TO modelctl;", page)
+    needed = [(right, name) for name, them in rights.NEEDED_TO_PRUNE.items() for right in them]
+    assert granted_there == needed
+    assert not set(needed) & {(right, where.rpartition(".")[2]) for right, where in granted()}
 
 
 def test_the_doctor_names_each_right_that_is_taken_away(
