@@ -13,6 +13,7 @@ from modelctl.config.sections import (
     CacheConfig,
     DatabaseConfig,
     HealthConfig,
+    HistoryConfig,
     RecoveryConfig,
     RedisConfig,
 )
@@ -36,6 +37,7 @@ def test_defaults_need_no_file(home: Path) -> None:
     assert config.embedded
     assert config.sqlite_path == home / ".local/share/modelctl/modelctl.db"
     assert config.postgres_url == ""
+    assert config.history == HistoryConfig(7776000.0)
     assert set(config.origins.values()) == {"default"}
     assert set(config.origins) == {str(key) for key in KEYS}
 
@@ -255,6 +257,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
         MODELCTL_RECOVERY_MAX_EJECTIONS="4",
         MODELCTL_RECOVERY_LIMIT="10",
         MODELCTL_RECOVERY_EXPECT_EVERY="15m",
+        MODELCTL_HISTORY_KEEP="90d",
     )
     assert config.database == DatabaseConfig(POSTGRES, 7, 1.0, 20.0, "fleet_2")
     assert config.redis == RedisConfig("redis://h", 8, 0.25)
