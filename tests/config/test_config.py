@@ -37,7 +37,6 @@ def test_defaults_need_no_file(home: Path) -> None:
     assert config.embedded
     assert config.sqlite_path == home / ".local/share/modelctl/modelctl.db"
     assert config.postgres_url == ""
-    assert config.history == HistoryConfig(7776000.0)
     assert set(config.origins.values()) == {"default"}
     assert set(config.origins) == {str(key) for key in KEYS}
 
@@ -263,6 +262,7 @@ def test_every_key_has_a_variable(home: Path) -> None:
     assert config.redis == RedisConfig("redis://h", 8, 0.25)
     assert config.cache == CacheConfig(1.0, "n", ("a", "b:*"))
     assert config.health == HealthConfig(3, (FailureType.TIMEOUT,), 9)
+    assert config.history == HistoryConfig(7776000.0)
     assert config.recovery == RecoveryConfig(0.0, 1.5, 172800.0, 0, 1, 50, 3, 300.0, 4, 10, 900.0)
     assert set(config.origins.values()) == {f"environment {key.variable}" for key in KEYS}
 
