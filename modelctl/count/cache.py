@@ -42,13 +42,13 @@ class Cache(Protocol):
     needs_delivery: bool
     state_when_untouched: CacheState  # the result of a call that had nothing to invalidate
     state_when_changed: CacheState  # the result of a change whose invalidation is done
-    place: str  # where the cache is, for a person to read; without secrets
-    server: str  # the run id of the server that the last `forget` reached; empty: not known
+    address: str  # where the cache is, for messages; without secrets
+    server: str  # the identity of the server that the last `forget` reached; empty: not known
     polls: int  # how often a reader looks again while another process fills the cache
 
     @property
     def identity(self) -> str:
-        """Return a text that is equal for all processes that use the same place; without secrets."""
+        """Return a text that is equal for all processes that use the same cache; without secrets."""
 
     def peek(self) -> Hit | None:
         """Return the count if it may be believed."""
@@ -88,7 +88,7 @@ class NullCache:
     needs_delivery = False
     state_when_untouched = CacheState.OFF
     state_when_changed = CacheState.OFF
-    place = "off"
+    address = "off"
     identity = ""
     server = ""
     polls = 0

@@ -15,8 +15,8 @@ from modelctl.redis_client.answers import (
     Command,
     NonsenseError,
     checked,
-    home,
     is_ok,
+    server_id,
 )
 from modelctl.redis_client.url import target_of
 
@@ -36,7 +36,7 @@ class _IncompleteError(Exception):
 
 
 def first_look(url: str, commands: Sequence[Command]) -> tuple[list[Any], str] | None:
-    """Send *commands*; return the answers and who the server is (see `answers.home`).
+    """Send *commands*; return the answers and the identity of the server.
 
     None: the address or the answer is an unusual one (cluster, Sentinel, TLS, parameters, more than
     64 KiB), so ask through redis-py.
@@ -75,7 +75,7 @@ def first_look(url: str, commands: Sequence[Command]) -> tuple[list[Any], str] |
         exc.add_note(place if isinstance(place, str) else f"{place[0]}:{place[1]}")
         raise
     info = answers.pop()
-    return checked(asked[:-1], answers)[before:], home(info)
+    return checked(asked[:-1], answers)[before:], server_id(info)
 
 
 def _request(words: Sequence[str | bytes]) -> bytes:

@@ -1,6 +1,9 @@
 """Outbox: the invalidations that changes still have to deliver, and the count in the database.
 
-Triggers write a row of ``modelctl_outbox`` in the transaction of each change of status.
+Triggers write a row of ``modelctl_outbox`` in the transaction of each change of status. A row is
+delivered twice. It is *queued* (``settle`` false) until the first delivery, which sets ``settle`` and
+makes the row due again in 15 s. The second delivery deletes the row; it removes the numbers that other
+programs read before the change and stored after the first delivery.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ COLLAPSED_ABOVE = 1000
 _DELIVERY = "delivery "
 # The triggers that together see every change of the count.
 _WATCHING = ("modelctl_insert", "modelctl_update", "modelctl_delete", "modelctl_truncate")
-# The seal: a negative number made of the ids of the table and its triggers, with which the cached
-# counts were counted. `db upgrade` and deliveries store it. If the table is restored from a dump or
-# swapped for another one, no trigger fires for its rows, but the seal differs from the stored one:
-# then an invalidation is due.
+# The seal: a hash, as a negative number, of the OIDs of the table ``models`` and of modelctl's triggers
+# on it. `db upgrade` and deliveries store the seal in modelctl_state. If the table is restored from a
+# dump or replaced by another table, no trigger fires, but the OIDs change. So a seal that differs from
+# the stored seal means that an invalidation is due.
 SEAL = """(-1 - (9223372036854775807 & hashtextextended(concat_ws(' ',
     CAST(to_regclass('models') AS oid), (
         SELECT string_agg(concat(t.oid, t.tgenabled), ' ' ORDER BY t.tgname) FROM pg_trigger t
@@ -53,14 +56,14 @@ class Outbox:
     def count(self) -> tuple[int, bool, bool]:
         """Return COUNT(*) of the active models, whether an invalidation is due, and *watched*.
 
-        *watched*: the triggers see every change, so the number may be cached. It is one statement with
-        a snapshot of its own, on the primary.
+        *watched*: the triggers see every change, so the number may be cached. All three come from one
+        autocommit statement, so from one snapshot, on the primary.
 
         Raises:
             InvalidConfigError: the server is a standby, whose count may be old; or ``models`` is
                 another table than modelctl's, or a view, which may show fewer models than there are.
         """
-        if self._on_sqlite:  # where the cache itself looks
+        if self._on_sqlite:  # `SqliteCache` itself checks that the triggers are there
             sql = "SELECT count(*), FALSE, TRUE, FALSE, 'r' FROM models WHERE active = TRUE"
         else:
             sql = (
@@ -116,7 +119,8 @@ class Outbox:
     def due(self) -> list[tuple[int, bool]]:
         """Return the rows that are due now as (id, settle), the oldest first, at most 10,000.
 
-        A seal that differs from the stored one is one of them; its id is negative.
+        *settle*: the row was delivered once already. If the seal differs from the stored seal, the
+        list also has the seal, as a row with a negative id and *settle*.
         """
         sql = (
             f"(SELECT id, settle FROM {self._table} WHERE due <= statement_timestamp()"
@@ -126,14 +130,14 @@ class Outbox:
             return [(row[0], row[1]) for row in connection.execute(text(sql))]
 
     def settle(self, due: Sequence[tuple[int, bool]], place: str, server: str) -> None:
-        """Mark the rows *due* as delivered: those that settle are deleted, the others settle in 15 s.
+        """Mark the rows *due* as delivered.
 
-        Settling is the second delivery, which removes what other programs' readers stored in between.
-        Whether a row settles is what `due` returned, not what it is now: another process may have
-        delivered it meanwhile, and its second delivery must still come.
+        A row that `due` returned with *settle* is deleted; this was its second delivery. Any other row
+        gets its second delivery in 15 s. The column ``settle`` is not read again: if another process
+        has made the first delivery meanwhile, this process must not take its own for the second.
 
-        *place*: where they were delivered; *server*: the run id there. Both are stored, once a minute,
-        for `places`.
+        *place*: `Cache.identity` of the cache that was invalidated; *server*: the identity of its
+        server. Both are stored, at most once a minute, for `places`.
         """
         sql = (
             f"WITH gone AS (DELETE FROM {self._table} WHERE id = ANY(CAST(:settled AS bigint[]))),"
@@ -190,7 +194,7 @@ class Outbox:
     def places(self, schema: str | None = None) -> dict[str, str]:
         """Return the places where invalidations were delivered in the last day, the newest first.
 
-        Each with the run id of the server there. If there are several, processes of this database use
+        Each comes with the identity of its server. If there are several, processes of this database use
         different Redis addresses or count keys, and the changes of one do not reach the cached count
         of the other. *schema*: that of another fleet in this database.
         """
@@ -223,7 +227,10 @@ class Outbox:
             return [*found.scalars()]
 
     def queue(self) -> tuple[int, int, float | None]:
-        """Return how many rows are queued, how many settle, and the age of the oldest queued (seconds)."""
+        """Return the number of queued rows, of rows that were delivered once, and an age.
+
+        The age (seconds) is that of the oldest queued row; None: no row is queued.
+        """
         if self._on_sqlite:
             return 0, 0, None
         sql = (

@@ -118,7 +118,7 @@ class CachedCount:
         return Count(self._count_and_fill(token), "database", 0.0, None)
 
     def _count_and_fill(self, token: str | None) -> int:
-        """Count in the database, after the lease was taken, and store the number if we hold it."""
+        """Count in the database, after the lease was requested; store the number if we hold the lease."""
         crash_points.reach("after-lease")
         active, due, watched = self._counted(token)
         if token is None:
@@ -211,7 +211,7 @@ class CachedCount:
             return self._invalidate(changed, to_the_end=False)
 
     def _invalidate(self, changed: bool, *, to_the_end: bool) -> CacheState:
-        """Deliver, and try again within the time; QUEUED if Redis stays away."""
+        """Deliver; retry for `INVALIDATE_SECONDS`. QUEUED: Redis could not be reached in that time."""
         end = time.monotonic() + INVALIDATE_SECONDS
         pause = 0.0
         while True:

@@ -1,4 +1,4 @@
-"""RedisCache: the steps of the protocol of the count that touch Redis.
+"""RedisCache: the steps of the count's protocol that send commands to Redis.
 
 The steps have the names that docs/decisions.md gives them, in its order: peek, lease, fill, forget,
 invalidate. That page says why each step stands where it does.
@@ -50,7 +50,7 @@ class RedisCache:
     def __init__(self, config: Config) -> None:
         """Nothing is connected yet."""
         self._url = config.redis.url
-        self.place = mask_url(self._url)
+        self.address = mask_url(self._url)
         self.server = ""
         self._ttl_ms = round(config.cache.ttl * 1000)
         self.count_key = config.cache.count_key
@@ -78,15 +78,15 @@ class RedisCache:
         found = self.link.first_look(self._look)
         if found is None:
             with self.link.talk() as talk:
-                found = talk.ask(*self._look), talk.home
+                found = talk.ask(*self._look), talk.server_id
                 (_, vouch), _ = found[0]
                 if vouch and not vouch.endswith(found[1].encode()):
                     # The vouch names another server, or this one before it was promoted: ask anew.
-                    found = found[0], talk.home_now()
-        ((value, vouch), left), home = found
+                    found = found[0], talk.server_id_now()
+        ((value, vouch), left), server_id = found
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
-        if vouch != _vouch(value.decode(), home).encode():
+        if vouch != _vouch(value.decode(), server_id).encode():
             return None
         return Hit(int(value), (self._ttl_ms - left) / 1000, left / 1000)
 
@@ -99,7 +99,7 @@ class RedisCache:
         px = str(round(LEASE_SECONDS * 1000))
         self.link.refuse_while_silent()
         with self.link.talk() as talk:
-            token = f"{os.urandom(16).hex()} {talk.home_now()}"
+            token = f"{os.urandom(16).hex()} {talk.server_id_now()}"
             [got] = talk.ask(
                 Command(("SET", self.lease_key, token, "NX", "PX", px), answers.is_ok_or_none)
             )
@@ -109,7 +109,7 @@ class RedisCache:
         """Store the number if the lease is still ours, on its server; else store nothing."""
         ttl = str(self._ttl_ms)
         with self.link.talk() as talk:
-            vouch = _vouch(str(active), talk.home_now())
+            vouch = _vouch(str(active), talk.server_id_now())
             self._with_lease(
                 talk,
                 token,
@@ -124,7 +124,7 @@ class RedisCache:
 
     def _with_lease(self, talk: Talk, token: str, *also: Command) -> None:
         """In one transaction, if the lease is still ours on this server: do *also*, delete the lease."""
-        if token.partition(" ")[2] != talk.home:
+        if token.partition(" ")[2] != talk.server_id:
             return
         _, lease = talk.ask(
             Command(("WATCH", self.lease_key), answers.is_ok),
@@ -149,7 +149,7 @@ class RedisCache:
             talk.ask(
                 Command(("DEL", self.count_key, self.vouch_key, self.lease_key), answers.is_number)
             )
-            self.server = talk.home
+            self.server = talk.server_id
         crash_points.reach("after-del")
 
     def invalidate(self, budget: float | None = None) -> None:
@@ -173,10 +173,13 @@ class RedisCache:
         """In this block wait for Redis no longer than *seconds*, all conversations together."""
         return self.link.patience(seconds)
 
-    def home(self) -> str:
-        """Return who the server is; empty if it does not tell, so that a lossy failover goes unnoticed."""
+    def server_id(self) -> str:
+        """Return the identity of the server (see `answers.server_id`).
+
+        Empty if the server does not give it: then a failover that loses writes is not noticed.
+        """
         with self.link.talk() as talk:
-            return talk.home
+            return talk.server_id
 
     def keys(self) -> tuple[CacheKey, ...]:
         """Return our three keys, and the keys of ``cache.clear`` that are no patterns."""
@@ -205,5 +208,5 @@ class RedisCache:
         self.link.close()
 
 
-def _vouch(number: str, home: str) -> str:
-    return f"{number} {home}".rstrip()
+def _vouch(number: str, server_id: str) -> str:
+    return f"{number} {server_id}".rstrip()

@@ -150,7 +150,7 @@ class RedisLink:
 
     @contextmanager
     def _known_servers(self) -> Iterator[Server]:
-        """Give what knows the servers; any error inside of the block becomes one of ours."""
+        """Give the `Server` of redis.url, opened on first use; translate errors of the block into ours."""
         from modelctl.redis_client.servers import open_servers, trouble
 
         self._first = False
@@ -171,7 +171,7 @@ class RedisLink:
     def first_look(self, commands: Sequence[Command]) -> tuple[list[Any], str] | None:
         """Ask the very first question of this process without redis-py.
 
-        Return the answers and who the server is; None: ask through `talk`, because something was
+        Return the answers and the identity of the server; None: ask through `talk`, because something was
         asked before, or the address or the answer is an unusual one.
         """
         first, self._first = self._first, False

@@ -33,7 +33,7 @@ class SqliteCache:
     needs_delivery = False  # the triggers delete it in the transaction of the change
     state_when_untouched = CacheState.UNCHANGED
     state_when_changed = CacheState.INVALIDATED
-    place = "in the database's file"
+    address = "in the database's file"
     identity = ""
     server = ""
     polls = 0
@@ -123,7 +123,7 @@ class SqliteCache:
         A count is right without it, so only a missing schema is an error.
         """
         try:
-            # Do not wait behind a long write: a count that is not stored is as right.
+            # Do not wait for a long write: the count is right even if it is not stored.
             with self._connection(busy=0.2) as connection:
                 return connection.execute(sql, values).rowcount > 0
         except MissingSchemaError:

@@ -44,9 +44,9 @@ def queue(facts: Facts) -> Finding | None:
 
 def cache(facts: Facts) -> Finding:
     """Try what modelctl does in Redis, without reading or changing anything."""
-    place = facts.cached_count.cache.place
+    address = facts.cached_count.cache.address
     if not facts.cached_count.cache.needs_delivery:
-        return well(place)
+        return well(address)
     from modelctl.doctor.redis_rights import RedisRights
 
     with closing(RedisRights(facts.config)) as redis:
@@ -56,12 +56,12 @@ def cache(facts: Facts) -> Finding:
             command = f"ACL SETUSER {redis.user} {' '.join(found.rights)}"
             problems.append(f"the ACL of this user lacks rights; on each server, run: {command}")
         if problems:
-            return wrong(f"{'; '.join(problems)} (at {place})")
-        facts.redis_run_id = redis.home()
-    if facts.redis_run_id:
-        return well(f"Redis answers, {place}")
+            return wrong(f"{'; '.join(problems)} (at {address})")
+        facts.redis_server_id = redis.server_id()
+    if facts.redis_server_id:
+        return well(f"Redis answers, {address}")
     return warning(
-        f"Redis answers, {place}; it does not tell its run id (is there a proxy?), so modelctl cannot"
+        f"Redis answers, {address}; it does not tell its run id (is there a proxy?), so modelctl cannot"
         " notice a failover that loses writes"
     )
 
@@ -71,13 +71,13 @@ def delivery(facts: Facts) -> Finding | None:
     if facts.on_sqlite:
         return None
     outbox, here = facts.storage.outbox, facts.cached_count.cache.identity
-    if fleets := places.shared_with(outbox, here, facts.redis_run_id):
+    if fleets := places.shared_with(outbox, here, facts.redis_server_id):
         return wrong(
             f"the fleet in schema {first_three(fleets)} of this database keeps its count under the same"
             " key of the same Redis, so each fleet shows the other's count: give each its own"
             " cache.count_key"
         )
-    elsewhere, newer = places.elsewhere(outbox, here, facts.redis_run_id)
+    elsewhere, newer = places.elsewhere(outbox, here, facts.redis_server_id)
     if not facts.cached_count.cache.needs_delivery:
         if not elsewhere:
             return None

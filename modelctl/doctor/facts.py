@@ -1,4 +1,4 @@
-"""What every check of doctor is given, and what it answers."""
+"""`Facts`, the argument of every check of doctor, and `Finding`, the result of a check."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Facts:
         self.failed: set[str] = set()
         # Tables that another session has locked, by their names without the schema.
         self.locked: set[str] = set()
-        # The run id of the Redis server; empty: unknown.
-        self.redis_run_id = ""
+        # The identity of the Redis server; empty: unknown.
+        self.redis_server_id = ""
         self.audit: Audit | None = None
         # What the checks counted, for graphs; a number of seconds is a float.
         self.numbers: dict[str, float] = {}

@@ -64,9 +64,9 @@ class RedisRights:
         """Close the connections."""
         self._cache.close()
 
-    def home(self) -> str:
-        """Return the run id of the server; see `RedisCache.home`."""
-        return self._cache.home()
+    def server_id(self) -> str:
+        """Return the identity of the server; see `RedisCache.server_id`."""
+        return self._cache.server_id()
 
     @property
     def user(self) -> str:

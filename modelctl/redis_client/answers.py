@@ -12,7 +12,7 @@ HEADER = re.compile(rb"[*$](-1|[0-9]{1,19})|:[+-]?[0-9]{1,19}|[+-].*", re.DOTALL
 _CURSOR = re.compile(rb"[0-9]{1,20}")
 _RUN_ID = re.compile(rb"^run_id:([!-~]{1,100})\r?$", re.MULTILINE)
 _REPLICATION_ID = re.compile(rb"^master_replid:([!-~]{1,100})\r?$", re.MULTILINE)
-# Where the replication id changed: -1 before the first promotion of a server.
+# The offset at which the replication id changed; -1: the server was never promoted.
 _CHANGED_AT = re.compile(rb"^second_repl_offset:[0-9]+\r?$", re.MULTILINE)
 
 
@@ -41,10 +41,10 @@ def checked(commands: Sequence[Command], answers: Sequence[Any]) -> list[Any]:
     return list(answers)
 
 
-def home(info: Any) -> str:
-    """Return who the server is, from its answer to `INFO`; empty if it does not tell.
+def server_id(info: Any) -> str:
+    """Return the identity of the server, from its answer to `INFO`; empty if it gives none.
 
-    That is its run id, which is new at each start. A server that was promoted to primary keeps its
+    The identity is the run id, which is new at each start. A server that was promoted to primary keeps its
     run id, and it may have keys from an earlier time as a primary: so its replication id, which is new
     at each promotion, is added.
     """
@@ -111,6 +111,6 @@ def is_transaction(answer: Any) -> bool:
     return answer is None
 
 
-# Without a section's name, because two are needed and Redis before 7 gives one or all. An error is an
-# answer too: see `home`.
+# Without a section: two sections are needed, and Redis before 7 accepts at most one name. Any answer is
+# accepted, also an error: see `server_id`.
 INFO = Command(("INFO",), lambda _: True)

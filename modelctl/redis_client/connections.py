@@ -95,16 +95,15 @@ class _Parser(_RESP2Parser):
 
 
 class _Watched:
-    """What each of redis-py's kinds of connection gets: the limits, and who the server is."""
+    """Mixin for redis-py's connection classes: adds the limits and the identity of the server."""
 
-    home = ""  # who the server is, see `answers.home`
-    home_asked_at = ask_home_at = 0.0
+    server_id = ""  # see `answers.server_id`
+    server_id_asked_at = ask_server_id_at = 0.0
     _asked: Any = ""
 
-    def __init__(self, *, home_seconds: float = math.inf, **kwargs: Any) -> None:
-        self.home_seconds = (
-            home_seconds  # after that many seconds the server is asked again who it is
-        )
+    def __init__(self, *, server_id_seconds: float = math.inf, **kwargs: Any) -> None:
+        # After so many seconds the server is asked for its identity again.
+        self.server_id_seconds = server_id_seconds
         super().__init__(parser_class=_Parser, **kwargs)  # type: ignore[call-arg]
 
     def __str__(self) -> str:
@@ -115,7 +114,7 @@ class _Watched:
         return self._parser.has_more()  # type: ignore[attr-defined, no-any-return]
 
     def _connect(self) -> _Socket:
-        self.ask_home_at = 0.0
+        self.ask_server_id_at = 0.0
         connected = None
         try:
             connected = waiting.connect(self._place())

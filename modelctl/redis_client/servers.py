@@ -21,14 +21,14 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from modelctl.redis_client import connections, waiting
-from modelctl.redis_client.answers import INFO, Command, NonsenseError, checked, home
+from modelctl.redis_client.answers import INFO, Command, NonsenseError, checked, server_id
 from modelctl.redis_client.url import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from modelctl.config.sections import RedisConfig
-    from modelctl.redis_client.url import Target
+    from modelctl.redis_client.url import RedisTarget
 
 _T = TypeVar("_T")
 _Place = TypeVar("_Place")
@@ -37,9 +37,9 @@ _REFUSALS = (AuthenticationError, NoPermissionError)
 _TELLING = (OSError, ResponseError, *_REFUSALS)
 _REFUSED_DATABASE = re.compile("DB index is out of range|invalid DB index")
 _SENTINEL_SECONDS = 1.0
-# How often a node of a cluster is asked who it is: it may become the primary again while our connection
-# to it stays open. (A Sentinel closes the connections of a server whose role it changes.)
-_HOME_SECONDS = 1.0
+# How often a node of a cluster is asked for its identity: it may become the primary again while our
+# connection to it stays open. (A Sentinel closes the connections of a server whose role it changes.)
+_SERVER_ID_SECONDS = 1.0
 _SETTINGS: dict[str, Any] = {
     # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
     "protocol": 2,
@@ -63,25 +63,25 @@ class Talk:
         self._wait = wait
 
     @property
-    def home(self) -> str:
-        """Who the server is (see `answers.home`); empty if it does not tell."""
-        if monotonic() >= self._connection.ask_home_at:
+    def server_id(self) -> str:
+        """The identity of the server (see `answers.server_id`); empty if it gives none."""
+        if monotonic() >= self._connection.ask_server_id_at:
             self.ask()
-        return str(self._connection.home)
+        return str(self._connection.server_id)
 
-    def home_now(self) -> str:
-        """As `home`, but asked after this count or change began.
+    def server_id_now(self) -> str:
+        """As `server_id`, but asked after this count or change began.
 
         A server may be promoted while the connection stays open.
         """
-        if self._connection.home_asked_at < self._wait.since:
-            self._connection.ask_home_at = 0.0
-        return self.home
+        if self._connection.server_id_asked_at < self._wait.since:
+            self._connection.ask_server_id_at = 0.0
+        return self.server_id
 
     def ask(self, *commands: Command) -> list[Any]:
         """Send all commands in one message; return the answer to each.
 
-        INFO goes ahead of them on a new connection, and again when `home` is to be asked anew.
+        INFO goes ahead of them on a new connection, and again when `server_id` is to be asked anew.
 
         Raises:
             RedisError: the server answered with an error, or cannot be reached.
@@ -89,18 +89,20 @@ class Talk:
         """
         connection = self._connection
         words = [command.words for command in commands]
-        asks_home = monotonic() >= connection.ask_home_at
-        if asks_home:
+        asks_server_id = monotonic() >= connection.ask_server_id_at
+        if asks_server_id:
             words.insert(0, INFO.words)
         with self._wait:
             connection.send_packed_command(connection.pack_commands(words))
             answers = [_answer(connection) for _ in words]
         if connection.has_more():
             raise NonsenseError("more answers than questions")
-        if asks_home:
-            connection.home = home(answers.pop(0))
-            connection.home_asked_at = monotonic()
-            connection.ask_home_at = connection.home_asked_at + connection.home_seconds
+        if asks_server_id:
+            connection.server_id = server_id(answers.pop(0))
+            connection.server_id_asked_at = monotonic()
+            connection.ask_server_id_at = (
+                connection.server_id_asked_at + connection.server_id_seconds
+            )
         return checked(commands, answers)
 
 
@@ -121,7 +123,10 @@ class Trouble(NamedTuple):
 
 
 def trouble(error: BaseException) -> Trouble:
-    """Return what an error in a conversation means; the telling one may be the cause of another."""
+    """Return what an error in a conversation means.
+
+    redis-py wraps errors, so the error that says what happened may be a cause of *error*.
+    """
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
@@ -137,7 +142,7 @@ def trouble(error: BaseException) -> Trouble:
 
 
 def _first(ask: Callable[[_Place], _T], places: Sequence[_Place]) -> _T:
-    """Ask one place after the other; return the first answer, or raise the error that tells most.
+    """Ask one place after the other; return the first answer, or raise the most specific error.
 
     A place that does not answer leaves time for those after it.
     """
@@ -233,7 +238,7 @@ class _Sentinel(Sentinel):
 class _Cluster(Server):
     """The nodes of a cluster. A redirection is an error, after which the map of slots is read again."""
 
-    def __init__(self, target: Target, settings: dict[str, Any]) -> None:
+    def __init__(self, target: RedisTarget, settings: dict[str, Any]) -> None:
         def read(address: tuple[str, int]) -> NodesManager:
             nodes = [ClusterNode(*address)]
             # From a URL: that is how it takes our class of connections.
@@ -271,7 +276,7 @@ def open_servers(config: RedisConfig) -> Server:
     settings = _SETTINGS | tls
     login = {"username": target.username or None, "password": target.password or None}
     if target.kind == "cluster":
-        how = settings | login | {"home_seconds": _HOME_SECONDS}
+        how = settings | login | {"server_id_seconds": _SERVER_ID_SECONDS}
         how["connection_class"] = connections.Tls if target.tls else connections.Plain
         return _Cluster(target, how)
     settings_of_server = settings | login | {"db": target.database}

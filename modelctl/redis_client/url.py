@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modelctl.config.sections import RedisConfig
 
 
-class Target(NamedTuple):
+class RedisTarget(NamedTuple):
     """The parts of a URL of Redis."""
 
     kind: str  # empty, unix, sentinel or cluster
@@ -35,7 +35,7 @@ class Target(NamedTuple):
         return found
 
 
-def target_of(url: str) -> Target:
+def target_of(url: str) -> RedisTarget:
     """Read a URL that the configuration has checked.
 
     Raises:
@@ -55,7 +55,7 @@ def target_of(url: str) -> Target:
         port = 26379 if kind == "sentinel" else 6379
         addresses = list(dict.fromkeys(_address(host, port) for host in hosts.split(",")))
         master, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
-    return Target(
+    return RedisTarget(
         kind,
         scheme == "rediss",
         addresses,

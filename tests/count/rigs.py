@@ -26,15 +26,15 @@ from tests.world import KEY, LEASE
 PASSWORD = "zq7 /@:%é"
 
 
-def home(cache: Cache) -> str:
+def server_id(cache: Cache) -> str:
     """Return the run id of the server."""
-    return cache.home() if isinstance(cache, RedisCache) else ""
+    return cache.server_id() if isinstance(cache, RedisCache) else ""
 
 
 OPERATIONS: dict[str, Callable[[Cache], object]] = {
     "peek": lambda cache: cache.peek(),
     "lease": lambda cache: cache.lease(),
-    "fill": lambda cache: cache.fill(f"token {home(cache)}", 1),
+    "fill": lambda cache: cache.fill(f"token {server_id(cache)}", 1),
     "invalidate": lambda cache: cache.invalidate(2.0),
     "keys": lambda cache: cache.keys(),
 }

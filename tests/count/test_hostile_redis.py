@@ -163,7 +163,7 @@ OPERATIONS: dict[str, Callable[[RedisCache], object]] = {
     "release": lambda cache: cache.release("token x"),
     "forget": lambda cache: cache.forget(),
     "invalidate": lambda cache: cache.invalidate(0.3),
-    "home": lambda cache: cache.home(),
+    "server_id": lambda cache: cache.server_id(),
     "keys": lambda cache: cache.keys(),
 }
 URLS = (

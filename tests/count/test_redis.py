@@ -66,8 +66,8 @@ def test_the_vouch_of_a_fill(any_redis: RedisRig) -> None:
     """The vouch names the number and the server, and lives as long as the number."""
     cache = any_redis.cache()
     fill(cache, 42)
-    assert any_redis.client.get(VOUCH) == f"42 {cache.home()}"
-    assert re.fullmatch("[0-9a-f]{40}", cache.home())
+    assert any_redis.client.get(VOUCH) == f"42 {cache.server_id()}"
+    assert re.fullmatch("[0-9a-f]{40}", cache.server_id())
     assert 50_000 < any_redis.client.pttl(VOUCH) <= 60_000
     cache.forget()
     assert any_redis.names() == set()
@@ -131,7 +131,7 @@ def test_a_server_that_tells_no_run_id(user: str) -> None:
     with Redis() as server:
         server.ask("ACL", "SETUSER", "joe", "on", ">zq7", "~*", "+@all", *user.split())
         cache = RedisCache(configured(server.url().replace("//", "//joe:zq7@")))
-        assert cache.home() == ""
+        assert cache.server_id() == ""
         fill(cache, 7)
         with server.client() as client:
             assert client.mget(KEY, VOUCH) == ["7", "7"]
