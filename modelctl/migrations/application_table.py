@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.migrations import adoption
-from modelctl.migrations.catalogue import Relation
 from modelctl.migrations.plan import listed
+from modelctl.migrations.system_catalog import Relation
 from modelctl.schema.declared import MODELS, MODELS_COLUMNS, OUTBOX
 from modelctl.schema.triggers import FUNCTIONS
 
 if TYPE_CHECKING:
-    from modelctl.migrations.catalogue import Catalogue
     from modelctl.migrations.plan import Plan
+    from modelctl.migrations.system_catalog import SystemCatalog
 
 _SEARCH_PATH = "in database.url (?options=-csearch_path%3DNAME)"
 
 
-def compare(plan: Plan, catalogue: Catalogue) -> Relation:
+def compare(plan: Plan, catalogue: SystemCatalog) -> Relation:
     """Compare ``models`` with the declaration; return it, or the table that will be created."""
     models = catalogue.models
     if models is None:
@@ -32,7 +32,7 @@ def compare(plan: Plan, catalogue: Catalogue) -> Relation:
     return models
 
 
-def _create(plan: Plan, catalogue: Catalogue) -> Relation:
+def _create(plan: Plan, catalogue: SystemCatalog) -> Relation:
     path = catalogue.search_path()
     elsewhere = sorted({table for _, table in catalogue.triggers})
     # Not in the schema of the own tables, which "$user" may name.
@@ -52,7 +52,7 @@ def _create(plan: Plan, catalogue: Catalogue) -> Relation:
     return table
 
 
-def _problems(models: Relation, catalogue: Catalogue) -> list[str]:
+def _problems(models: Relation, catalogue: SystemCatalog) -> list[str]:
     """Return the reasons why ``models`` cannot be used."""
     shown = models.shown
     problems = []
@@ -96,7 +96,7 @@ def _problems(models: Relation, catalogue: Catalogue) -> list[str]:
     return problems
 
 
-def _remove_from_other_tables(plan: Plan, models: Relation, catalogue: Catalogue) -> None:
+def _remove_from_other_tables(plan: Plan, models: Relation, catalogue: SystemCatalog) -> None:
     """Drop the triggers of a table that was ``models`` before."""
     found = [each for each in catalogue.triggers if each[1] != models.sql]
     tables = sorted({table for _, table in found})
@@ -114,7 +114,9 @@ def _remove_from_other_tables(plan: Plan, models: Relation, catalogue: Catalogue
         )
 
 
-def _add_columns(plan: Plan, models: Relation, missing: list[str], catalogue: Catalogue) -> None:
+def _add_columns(
+    plan: Plan, models: Relation, missing: list[str], catalogue: SystemCatalog
+) -> None:
     definitions = {name: MODELS_COLUMNS[name].postgresql for name in missing}
     words = f"{models.shown} has no {listed('column', missing)}"
     fill: list[str] = []
@@ -128,7 +130,7 @@ def _add_columns(plan: Plan, models: Relation, missing: list[str], catalogue: Ca
     plan.touches_models = True
 
 
-def _active_from(off: str, models: Relation, catalogue: Catalogue) -> tuple[str, list[str]]:
+def _active_from(off: str, models: Relation, catalogue: SystemCatalog) -> tuple[str, list[str]]:
     """Return the definition of ``active``, and statements that fill it: false where *off* is true.
 
     All other programs wait meanwhile, and only an UPDATE of many rows takes long. So the column is
@@ -154,7 +156,7 @@ def _active_from(off: str, models: Relation, catalogue: Catalogue) -> tuple[str,
     return f"boolean NOT NULL DEFAULT {default}", statements
 
 
-def _renamed_active(models: Relation, catalogue: Catalogue) -> tuple[str, str] | None:
+def _renamed_active(models: Relation, catalogue: SystemCatalog) -> tuple[str, str] | None:
     """Return the column that ``active`` was renamed to, as text and as SQL.
 
     The triggers depend on it, whatever its name.

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.catalogue import Relation, quote_name
 from modelctl.migrations.plan import listed
+from modelctl.migrations.system_catalog import Relation, quote_name
 from modelctl.schema.declared import OUTBOX, TABLES
 
 if TYPE_CHECKING:
     from modelctl.migrations.adoption import FoundColumn
-    from modelctl.migrations.catalogue import Catalogue
     from modelctl.migrations.plan import Plan
+    from modelctl.migrations.system_catalog import SystemCatalog
     from modelctl.schema.declared import DeclaredColumn
 
 # How the catalogue writes the types of the declaration.
 _TYPES = {"timestamptz": "timestamp with time zone", "varchar(32)": "character varying(32)"}
 
 
-def compare(plan: Plan, catalogue: Catalogue) -> None:
+def compare(plan: Plan, catalogue: SystemCatalog) -> None:
     """Compare the own tables with the declaration; add those that will be created to *catalogue*."""
     schema = catalogue.schema
     if not catalogue.ask("SELECT FROM pg_namespace WHERE nspname = %s", schema):
@@ -42,7 +42,7 @@ Repair = tuple[str, list[str]]  # a difference in words, and the statements that
 
 
 def _repairs(
-    table: Relation, columns: dict[str, DeclaredColumn], catalogue: Catalogue
+    table: Relation, columns: dict[str, DeclaredColumn], catalogue: SystemCatalog
 ) -> list[Repair]:
     """Return the repairs of a table that is there."""
     repairs: list[Repair] = []
@@ -59,7 +59,7 @@ def _repairs(
 
 
 def _foreign_parts(table: Relation, columns: dict[str, DeclaredColumn]) -> list[Repair]:
-    """Remove what another program has added that refuses or keeps rows of ours."""
+    """Drop the NOT NULLs, rules and constraints of other programs, which reject or change our rows."""
     alter = f"ALTER TABLE {table.sql}"
     required = [
         name
@@ -89,7 +89,7 @@ def _foreign_parts(table: Relation, columns: dict[str, DeclaredColumn]) -> list[
 
 
 def _column_repairs(
-    table: Relation, name: str, column: DeclaredColumn, catalogue: Catalogue
+    table: Relation, name: str, column: DeclaredColumn, catalogue: SystemCatalog
 ) -> list[Repair]:
     found = table.columns.get(name)
     no_key = "PRIMARY KEY" in column.postgresql and name not in table.unique
@@ -116,7 +116,7 @@ def _add_column(table: Relation, name: str, column: DeclaredColumn) -> list[str]
     add = f"ALTER TABLE {table.sql} ADD COLUMN {name} {definition}"
     if "IDENTITY" in definition or " DEFAULT " in definition:
         return [add]
-    if "PRIMARY KEY" in definition:  # without their key the rows of these small tables mean nothing
+    if "PRIMARY KEY" in definition:  # rows without a key are of no use
         return [f"DELETE FROM {table.sql}", add]
     if " NOT " not in definition:
         return [add]
@@ -164,7 +164,7 @@ def _mend_column(
     return wrong, statements
 
 
-def _numbers_wrongly(table: Relation, name: str, catalogue: Catalogue) -> bool:
+def _numbers_wrongly(table: Relation, name: str, catalogue: SystemCatalog) -> bool:
     """Whether the next number of the column may be in use already, or none may be left."""
     found = catalogue.ask(
         """

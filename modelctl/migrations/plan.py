@@ -93,7 +93,7 @@ class Plan:
 
     def execute(self, connection: Connection) -> None:
         """Repair everything."""
-        # Without parameters, a % in a name is just that.
+        # Without parameters psycopg takes a % in a name literally.
         options = {"no_parameters": True}
         statements = [sql for step in self.steps for sql in step.statements]
         for sql in [self.lock, *statements] if self.lock else statements:

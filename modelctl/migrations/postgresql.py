@@ -1,24 +1,24 @@
-"""PostgreSQL: the plan that brings the catalogue to what is declared, and taking off what acts."""
+"""PostgreSQL: makes the plan of an upgrade, and drops the triggers and functions for `db detach`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations import acting_objects, application_table, own_tables
-from modelctl.migrations.catalogue import Catalogue, installed_triggers, quote_name
+from modelctl.migrations import application_table, indexes_and_triggers, own_tables
 from modelctl.migrations.plan import Plan
+from modelctl.migrations.system_catalog import SystemCatalog, installed_triggers, quote_name
 from modelctl.schema.declared import VERSION
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from modelctl.migrations.catalogue import Relation
+    from modelctl.migrations.system_catalog import Relation
 
 
 def plan(connection: Connection, schema: str) -> Plan:
-    """Compare the catalogue with the declaration."""
-    catalogue = Catalogue(connection, schema)
+    """Compare the database with the declaration."""
+    catalogue = SystemCatalog(connection, schema)
     plan = Plan(_versions(catalogue), installed=bool(catalogue.own))
     plan.triggers = dict.fromkeys(TRIGGERS, False)
     existing = [*catalogue.own.values()]
@@ -27,9 +27,9 @@ def plan(connection: Connection, schema: str) -> Plan:
     if plan.obstacles:
         return plan
     own_tables.compare(plan, catalogue)
-    acting_objects.compare_indexes(plan, catalogue, models)
-    acting_objects.compare_functions(plan, catalogue, models)
-    acting_objects.compare_triggers(plan, catalogue, models)
+    indexes_and_triggers.compare_indexes(plan, catalogue, models)
+    indexes_and_triggers.compare_functions(plan, catalogue, models)
+    indexes_and_triggers.compare_triggers(plan, catalogue, models)
     plan.add_version(f"{quote_name(schema)}.{VERSION}")
     if models.oid:
         existing.insert(0, models)
@@ -42,7 +42,7 @@ def plan(connection: Connection, schema: str) -> Plan:
     return plan
 
 
-def _versions(catalogue: Catalogue) -> list[str]:
+def _versions(catalogue: SystemCatalog) -> list[str]:
     """Return the revisions that are recorded, the newest first."""
     table = catalogue.own.get(VERSION)
     if table is None or table.kind != "table" or "version_num" not in table.columns:
@@ -51,7 +51,7 @@ def _versions(catalogue: Catalogue) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _missing_rights(catalogue: Catalogue, relations: list[Relation]) -> list[str]:
+def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list[str]:
     """Return what the role may not do, so that an upgrade fails before its first statement."""
     role, schema = catalogue.ask("SELECT current_user")[0][0], catalogue.schema
     missing = []

@@ -1,4 +1,4 @@
-"""What the catalogue of PostgreSQL says: tables with their columns, functions and triggers."""
+"""Reads the system catalog of PostgreSQL: tables with their columns, functions and triggers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Relation:
         return f"{self.schema}.{self.name}"
 
 
-class Catalogue:
+class SystemCatalog:
     """The application's table ``models``, the own tables in *schema*, and modelctl's triggers.
 
     *triggers*: each with its table, as SQL. *models* is None as long as it is not there.
@@ -78,7 +78,7 @@ class Catalogue:
     def __init__(self, connection: Connection, schema: str) -> None:
         self._connection = connection
         self.schema = schema
-        # A role may have set it, and then the functions of the catalogue write "text".
+        # If the role has set it to on, functions such as format_type write "text" in quotes.
         self.ask("SELECT set_config('quote_all_identifiers', 'off', true)")
         own = self._relations(
             "n.nspname = %s AND c.relname = ANY(%s)", schema, [*TABLES["postgresql"]]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.catalogue import plain, quote_name
 from modelctl.migrations.plan import free_name
+from modelctl.migrations.system_catalog import plain, quote_name
 from modelctl.schema.declared import EMPTIED_TEXTS, INDEXES, MODELS, OUTBOX
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS, emptying
 
 if TYPE_CHECKING:
-    from modelctl.migrations.catalogue import Catalogue, Relation
     from modelctl.migrations.plan import Plan
+    from modelctl.migrations.system_catalog import Relation, SystemCatalog
 
 
-def compare_indexes(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
+def compare_indexes(plan: Plan, catalogue: SystemCatalog, models: Relation) -> None:
     """Compare the indexes, whatever their names: a table that was swapped may have taken one."""
     for name, index in INDEXES.items():
         table = models if index.table == MODELS else catalogue.own[index.table]
@@ -26,7 +26,7 @@ def compare_indexes(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
         plan.add(f"{table.shown} has no index {name}", create)
 
 
-def compare_functions(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
+def compare_functions(plan: Plan, catalogue: SystemCatalog, models: Relation) -> None:
     """Compare the trigger functions, the rights on them, and those of their owner."""
     schema = catalogue.schema
     found = {
@@ -80,7 +80,7 @@ def _create_function(schema: str, name: str, body: str) -> list[str]:
     ]
 
 
-def compare_triggers(plan: Plan, catalogue: Catalogue, models: Relation) -> None:
+def compare_triggers(plan: Plan, catalogue: SystemCatalog, models: Relation) -> None:
     """Compare the triggers on ``models``."""
     table = models.sql
     found = {
