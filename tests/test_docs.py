@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modelctl import FailureType
 from tests import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,3 +56,10 @@ def test_the_map_of_the_readme_has_every_wing() -> None:
     a_map = text[text.index("## Working on it") :]
     wings = {path.parent.name for path in (ROOT / "modelctl").glob("*/__init__.py")}
     assert {wing for wing in wings if not re.search(rf"\b{wing}\b", a_map)} == set()
+
+
+def test_every_list_of_the_failure_types_is_complete() -> None:
+    """The README, the example of the configuration and the help of record-failure name each type."""
+    for name in ("README.md", "config.example.toml", "modelctl/commands/outcomes.py"):
+        text = (ROOT / name).read_text()
+        assert {kind for kind in FailureType if kind not in text} == set(), name
