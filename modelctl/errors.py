@@ -128,7 +128,7 @@ class RefusedError(ModelctlError):
     exit_code = ExitCode.REFUSED
 
 
-class InterruptedError(ModelctlError):  # noqa: A001 - one name in three spellings, kept equal by a test
+class InterruptedError(ModelctlError):  # noqa: A001 - as its exit code and its error code, which a test compares
     """Interrupted; what was not committed is not done."""
 
     exit_code = ExitCode.INTERRUPTED

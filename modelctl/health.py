@@ -83,7 +83,7 @@ class Health:
 
     @property
     def status(self) -> ModelStatus:
-        """The status that the two flags mean."""
+        """The status that follows from *active* and *auto_disabled*."""
         return status_of(self.active, self.auto_disabled)
 
 
@@ -164,10 +164,11 @@ def reaches_threshold(health: Health, outcome: Outcome, config: Config) -> bool:
 
 
 def depends_on_others(health: Health, outcome: Outcome, config: Config, guards: Guards) -> bool:
-    """Whether the effect of this outcome depends on other models, and their health on it.
+    """Whether the rule needs the rows of other models to decide about this outcome.
 
-    Failures that this row alone decides: below the threshold, or spared by a hold that stays valid
-    for at least one more incident window. Of *guards* only the holds are read.
+    It does not for a failure below the threshold, and not for a failure of a model that is spared
+    by a hold which stays valid for at least one more incident window. Reads only the holds of
+    *guards*.
     """
     if not config.recovery.guarded or not reaches_threshold(health, outcome, config):
         return False
@@ -191,7 +192,7 @@ class Guards:
 
     *pauses*: providers whose switching is paused; None for the whole fleet. *incidents*: provider
     and failure type of each incident that is not over; *lasting*: those that stay valid for at least
-    one more window. *active*: how many models are. *reachers*: models that reached the threshold
+    one more window. *active*: how many models are active. *reachers*: models that reached the threshold
     within the last window; *off*: those of them that are not active. *spared*: models that are
     spared and whose last failure, within the last window, was of this type. *ejected*: models of a
     provider that the rule switched off since the provider's incident began, or at most a window
@@ -208,7 +209,8 @@ class Guards:
     off: set[str] = field(default_factory=set)
     spared: dict[tuple[str, FailureType], set[str]] = field(default_factory=dict)
     ejected: dict[str, set[str]] = field(default_factory=dict)
-    # Incidents that began in this transaction, with how many models, and those that went on.
+    # The incidents that began in this transaction, each with its number of failing models; and the
+    # incidents that went on in it.
     began: dict[tuple[str, FailureType], int] = field(default_factory=dict)
     went_on: set[tuple[str, FailureType]] = field(default_factory=set)
 

@@ -35,7 +35,10 @@ _ASCII = str.maketrans(*ASCII_ALIKE, " ")
 
 
 def skeleton(text: str) -> str:
-    """Return *text* without blanks, in one case, in Latin letters: the same for ids that look the same."""
+    """Return *text* without blanks, in lower case and in Latin letters.
+
+    Ids that look the same have the same skeleton.
+    """
     visible = UNSAFE.sub("", unicodedata.normalize("NFKC", UNSAFE.sub("", text)))
     folded = unicodedata.normalize("NFKC", visible.translate(_CAPITALS).casefold())
     return folded.translate(_SMALL).translate(_ASCII)

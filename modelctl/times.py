@@ -1,4 +1,4 @@
-"""Times as the databases return them, made UTC, and as JSON has them. Imports no other module."""
+"""Converts the times of the databases to UTC, and UTC times to JSON. Imports no other module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 def in_utc(time: datetime) -> datetime | None:
-    """Return *time* in UTC; without a zone it is UTC already, and None if UTC has no such year."""
+    """Return *time* in UTC; a time without a zone is taken as UTC.
+
+    None: in UTC the time is outside of the years 1 to 9999.
+    """
     if time.tzinfo is None:
         return time.replace(tzinfo=UTC)
     try:
@@ -18,9 +21,9 @@ def in_utc(time: datetime) -> datetime | None:
 
 
 def time_at(epoch: float, now: float, digits: int) -> datetime:
-    """Return the time this many seconds after 1970: *now* if it is before the calendar.
+    """Return the time *epoch* seconds after 1970, rounded to *digits* decimal places of a second.
 
-    After the calendar it is `FOREVER`. *digits*: of a second, to which it is rounded.
+    A time before the year 1 becomes *now*, and a time after the year 9999 becomes `FOREVER`.
     """
     try:
         return datetime.fromtimestamp(round(epoch, digits), UTC)
@@ -29,5 +32,5 @@ def time_at(epoch: float, now: float, digits: int) -> datetime:
 
 
 def written(time: datetime) -> str:
-    """Write a UTC time as JSON has it."""
+    """Write a UTC time for JSON: ISO 8601 with milliseconds and a Z."""
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The program: its global options, and the one place where every error ends."""
+"""The program: its global options, and the error boundary, which reports every exception."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; every error ends here."""
+    """Run the command line and return the exit code; every exception is caught and reported here."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     invocation = Invocation()
     try:
@@ -123,7 +123,7 @@ def _run_command(arguments: list[str], invocation: Invocation) -> int:
 
 
 def _as_our_error(exc: BaseException, invocation: Invocation) -> ModelctlError:
-    """Return the error that tells the user about *exc*."""
+    """Convert any exception to the `ModelctlError` that is reported to the user."""
     if isinstance(exc, ModelctlError):
         return exc
     if isinstance(exc, _CLICK_ERROR):

@@ -145,7 +145,8 @@ def _check_recovery(config: Config) -> None:
         hint = "a model that comes back must not be switched off before it fails again"
         _fail(config, "recovery.restart_failures", wrong, hint)
     shortest, longest = config.recovery.cooldown, config.recovery.max_cooldown
-    # Complain only if the user set max_cooldown: a cooldown above the default just does not grow.
+    # Complain only if the user set max_cooldown: with the default maximum, a longer cooldown
+    # simply does not grow.
     if longest < shortest and config.origins["recovery.max_cooldown"] != "default":
         shown = f"{format_duration(longest)} is less than {format_duration(shortest)}"
         wrong = f"must not be less than recovery.cooldown, but {shown}"

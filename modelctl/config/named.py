@@ -1,4 +1,4 @@
-"""Sections that stand many times, each with a name of its own, such as ``[probe.NAME]``.
+"""Sections that may occur several times, each with its own name, such as ``[probe.NAME]``.
 
 Such a section is a dataclass, whose first field is the name and whose other fields are the keys
 with their defaults, and a function that checks it. A new one also needs its word in

@@ -1,8 +1,8 @@
 """Every section of the configuration and its keys, as data.
 
 A new key is one line in its section, and a block in config.example.toml. A new section is a class
-here and one entry in `SECTIONS`; `Config` has a field of the same name. Sections that stand many
-times, each with a name of its own (``[probe.NAME]``), are in `probes`.
+here and one entry in `SECTIONS`; `Config` has a field of the same name. Sections that may
+occur several times, each with its own name (``[probe.NAME]``), are in `probes`.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "history": HistoryConfig,
 }
 KEYS = tuple(Key(name, of) for name, section in SECTIONS.items() for of in fields(section))
-# The sections that stand many times, each with a name of its own: [probe.NAME]; see `named`.
+# The sections that may occur several times, each with its own name: [probe.NAME]; see `named`.
 NAMED_SECTIONS = ("probe",)
 # A file with one of these sections runs commands or sends keys: see `trust`.
 TRUSTED_SECTIONS = frozenset({"probe"})

@@ -1,4 +1,4 @@
-"""Whether another user could have written a file: the check of ssh and sudo before they obey it."""
+"""Whether another user could have written a file, checked as ssh and sudo check their files."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def spooled(
 ) -> Spool[Any]:
     """Read all rows of a query, to disk if they are many; *make* makes an item of each.
 
-    Whoever works through them slowly holds no connection, no transaction and, on SQLite without
-    WAL, stops no writer.
+    A caller that works through the rows slowly holds no connection and no transaction, and on SQLite
+    without WAL it blocks no writer.
     """
     with database.connect() as connection:
         if database.on_sqlite:

@@ -114,7 +114,8 @@ class Database:
         """Give a connection on which every statement is its own transaction."""
         with self._translated(), self._reading.connect() as connection:
             yield connection
-            # Ends nothing, except behind a pooler that needs our settings in each transaction.
+            # On an autocommit connection this does nothing. Behind a pooler that needs our settings in
+            # each transaction, it ends the transaction.
             connection.commit()
 
     @contextmanager

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database
 
 # Any numbers that no other program uses.
-RECOVER_LOCK = 7091_2026_0001  # held by the one run of recover that works
+RECOVER_LOCK = 7091_2026_0001  # held by the run of recover that is at work
 GUARD_LOCK = 7091_2026_0002  # held by a change that depends on how many other models are active
 
 
@@ -24,13 +24,13 @@ def lock_key(lock: int, schema: str) -> int:
 
 
 def take_guard_lock(connection: sa.Connection, database: Database) -> None:
-    """Take the guard lock until the transaction ends: this change may lower the number of active models.
+    """Hold the guard lock until the transaction ends; for changes that may deactivate a model.
 
-    Always before the lock of a row, so that two transactions never wait for each other.
+    Take the guard lock before any row lock: then two transactions never wait for each other.
     """
     if database.on_sqlite:  # BEGIN IMMEDIATE admits one writer at a time
         return
-    # It may take long, because no row is locked yet that others wait for.
+    # The wait may be long: this transaction holds no row lock yet, so no other transaction waits for it.
     sql = (
         "SELECT set_config('lock_timeout', '2s', true),"
         f" pg_advisory_xact_lock({lock_key(GUARD_LOCK, database.schema)}),"

@@ -149,7 +149,10 @@ def _open(path: Path, mode: str, busy: float) -> sqlite3.Connection:
 
 
 def compare_with_one(sql: str) -> str:
-    """Make only 1 true: for SQLite 2 IS TRUE as well, but active = TRUE does not count it."""
+    """Rewrite IS TRUE in *sql* so that only 1 is true.
+
+    In SQLite 2 IS TRUE holds, but active = TRUE does not count a row with 2.
+    """
     return sql.replace(" IS TRUE", " IS 1").replace(" IS NOT TRUE", " IS NOT 1")
 
 
@@ -177,7 +180,7 @@ def create(path: Path, migrate: Callable[[Path], None]) -> None:
             os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
             try:
                 migrate(draft)
-            except ModelctlError as exc:  # the user does not know the draft
+            except ModelctlError as exc:  # its message names the draft, not the file of the user
                 message = exc.message.replace(clean(str(draft)), clean(str(path)))
                 raise type(exc)(message, hint=exc.hint) from exc
             with contextlib.closing(_open(draft, "mode=rw", BUSY_SECONDS)) as connection:

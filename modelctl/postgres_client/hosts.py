@@ -101,7 +101,7 @@ _lookups: dict[tuple[str, str], Future[list[str]]] = {}
 
 
 def _forget_lookups() -> None:
-    """A child process has none of the threads that look up names."""
+    """Forget running lookups: the child of a fork does not have the threads that run them."""
     global _lock
     _lock = threading.Lock()
     _lookups.clear()

@@ -1,4 +1,4 @@
-"""Ask models whether they work: one small request, or one command, each. Knows no database."""
+"""Ask models whether they work: one small request, or one command, each. Uses no database."""
 
 from __future__ import annotations
 
@@ -123,9 +123,8 @@ def _answers(
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
-            done.put(
-                end
-            )  # read only by a caller that still waits: without it, it would wait for ever
+            # Wakes a caller that still waits for an answer; after the last answer nobody reads it.
+            done.put(end)
 
     task = loop.create_task(work_together())
     thread = threading.Thread(target=run, name="modelctl-probe", daemon=True)

@@ -143,6 +143,7 @@ _STATE = {
     "at": DeclaredColumn("timestamptz NOT NULL", "TEXT NOT NULL", filler="now()"),
     "value": _text(),
 }
+# See `count.outbox`. Only doctor reads xid, to find the rows of its own transaction.
 _OUTBOX = {
     "id": DeclaredColumn(_IDENTITY, ""),
     "xid": DeclaredColumn("xid8 NOT NULL DEFAULT pg_current_xact_id()", ""),
