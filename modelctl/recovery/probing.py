@@ -167,7 +167,7 @@ class Probing:
 
     def off(self, selection: Selection) -> list[tuple[str, str]]:
         """Return id and provider of each model of a selection that is off."""
-        ids = selected_ids(self._database, selection, "active IS NOT TRUE")
+        ids = selected_ids(self._database, selection, only_off=True)
         return [(model_id, provider) for model_id, provider, _ in self.models([*ids])]
 
     def claim(self, seconds: float, owner: str) -> bool:

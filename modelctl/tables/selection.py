@@ -67,8 +67,8 @@ def parameters(sql: Sql, selection: Selection) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def selected_ids(database: Database, selection: Selection, only: str = "TRUE") -> Spool[str]:
-    """Return the ids of the models of a selection, by code points; *only*: a further condition.
+def selected_ids(database: Database, selection: Selection, *, only_off: bool = False) -> Spool[str]:
+    """Return the ids of the models of a selection, by code points; *only_off*: of those that are off.
 
     Raises:
         ModelNotFoundError: there is none.
@@ -76,8 +76,9 @@ def selected_ids(database: Database, selection: Selection, only: str = "TRUE") -
     from modelctl.database.bulk import spooled
     from modelctl.database.sql import text
 
+    off = " AND active IS NOT TRUE" if only_off else ""
     sql = (
-        f"SELECT id FROM models WHERE {condition(database.sql, selection)} AND {only}"
+        f"SELECT id FROM models WHERE {condition(database.sql, selection)}{off}"
         f" ORDER BY {database.sql.by_id}"
     )
     found = spooled(database, text(sql), parameters(database.sql, selection), lambda row: row[0])
@@ -87,7 +88,7 @@ def selected_ids(database: Database, selection: Selection, only: str = "TRUE") -
             f"the ids of {numbered(len(found) - len(ids))} cannot be read; they stay as they are"
         )
     if not ids:
-        raise no_model(selection)
+        raise no_model(selection, "no model that is off" if only_off else "no model")
     return ids
 
 
@@ -107,8 +108,8 @@ def check_named(database: Database, selection: Selection) -> None:
         raise no_model(named)
 
 
-def no_model(selection: Selection) -> ModelNotFoundError:
+def no_model(selection: Selection, what: str = "no model") -> ModelNotFoundError:
     """Return the error that a selection has no model."""
     words = {"timed": "disabled until a time", "all": "at all"}
     given = (words.get(name, f"{name} '{getattr(selection, name)}'") for name in selection.given())
-    return ModelNotFoundError(f"no model matches: {', '.join(given)}", hint="see: modelctl list")
+    return ModelNotFoundError(f"{what} matches: {', '.join(given)}", hint="see: modelctl list")

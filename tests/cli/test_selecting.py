@@ -198,3 +198,27 @@ def test_sorted_by_since(fleet: None, cli: Cli) -> None:
     assert cli("list", "--sort", "since", "-o", "name").lines == [
         *("other/tripped", "acme/off", "other/due", "acme/one", "acme/two")
     ]
+
+
+# ── probe ──
+
+
+def test_probing_a_selection(fleet: None, cli: Cli, files: dict[str, str]) -> None:
+    """It asks the models that are off and have a probe; several requests need --yes."""
+    probe = ("--config", files["CONFIG"], "probe")
+    dry = cli(*probe, "--all", "--dry-run")
+    assert dry.code == 0
+    assert "warning: 2 models not asked: no probe is configured for their providers" in dry.err
+    assert dry.err.endswith("1 request would be made\n")
+    asked = cli(*probe, "--provider", "acme", "-o", "json").json
+    assert [answer["id"] for answer in asked["answers"]] == ["acme/off"]
+    cli(*probe, "--provider", "other", "--yes").failed(3, "no probe is configured for 'other'")
+    cli(*probe, "--status", "active", "--yes").failed(4, "no model that is off matches")
+    sql("UPDATE models SET active = FALSE WHERE id = 'acme/two'")
+    cli(*probe, "--provider", "acme").failed(2, "2 requests", "--yes")
+    cli(*probe, "--provider", "acme", "--yes", "--limit-to", "1").failed(8, "more than 1")
+    child = on_terminal(*probe, "--provider", "acme")
+    child.expect_exact("Make 2 requests? [y/N] ")
+    child.sendline("n")
+    assert finish(child)[0] == 8
+    assert len(cli(*probe, "--provider", "acme", "--yes").lines) == 2
