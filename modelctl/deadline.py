@@ -50,6 +50,11 @@ def patience(seconds: float) -> Iterator[None]:
         _running.reset(token)
 
 
+def running() -> object | None:
+    """Return an object that stands for the running call; None outside of a call."""
+    return _running.get()
+
+
 def renew() -> None:
     """Start the budget again, after a step of long work."""
     if budget := _running.get():

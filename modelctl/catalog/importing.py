@@ -59,6 +59,7 @@ def import_catalog(
     invalidate: Callable[..., CacheState],
 ) -> ImportResult:
     """Write the models of a catalogue, and count what happened to them."""
+    from modelctl import operation
     from modelctl.models.imports import import_models
 
     try:
@@ -83,6 +84,7 @@ def import_catalog(
         dry_run=dry_run,
         ignored_status=ignored,
         notes=found.notes,
+        operation=None if dry_run else operation.written(),
     )
 
 

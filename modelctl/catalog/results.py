@@ -28,6 +28,7 @@ class ImportResult:
 
     *ignored_status*: how many entries say that their model is off while it is on in the fleet, or the
     other way round; import never changes a status.
+    *operation*: what the events of this import have in common; None if it wrote none.
     *notes*: what else a person should know about the catalogue, in sentences.
     """
 
@@ -40,3 +41,4 @@ class ImportResult:
     dry_run: bool = False
     ignored_status: int = 0
     notes: tuple[str, ...] = ()
+    operation: str | None = None

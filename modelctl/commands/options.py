@@ -37,7 +37,9 @@ Output = Annotated[
 Actor = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Who makes the change. Default: MODELCTL_ACTOR, else user@host."
+        metavar="NAME",
+        help="Who makes the change. Default: MODELCTL_ACTOR, else user@host "
+        "(under sudo the user who called it).",
     ),
 ]
 Reason = Annotated[

@@ -1,23 +1,18 @@
-"""The commands that read: list, show, stats, leaderboard, events."""
+"""The commands that read: list, show, stats, leaderboard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from modelctl.commands.completion import complete_id, completes
-from modelctl.commands.inputs import is_duration, read_duration, read_time
+from modelctl.commands.completion import completes
 from modelctl.commands.invocation import open_fleet, print_result, print_view, prints_table
-from modelctl.commands.options import DURATION_EXAMPLES, ModelId, Output, Provider
+from modelctl.commands.options import ModelId, Output, Provider
 from modelctl.commands.selecting import Chosen, selects
 from modelctl.errors import UsageError
-from modelctl.model import numbered
 from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
-
-_Item = TypeVar("_Item")
 
 _LEADERBOARD_LENGTH = 10
 
@@ -138,57 +133,3 @@ def leaderboard(
         streams.say(
             f"note: these are the best {len(entries)} models, and there are more: --top 0 shows all"
         )
-
-
-def events(
-    ctx: typer.Context,
-    model_id: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ID]", help="Only events of this model.", autocompletion=complete_id
-        ),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION|TIME",
-            help=f"Only events that are not older: {DURATION_EXAMPLES}; "
-            "or 08:00, 2026-12-01 (local time).",
-        ),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=0, help="At most N events; 0: no limit.")
-    ] = 100,
-    output: Output = None,
-) -> None:
-    """Print the history, newest first."""
-    from modelctl.output.views_models import events_view
-
-    start = None if since is None or is_duration(since) else read_time(since, past=True)
-    with open_fleet(ctx) as fleet:
-        ago = start.at if start else read_duration(since)
-        one_more = limit and limit + 1
-        found = _Limited(fleet.iter_events(model_id, since=ago, limit=one_more), limit)
-        print_view(ctx, events_view(found), output)
-    if start:
-        start.say("since")
-    if found.more:
-        streams.say(
-            f"note: these are the newest {numbered(limit, 'event')}, and there are more:"
-            " --limit 0 shows all, --since 2d those of two days"
-        )
-
-
-class _Limited(Iterator[_Item]):
-    """The first *limit* items (0: all); *more* says whether there were others."""
-
-    def __init__(self, items: Iterator[_Item], limit: int) -> None:
-        self._items, self._left, self._limited = items, limit, bool(limit)
-        self.more = False
-
-    def __next__(self) -> _Item:
-        if self._limited and not self._left:
-            self.more = self.more or next(self._items, None) is not None
-            raise StopIteration
-        self._left -= 1
-        return next(self._items)

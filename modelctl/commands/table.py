@@ -24,7 +24,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "show": "read:show",
     "stats": "read:stats",
     "leaderboard": "read:leaderboard",
-    "events": "read:events",
+    "events": "history:events",
     "availability": "availability:availability",
     "add": "change:add",
     "remove": "change:remove",

@@ -219,13 +219,20 @@ def _with_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def default_actor(environ: Mapping[str, str] | None = None) -> str:
-    """Return the actor of a command without --actor: MODELCTL_ACTOR, else user@host."""
+    """Return the actor of a command without --actor: MODELCTL_ACTOR, else user@host.
+
+    Under sudo the user is the one who called it: alice@host (sudo).
+    """
     environ = os.environ if environ is None else environ
     actor = environ.get("MODELCTL_ACTOR")
     if not actor:
         user = environ.get("LOGNAME") or environ.get("USER") or _user_name()
         # The same as socket.gethostname(), without loading the socket module.
         actor = f"{user}@{os.uname().nodename}"
+        # Not root: a script of root that drops its rights is not a person behind another user.
+        caller = environ.get("SUDO_USER")
+        if caller and caller not in (user, "root"):
+            actor = f"{caller}@{os.uname().nodename} (sudo)"
     return storable(actor, 200)
 
 

@@ -94,6 +94,10 @@ class Sql(ABC):
         """Whether two values differ, where NULL equals NULL."""
 
     @abstractmethod
+    def text_at(self, document: str, *path: str) -> str:
+        """The text at a path in a JSON document; NULL if there is none, or if it is not JSON."""
+
+    @abstractmethod
     def is_among(self, expression: str) -> str:
         """Whether a text is one of the parameter :ids, which `list_of_texts` makes."""
 
@@ -180,6 +184,9 @@ class Postgres(Sql):
     def differs(self, one: str, other: str) -> str:
         return f"{one} IS DISTINCT FROM {other}"
 
+    def text_at(self, document: str, *path: str) -> str:
+        return f"{document} #>> '{{{','.join(path)}}}'"
+
     def is_among(self, expression: str) -> str:
         return f"{expression} = ANY(CAST(:ids AS text[]))"
 
@@ -263,6 +270,10 @@ class Sqlite(Sql):
 
     def differs(self, one: str, other: str) -> str:
         return f"{one} IS NOT {other}"
+
+    def text_at(self, document: str, *path: str) -> str:
+        found = f"json_extract({document}, '$.{'.'.join(path)}')"
+        return f"CASE WHEN json_valid({document}) THEN {found} END"
 
     def is_among(self, expression: str) -> str:
         return f"{expression} IN (SELECT value FROM json_each(:ids))"

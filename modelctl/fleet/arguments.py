@@ -105,6 +105,13 @@ def provider(name: str | None) -> str | None:
     return None if name is None else storable(name, 200)
 
 
+def actor(name: str | None) -> str | None:
+    """Return the name of who acts, as the database can store it."""
+    if name is not None and not isinstance(name, str):
+        raise UsageError(f"an actor is text, not {type(name).__name__}")
+    return storable(name, 200) if name else None
+
+
 def limit(value: int | None) -> int | None:
     """Return a limit; None and 0: there is none."""
     value = value or None
@@ -131,12 +138,31 @@ def in_utc(time: datetime, what: str) -> datetime:
         raise UsageError(f"{what} is beyond the calendar") from None
 
 
-def since(value: float | datetime | None) -> float | datetime | None:
-    """Return the start of a listing: seconds ago, or a time in UTC."""
+def moment(value: float | datetime | None, what: str) -> float | datetime | None:
+    """Return an end of a listing: seconds ago, or a time in UTC."""
     if isinstance(value, datetime):
-        return in_utc(value, "since")
+        return in_utc(value, what)
     if value is not None:
-        seconds(value, "since")
+        seconds(value, what)
+    return value
+
+
+def operation(text: str) -> str:
+    """Return an operation as it is stored."""
+    from modelctl.operation import is_operation
+
+    if not isinstance(text, str) or not is_operation(text.upper()):
+        raise UsageError(
+            f"'{text}' is not an operation",
+            hint="an operation has 26 characters, as in the field of that name of an event",
+        )
+    return text.upper()
+
+
+def cursor(value: int) -> int:
+    """Return the id of an event, or 0 for that before the first."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise UsageError(f"the id of an event is a whole number from 0 on, not {value!r}")
     return value
 
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class ChangeCommands(OpenedFleet):
-    """What changes models. Each change is committed first, then the caches are invalidated."""
+    """What changes models. Each change is committed first, then the caches are invalidated.
+
+    *actor*: who makes this change, in place of the actor of the fleet.
+    """
 
     def disable(
         self,
@@ -36,6 +39,7 @@ class ChangeCommands(OpenedFleet):
         until: datetime | None = None,
         force: bool = False,
         dry_run: bool = False,
+        actor: str | None = None,
     ) -> Changes:
         """Switch models off by hand, all or none. Nothing automatic switches them on again.
 
@@ -59,7 +63,7 @@ class ChangeCommands(OpenedFleet):
         floor = self.config.recovery.min_active
         end = arguments.end(duration, until, lambda: self._store.candidates.clock())
         disable = with_arguments(self._store.changes.disable, until=end, floor=floor, force=force)
-        return self._switch(disable, ids, select, limit_to, reason, dry_run)
+        return self._switch(disable, ids, select, limit_to, reason, dry_run, actor)
 
     def enable(
         self,
@@ -68,6 +72,7 @@ class ChangeCommands(OpenedFleet):
         limit_to: int | None = None,
         reason: str | None = None,
         dry_run: bool = False,
+        actor: str | None = None,
     ) -> Changes:
         """Switch models on as healthy ones: without failures and ejections. All or none.
 
@@ -77,7 +82,8 @@ class ChangeCommands(OpenedFleet):
             ModelNotFoundError: an id is unknown, or the selection has no model; nothing is changed.
             RefusedError: more than *limit_to* would change; nothing is changed.
         """
-        return self._switch(self._store.changes.enable, ids, select, limit_to, reason, dry_run)
+        enable = self._store.changes.enable
+        return self._switch(enable, ids, select, limit_to, reason, dry_run, actor)
 
     def remove(
         self,
@@ -86,6 +92,7 @@ class ChangeCommands(OpenedFleet):
         limit_to: int | None = None,
         reason: str | None = None,
         dry_run: bool = False,
+        actor: str | None = None,
     ) -> Changes:
         """Delete models, all or none; their history stays.
 
@@ -97,7 +104,8 @@ class ChangeCommands(OpenedFleet):
                 model; nothing is changed.
             RefusedError: more than *limit_to* would be removed; nothing is changed.
         """
-        return self._switch(self._store.changes.remove, ids, select, limit_to, reason, dry_run)
+        remove = self._store.changes.remove
+        return self._switch(remove, ids, select, limit_to, reason, dry_run, actor)
 
     def _switch(
         self,
@@ -107,20 +115,23 @@ class ChangeCommands(OpenedFleet):
         limit_to: int | None,
         reason: str | None,
         dry_run: bool,
+        actor: str | None,
     ) -> Changes:
+        from modelctl import operation
         from modelctl.models.results import Changes
         from modelctl.models.status_changes import Selected
 
         which = arguments.models(ids, select, limit_to)
         changes = change(
             which if isinstance(which, list) else Selected(which, limit_to),
-            actor=self._actor,
+            actor=self._acting(actor),
             reason=self._reason(reason),
             dry_run=dry_run,
         )
         # Also if nothing changed: an earlier process may have died before its invalidation.
         changed = any(change.changed for change in changes)
-        return Changes(changes, self._invalidate(owed=not dry_run, changed=changed), dry_run)
+        cache = self._invalidate(owed=not dry_run, changed=changed)
+        return Changes(changes, cache, dry_run, None if dry_run else operation.written())
 
     def add(
         self,
@@ -128,6 +139,7 @@ class ChangeCommands(OpenedFleet):
         *,
         name: str | None = None,
         provider: str = "",
+        actor: str | None = None,
     ) -> Changes:
         """Add one active model. A model that exists already stays as it is.
 
@@ -138,14 +150,21 @@ class ChangeCommands(OpenedFleet):
             UsageError: the id is not valid (1-200 characters, no control characters, no blanks at
                 its ends).
         """
+        from modelctl import operation
         from modelctl.models.imports import add
         from modelctl.models.results import Changes
 
         entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
-        change = add(self._store.database, entry, actor=self._actor)
-        return Changes((change,), self._invalidate(owed=True, changed=change.changed))
+        change = add(self._store.database, entry, actor=self._acting(actor))
+        cache = self._invalidate(owed=True, changed=change.changed)
+        return Changes((change,), cache, operation=operation.written())
 
-    def record_success(self, id: str) -> Changes:  # noqa: A002 - the word that everybody uses
+    def record_success(
+        self,
+        id: str,  # noqa: A002 - the word that everybody uses
+        *,
+        actor: str | None = None,
+    ) -> Changes:
         """Record a successful call: the failures in a row are 0 again, and an auto-disabled model
         comes back.
 
@@ -155,7 +174,7 @@ class ChangeCommands(OpenedFleet):
         from modelctl import health
 
         arguments.distinct([id])
-        return self._record(health.Outcome(id, None))
+        return self._record(health.Outcome(id, None), actor)
 
     def record_failure(
         self,
@@ -163,6 +182,7 @@ class ChangeCommands(OpenedFleet):
         type: FailureType | str | None = "unknown",  # noqa: A002 - the word that everybody uses
         *,
         reason: str | None = None,
+        actor: str | None = None,
     ) -> Changes:
         """Record a failed call; the 5th counted failure in a row switches the model off.
 
@@ -180,7 +200,8 @@ class ChangeCommands(OpenedFleet):
         arguments.distinct([id])
         if type is None:
             return self._not_recorded(id)
-        return self._record(health.Outcome(id, health.failure_type(type), self._reason(reason)))
+        outcome = health.Outcome(id, health.failure_type(type), self._reason(reason))
+        return self._record(outcome, actor)
 
     def _not_recorded(self, model_id: str) -> Changes:
         from modelctl.models.results import Changes, OutcomeChange
@@ -195,12 +216,14 @@ class ChangeCommands(OpenedFleet):
         )
         return Changes((change,), self._cached_count.cache.state_when_untouched)
 
-    def _record(self, outcome: Outcome) -> Changes:
+    def _record(self, outcome: Outcome, actor: str | None) -> Changes:
+        from modelctl import operation
         from modelctl.models.results import Changes
 
         with self._warning_if_unknown():
-            change = self._store.outcomes.record(outcome, actor=self._actor)
-        return Changes((change,), self._invalidate(owed=change.changed))
+            change = self._store.outcomes.record(outcome, actor=self._acting(actor))
+        cache = self._invalidate(owed=change.changed)
+        return Changes((change,), cache, operation=operation.written())
 
     def record_batch(
         self,
@@ -208,6 +231,7 @@ class ChangeCommands(OpenedFleet):
         *,
         unknown: str = "fail",
         progress: Callable[[int], None] = ignore_progress,
+        actor: str | None = None,
     ) -> BatchResult:
         """Record many outcomes in their order, in one transaction: all or none.
 
@@ -220,6 +244,7 @@ class ChangeCommands(OpenedFleet):
             UsageError: an outcome is wrong; the message gives its number (from 1).
             ModelNotFoundError: an id is unknown, and *unknown* is ``fail``.
         """
+        from modelctl import operation
         from modelctl.fleet.batch import checked, texts
         from modelctl.models.results import BatchResult
 
@@ -230,14 +255,16 @@ class ChangeCommands(OpenedFleet):
         try:
             done = self._store.outcomes.record_batch(
                 lambda: iter(spool),
-                actor=self._actor,
+                actor=self._acting(actor),
                 skip_unknown=skip_unknown,
                 progress=progress,
             )
         except UsageError as exc:
             raise name_the_text(exc, texts(spool)) from None
         cache = self._invalidate(owed=bool(done.changes))
-        return BatchResult(done.recorded, done.changes, cache, done.skipped, done.unknown)
+        return BatchResult(
+            done.recorded, done.changes, cache, done.skipped, done.unknown, operation.written()
+        )
 
     def import_models(
         self,
@@ -250,6 +277,7 @@ class ChangeCommands(OpenedFleet):
         strict: bool = False,
         dry_run: bool = False,
         progress: Callable[[int], None] = ignore_progress,
+        actor: str | None = None,
     ) -> ImportResult:
         """Add and update models from a catalogue, in one transaction. No status is changed.
 
@@ -282,7 +310,7 @@ class ChangeCommands(OpenedFleet):
             found,
             self._store.database,
             on_conflict=policy,
-            actor=self._actor,
+            actor=self._acting(actor),
             dry_run=dry_run,
             progress=progress,
             invalidate=self._invalidate,

@@ -5,13 +5,21 @@ from __future__ import annotations
 from modelctl.fleet.calls import public_methods_in_time
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
+from modelctl.fleet.history import HistoryCommands
 from modelctl.fleet.reads import ReadCommands
 from modelctl.fleet.recovery import RecoveryCommands
 from modelctl.fleet.upkeep import UpkeepCommands
 
 
 @public_methods_in_time
-class Fleet(CountCommands, ReadCommands, ChangeCommands, RecoveryCommands, UpkeepCommands):
+class Fleet(
+    CountCommands,
+    ReadCommands,
+    HistoryCommands,
+    ChangeCommands,
+    RecoveryCommands,
+    UpkeepCommands,
+):
     """The models of one database, their count and its cache.
 
     Open a fleet with `Fleet.open`; use it as a context manager, or `close` it. Threads may share

@@ -11,6 +11,7 @@ from modelctl.config.config import Config
 from modelctl.config.load import default_actor
 from modelctl.count.protocol import CachedCount
 from modelctl.errors import ModelctlError, ModelNotFoundError, clean
+from modelctl.fleet import arguments
 from modelctl.model import storable
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class OpenedFleet:
     def __init__(
         self, config: Config, *, actor: str | None = None, pool_size: int | None = None
     ) -> None:
-        """*actor*: the name in the history; *pool_size*: the maximum of database connections."""
+        """*actor*: the name in the history, unless a call gives another; *pool_size*: the maximum of database connections."""
         self.config = config
         self._actor = storable(actor, 200) if actor else default_actor()
         self._pool_size = pool_size or config.database.pool_size
@@ -60,7 +61,7 @@ class OpenedFleet:
 
         *config*: a file, a `Config`, or None: the usual places (MODELCTL_CONFIG, the user's file,
         the system's file) and the environment. *actor*: the name in the history; None:
-        MODELCTL_ACTOR, else user@host.
+        MODELCTL_ACTOR, else user@host (under sudo: the user who called it).
 
         Raises:
             InvalidConfigError: the configuration is wrong.
@@ -153,6 +154,10 @@ class OpenedFleet:
             near = nearest(self._store.database, first)
             if near:
                 error.hint = clean(f"the nearest: {', '.join(near)}; {error.hint}")
+
+    def _acting(self, actor: str | None) -> str:
+        """Return who acts in a call: the *actor* that it names, else that of the fleet."""
+        return arguments.actor(actor) or self._actor
 
     def _reason(self, reason: str | None) -> str | None:
         """Return a reason as it is stored: without keys, and not too long."""

@@ -1,4 +1,4 @@
-"""The commands that only read: list, show, stats, leaderboard, events and the like."""
+"""The commands that only read: list, show, stats, leaderboard and the like."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from modelctl.availability.results import Availability
     from modelctl.health import Hold
     from modelctl.model import ModelStatus
-    from modelctl.models.results import Event, ExplainedModel, LeaderboardEntry, Model, Stats
+    from modelctl.models.results import ExplainedModel, LeaderboardEntry, Model, Stats
     from modelctl.tables.selection import Selection
 
 
 class ReadCommands(OpenedFleet):
-    """What can be asked about models and their history. Everything comes from the database."""
+    """What can be asked about models. Everything comes from the database."""
 
     def list_models(
         self,
@@ -136,39 +136,6 @@ class ReadCommands(OpenedFleet):
             self._store.database, top=top, provider=provider, untested=untested
         )
 
-    def events(
-        self,
-        id: str | None = None,  # noqa: A002 - the word that everybody uses
-        *,
-        since: float | datetime | None = None,
-        limit: int | None = 100,
-    ) -> tuple[Event, ...]:
-        """Return the history, newest first.
-
-        *id*: only the events of this model. *since*: only events of the last so many seconds, or
-        since a time with its zone. *limit*: at most so many; 0 or None: no limit.
-
-        Raises:
-            UsageError: *since* is neither a time nor from 0 s to ten years, or *limit* is below 0.
-        """
-        return tuple(self.iter_events(id, since=since, limit=limit))
-
-    def iter_events(
-        self,
-        id: str | None = None,  # noqa: A002 - the word that everybody uses
-        *,
-        since: float | datetime | None = None,
-        limit: int | None = 100,
-    ) -> Iterator[Event]:
-        """Give what `events` returns, one event at a time, in constant memory.
-
-        The rows are read as by `iter_models`.
-        """
-        from modelctl.models import events
-
-        since, limit = arguments.since(since), arguments.limit(limit)
-        return events.iter_events(self._store.database, id, since=since, limit=limit)
-
     def availability(
         self,
         *ids: str,
@@ -190,7 +157,7 @@ class ReadCommands(OpenedFleet):
         """
         from modelctl.availability.measure import measure
 
-        start = arguments.since(since)
+        start = arguments.moment(since, "since")
         if start is None:
             raise UsageError("since is seconds or a time")
         if until is not None:

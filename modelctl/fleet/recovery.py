@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class RecoveryCommands(OpenedFleet):
-    """What brings models back automatically, and what stops that."""
+    """What brings models back automatically, and what stops that.
+
+    *actor*: who makes this change, in place of the actor of the fleet.
+    """
 
     def recover(
         self,
@@ -30,6 +33,7 @@ class RecoveryCommands(OpenedFleet):
         select: Selection | None = None,
         dry_run: bool = False,
         progress: Callable[[int], None] = ignore_progress,
+        actor: str | None = None,
     ) -> Recovery:
         """Bring back the models whose cooldown, or timed disable, is over.
 
@@ -51,7 +55,8 @@ class RecoveryCommands(OpenedFleet):
         if cooldown is not None:
             arguments.seconds(cooldown, "a cooldown")
         limit = arguments.limit(self.config.recovery.limit if limit is None else limit)
-        prober = self._prober(progress) if probe else None
+        who = self._acting(actor)
+        prober = self._prober(progress, who) if probe else None
         self._warn_if_nothing_is_configured()
         store = self._store
         candidates, bring_back = store.candidates, store.bring_back
@@ -65,7 +70,7 @@ class RecoveryCommands(OpenedFleet):
             prober,
             limit=limit,
             cooldowns=None if cooldown is None else (cooldown,),
-            actor=self._actor,
+            actor=who,
             paused=store.holds.pause_of_the_fleet(),
             progress=progress,
         )
@@ -100,6 +105,7 @@ class RecoveryCommands(OpenedFleet):
         limit_to: int | None = None,
         dry_run: bool = False,
         progress: Callable[[int], None] = ignore_progress,
+        actor: str | None = None,
     ) -> ProbeReport:
         """Ask models that are off whether they work, with one small request each.
 
@@ -118,7 +124,7 @@ class RecoveryCommands(OpenedFleet):
         from modelctl.probe.results import ProbeReport
 
         which = arguments.models(ids, select, limit_to)
-        prober = self._prober(progress)
+        prober = self._prober(progress, self._acting(actor))
         models = prober.models(which) if isinstance(which, list) else prober.off(which)
         if limit_to is not None and len(models) > limit_to:
             raise RefusedError(
@@ -131,14 +137,14 @@ class RecoveryCommands(OpenedFleet):
         answers = prober.ask(models)
         return ProbeReport(tuple(answers), len(answers))
 
-    def _prober(self, progress: Callable[[int], None]) -> Prober:
+    def _prober(self, progress: Callable[[int], None], actor: str) -> Prober:
         from modelctl.recovery.probing import Prober, configured
 
         probes = configured(self.config)
         return Prober(
             self._store.probing,
             probes,
-            actor=self._actor,
+            actor=actor,
             warn=lambda message: self.on_warning(message),
             progress=progress,
         )
@@ -148,7 +154,12 @@ class RecoveryCommands(OpenedFleet):
         return self._store.last_run.read()
 
     def pause(
-        self, duration: float, *, provider: str | None = None, reason: str | None = None
+        self,
+        duration: float,
+        *,
+        provider: str | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
     ) -> Pause:
         """Stop all automatic switching, off and on, for *duration* seconds.
 
@@ -157,6 +168,7 @@ class RecoveryCommands(OpenedFleet):
         Raises:
             UsageError: *duration* is not more than 0 s and at most ten years.
         """
+        from modelctl import operation
         from modelctl.recovery.results import Pause
         from modelctl.tables.selection import Selection
 
@@ -166,13 +178,21 @@ class RecoveryCommands(OpenedFleet):
         of_provider = Selection(provider=provider)
         if provider is not None and not [*store.models.iter_models(of_provider, limit=1)]:
             self.on_warning(f"no model has the provider '{provider}'")
-        until = store.holds.pause(provider, duration, reason=reason, actor=self._actor)
-        return Pause(provider, True, until, reason, True)
+        who = self._acting(actor)
+        until = store.holds.pause(provider, duration, reason=reason, actor=who)
+        return Pause(provider, True, until, reason, True, operation.written())
 
-    def resume(self, *, provider: str | None = None, reason: str | None = None) -> Pause:
+    def resume(
+        self,
+        *,
+        provider: str | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> Pause:
         """End the pause of the fleet, or of *provider*, before its time."""
+        from modelctl import operation
         from modelctl.recovery.results import Pause
 
         provider, reason = arguments.provider(provider), self._reason(reason)
-        found = self._store.holds.resume(provider, reason=reason, actor=self._actor)
-        return Pause(provider, False, None, None, found)
+        found = self._store.holds.resume(provider, reason=reason, actor=self._acting(actor))
+        return Pause(provider, False, None, None, found, operation.written())

@@ -95,11 +95,15 @@ class OutcomeChange(StatusChange):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a command did to each model it was given; of a selection, *changes* is on disk if long."""
+    """What a command did to each model it was given; of a selection, *changes* is on disk if long.
+
+    *operation*: what the events of this call have in common; None if it wrote none.
+    """
 
     changes: Sequence[StatusChange]
     cache: CacheState
     dry_run: bool = False
+    operation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class BatchResult:
     """How many outcomes were recorded, and the models whose status changed in the end.
 
     *unknown*: the ids that name no model, in order, and *skipped*: how many outcomes they had.
+    *operation*: as in `Changes`.
     """
 
     recorded: int
@@ -114,6 +119,7 @@ class BatchResult:
     cache: CacheState
     skipped: int = 0
     unknown: tuple[str, ...] = ()
+    operation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ class Event:
 
     *details*: what changed, as JSON. ``until``: when it ends; ``guard``: what spared the model;
     ``old`` and ``new``: the values that differ. None where there is nothing more to say.
+    *operation*: the events that one call wrote have the same one; None in events of earlier releases.
     """
 
     id: int
@@ -180,3 +187,4 @@ class Event:
     failure_type: str | None
     provider: str | None = None
     details: Mapping[str, Any] | None = None
+    operation: str | None = None

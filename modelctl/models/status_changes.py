@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl import deadline
+from modelctl import deadline, operation
 from modelctl.database import bulk
 from modelctl.database.database import Query
 from modelctl.database.locks import take_guard_lock
@@ -142,11 +142,13 @@ def _change_in_two_messages(
         for event in _events([(row, decision)]):
             statements.append(
                 f"INSERT INTO {database.own}modelctl_events"
-                " (model_id, event, before, after, reason, details, actor) VALUES (:model_id,"
-                " :event, :before, :after, :event_reason, CAST(:details AS jsonb), :event_actor)"
+                " (model_id, event, before, after, reason, details, actor, operation)"
+                " VALUES (:model_id, :event, :before, :after, :event_reason,"
+                " CAST(:details AS jsonb), :event_actor, :operation)"
             )
             values |= event._asdict() | {"event_reason": event.reason, "event_actor": actor}
             values["details"] = event.details and json_text(event.details)
+            values["operation"] = operation.current()
             values["reason"] = change.parameters.get("reason")
         return _result(row, decision), Query("; ".join(statements or ["SELECT 1"]), values)
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl import deadline, health
+from modelctl import deadline, health, operation
 from modelctl.database.bulk import chunks
 from modelctl.database.database import Query
 from modelctl.database.locks import take_guard_lock
@@ -218,11 +218,12 @@ class Outcomes:
         for event in decided.events:  # at most one
             sql += (
                 f"; INSERT INTO {self._database.own}modelctl_events"
-                " (model_id, event, before, after, reason, failure_type, details, actor)"
+                " (model_id, event, before, after, reason, failure_type, details, actor, operation)"
                 " VALUES (:id, :event, :before, :after, :reason, :failure_type,"
-                " CAST(:details AS jsonb), :actor)"
+                " CAST(:details AS jsonb), :actor, :operation)"
             )
             parameters |= event._asdict() | {"actor": actor, "details": json.dumps(event.details)}
+            parameters["operation"] = operation.current()
         return Query(sql, parameters)
 
     def _record_as_chunk(self, outcome: Outcome, actor: str) -> _Decided:

@@ -30,8 +30,13 @@ def default_format() -> OutputFormat:
     return OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.TSV
 
 
-def write_view(view: View, output: OutputFormat | None, *, raw: bool = False) -> None:
-    """Print a result to stdout; *raw*: CSV without the apostrophe that protects spreadsheets."""
+def write_view(
+    view: View, output: OutputFormat | None, *, raw: bool = False, header: bool = True
+) -> None:
+    """Print a result to stdout.
+
+    *raw*: CSV without the apostrophe that protects spreadsheets. *header*: CSV has a header.
+    """
     output = output or default_format()
     if output in (OutputFormat.TABLE, OutputFormat.WIDE):
         from modelctl.output.table import draw
@@ -45,7 +50,7 @@ def write_view(view: View, output: OutputFormat | None, *, raw: bool = False) ->
     elif output is OutputFormat.JSONL:
         streams.write(machine.json_lines(view))
     elif output is OutputFormat.CSV:
-        streams.write(machine.csv_lines(view, raw=raw))
+        streams.write(machine.csv_lines(view, raw=raw, header=header))
     elif output is OutputFormat.TSV:
         streams.write(machine.tsv_lines(view))
     else:

@@ -100,13 +100,14 @@ def json_lines(view: View) -> Iterator[str]:
 # ── CSV, TSV, names ─────────────────────────────────────────────────────────────────────────────
 
 
-def csv_lines(view: View, *, raw: bool = False) -> Iterator[str]:
-    """Return CSV with a header; *raw*: without the apostrophe that protects spreadsheets."""
+def csv_lines(view: View, *, raw: bool = False, header: bool = True) -> Iterator[str]:
+    """Return CSV; *raw*: without the apostrophe that protects spreadsheets."""
     import csv
 
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
-    writer.writerow(view.fields)
+    if header:
+        writer.writerow(view.fields)
     for row in _records(view, view.fields):
         writer.writerow([_csv_cell(value, raw=raw) for value in row])
         yield line.getvalue()

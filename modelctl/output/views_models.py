@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import clean
 from modelctl.model import ModelStatus, numbered
-from modelctl.output.values import plain, rounded, to_json
+from modelctl.output.values import plain, rounded, table_text, to_json
 from modelctl.output.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names
 from modelctl.recovery.explain import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from modelctl.catalog.results import ImportResult
     from modelctl.models.results import (
@@ -175,7 +175,12 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
     items = [*map(item, result.changes)] if few else Each(result.changes, item)
     names = dict.fromkeys((*columns, *(name for item in items for name in item)))
     return View(
-        document={"changes": items, "cache": result.cache, "dry_run": result.dry_run},
+        document={
+            "changes": items,
+            "cache": result.cache,
+            "dry_run": result.dry_run,
+            "operation": result.operation,
+        },
         columns=columns,
         rows=(tuple(item[name] for name in columns) for item in items),
         items=items,
@@ -307,16 +312,36 @@ def events_view(events: Iterable[Event]) -> View:
             *(event.at, event.model_id, event.provider, event.event, event.before, event.after),
             *(event.actor, event.failure_type, event.reason),
             event.details and to_json(event.details),
+            event.operation,
         )
         for event in events
     )
     return View(
         document=events,
-        columns=(*first[:2], "provider", *first[2:], "details"),
+        columns=(*first[:2], "provider", *first[2:], "details", "operation"),
         rows=rows,
         items=events,
         fields=field_names(Event, *first),
         name_field="model_id",
         heading=1,
-        optional=("details", "before", "failure_type", "provider", "actor", "after", "reason"),
+        optional=(
+            "operation",
+            "details",
+            "before",
+            "failure_type",
+            "provider",
+            "actor",
+            "after",
+            "reason",
+        ),
     )
+
+
+def event_lines(events: Iterable[Event]) -> Iterator[str]:
+    """Return a line for a person of each event, as it is printed when it comes."""
+    for event in events:
+        of = event.model_id or event.provider or "fleet"
+        statuses = f" ({event.before or '-'} -> {event.after or '-'})" if event.after else ""
+        why = [word for word in (event.failure_type, event.reason) if word]
+        by = f" by {event.actor}" if event.actor else ""
+        yield f"{table_text(event.at)}  {of}  {event.event}{statuses}{by}{': ' * bool(why)}{', '.join(why)}"

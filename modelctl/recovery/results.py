@@ -19,6 +19,7 @@ class Pause:
     """What `pause` or `resume` did; *until*: UTC.
 
     *provider*: None if it is about the whole fleet. *changed*: False if there was no pause to end.
+    *operation*: that of the event; None if there is none.
     """
 
     provider: str | None
@@ -26,6 +27,7 @@ class Pause:
     until: datetime | None
     reason: str | None
     changed: bool
+    operation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class Recovery:
 
     *recovered* (ids) and *waiting* are sequences on disk if they are long. *busy*: another run was
     at work, so this one did nothing. *paused*: the pause of the whole fleet. *requests*: how many
-    probes were sent, or would be; *unhealthy*: their answers that were not healthy.
+    probes were sent, or would be; *unhealthy*: their answers that were not healthy. *operation*:
+    what the events of this run have in common; None if it wrote none.
     """
 
     recovered: Sequence[str]
@@ -89,3 +92,4 @@ class Recovery:
     paused: Hold | None = None
     requests: int = 0
     unhealthy: tuple[ProbeResult, ...] = ()
+    operation: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from modelctl import operation
 from modelctl.model import numbered
 from modelctl.recovery.bring_back import UNREADABLE
 from modelctl.recovery.results import Recovery, Waiting
@@ -82,6 +83,7 @@ class RecoverRun:
             paused=self._paused,
             requests=len(asked),
             unhealthy=tuple(answer for answer in asked if not answer.healthy),
+            operation=operation.written(),
         )
 
     def rehearse(self, cache: CacheState) -> Recovery:

@@ -125,6 +125,8 @@ _EVENTS = {
     "failure_type": _text(),
     "provider": _text(),
     "details": DeclaredColumn("jsonb", "TEXT"),
+    # The events that one call wrote have the same operation. NULL in events of earlier releases.
+    "operation": _text(),
 }
 # A hold stops the health rule, for one provider or (provider NULL) for the whole fleet. failure_type
 # NULL: a pause by a person, which stops all automatic changes of status. Otherwise an incident of the
@@ -186,5 +188,6 @@ INDEXES = {
     "modelctl_events_at": Index(
         "modelctl_events", "USING brin (at) WITH (autosummarize = on)", "(at)"
     ),
+    "modelctl_events_operation": Index("modelctl_events", *["(operation)"] * 2),
     "modelctl_outbox_due": Index(OUTBOX, "(due)", ""),
 }

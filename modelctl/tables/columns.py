@@ -117,6 +117,7 @@ def events_table(schema: str | None) -> sa.Table:
         sa.Column("failure_type", sa.Text),
         sa.Column("provider", sa.Text),
         sa.Column("details", JsonObject),
+        sa.Column("operation", sa.Text),
         schema=schema and sa.quoted_name(schema, quote=True),
     )
 

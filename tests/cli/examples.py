@@ -11,7 +11,7 @@ from tests.commands import sql
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
-CHANGES = {"changes", "cache", "dry_run"}
+CHANGES = {"changes", "cache", "dry_run", "operation"}
 MODEL = {
     *("id", "display_name", "provider", "active", "auto_disabled", "consecutive_failures"),
     *("ejections", "success_count", "failure_count", "last_success_at", "last_failure_at"),
@@ -20,9 +20,9 @@ MODEL = {
 }
 EVENT = {
     *("id", "at", "model_id", "event", "before", "after", "actor", "reason", "failure_type"),
-    "details",
+    *("details", "operation"),
 }
-RECOVERY = {"recovered", "waiting", "busy", "cache", "dry_run"}
+RECOVERY = {"recovered", "waiting", "busy", "cache", "dry_run", "operation"}
 STATS = {
     *("models", "active", "disabled", "auto_disabled", "providers"),
     *("success_count", "failure_count"),
@@ -35,6 +35,7 @@ SCHEMA = {
 }
 IMPORTED = {
     *("added", "updated", "unchanged", "skipped", "rejected", "cache", "dry_run"),
+    "operation",
 }
 
 
@@ -45,7 +46,7 @@ def status_of(model_id: str) -> str:
 
 
 AVAILABILITY = {"since", "until", "known_since", "total", "providers", "models"}
-PAUSE = {"provider", "paused", "until", "reason", "changed"}
+PAUSE = {"provider", "paused", "until", "reason", "changed", "operation"}
 
 # Each line: a command, its exit code on the fleet of five, and the keys of its JSON.
 EVERYTHING: list[tuple[str, int, set[str]]] = [
@@ -105,7 +106,11 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("record-failure acme/one", 0, CHANGES),
     ("record-failure acme/one --type timeout --reason slow --actor me", 0, CHANGES),
     ("record-failure acme/one --http-status 404", 0, CHANGES),
-    ("record-batch BATCH --actor me --unknown skip", 0, {"recorded", "changes", "cache"}),
+    (
+        "record-batch BATCH --actor me --unknown skip",
+        0,
+        {"recorded", "changes", "cache", "operation"},
+    ),
     ("recover", 0, RECOVERY),
     ("recover --dry-run", 0, RECOVERY),
     ("recover --limit 1 --cooldown 0s --actor me", 0, RECOVERY),
@@ -118,7 +123,9 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
         IMPORTED,
     ),
     ("events", 0, EVENT),
-    ("events acme/one --since 2d --limit 500", 0, EVENT),
+    ("events acme/one --since 2d --until 2999-12-01T08:00Z --limit 500", 0, EVENT),
+    ("events --provider acme --actor me --event added --oldest-first --after 0", 0, EVENT),
+    ("events --operation 01KB7Q2M8N6W4Y0Z3V5T7R9P1X", 0, EVENT),
     ("availability", 0, AVAILABILITY),
     (
         "availability acme/one --since 2d --until 2999-12-01T08:00Z --provider acme",

@@ -20,7 +20,7 @@ CHANGE = {"id", "before", "after", "changed", "result"}
 
 # Covered on their own.
 ELSEWHERE = {
-    *(("cache drain", "--follow"), ("doctor", "--audit")),
+    *(("cache drain", "--follow"), ("events", "--follow"), ("doctor", "--audit")),
     *(("availability", "--html"), ("availability", "--png")),  # tests/availability
     ("doctor", "--nagios"),  # tests/doctor/test_nagios.py
     *(

@@ -147,13 +147,18 @@ def test_bad_guards_and_probes(home: Path, text: str, words: list[str]) -> None:
 
 
 def test_default_actor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable wins, else it is user@host; it is cut and can be stored."""
+    """The variable wins, else it is user@host, under sudo of its caller; it is cut and can be stored."""
     host = os.uname().nodename
     assert default_actor({"MODELCTL_ACTOR": "ci", "USER": "me"}) == "ci"
     assert default_actor({"MODELCTL_ACTOR": "", "LOGNAME": "me", "USER": "you"}) == f"me@{host}"
     assert default_actor({"USER": "you"}) == f"you@{host}"
     assert default_actor({"MODELCTL_ACTOR": "x" * 300}) == "x" * 200
     assert default_actor({"MODELCTL_ACTOR": "a\udcff"}) == "a\ufffd"
+    sudo = {"LOGNAME": "root", "SUDO_USER": "alice"}
+    assert default_actor(sudo) == f"alice@{host} (sudo)"
+    assert default_actor(sudo | {"MODELCTL_ACTOR": "ci"}) == "ci"
+    assert default_actor({"LOGNAME": "app", "SUDO_USER": "root"}) == f"app@{host}"
+    assert default_actor({"LOGNAME": "me", "SUDO_USER": "me"}) == f"me@{host}"
     assert default_actor({}).endswith(f"@{host}")
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
     assert default_actor({}) == f"4000000@{host}"

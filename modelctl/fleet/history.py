@@ -1,0 +1,143 @@
+"""The commands around the history: events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from modelctl.errors import UsageError
+from modelctl.fleet import arguments
+from modelctl.fleet.opened import OpenedFleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from modelctl.history.reading import EventFilter
+    from modelctl.models.results import Event
+
+
+class HistoryCommands(OpenedFleet):
+    """What happened, by whom and why."""
+
+    def events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        provider: str | None = None,
+        actor: str | None = None,
+        event: str | Sequence[str] = (),
+        operation: str | None = None,
+        after: int | None = None,
+        oldest_first: bool = False,
+        limit: int | None = 100,
+    ) -> tuple[Event, ...]:
+        """Return the history, newest first.
+
+        *id*: only the events of this model. *provider*: only those of the provider, of its models,
+        and of models that it had when they were removed. *actor*, *operation*: only those of this
+        one. *event*: only events of this name, or of these.
+        *since*, *until*: only events from this time on, or before this time; a time with its zone,
+        or seconds ago. *after*: only events with a greater id, the oldest first: a reader who goes
+        on after the last id that it got misses none and gets none twice. *limit*: at most so many;
+        0 or None: no limit.
+
+        Raises:
+            UsageError: an argument makes no sense.
+        """
+        return tuple(
+            self.iter_events(
+                id,
+                since=since,
+                until=until,
+                provider=provider,
+                actor=actor,
+                event=event,
+                operation=operation,
+                after=after,
+                oldest_first=oldest_first,
+                limit=limit,
+            )
+        )
+
+    def iter_events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        provider: str | None = None,
+        actor: str | None = None,
+        event: str | Sequence[str] = (),
+        operation: str | None = None,
+        after: int | None = None,
+        oldest_first: bool = False,
+        limit: int | None = 100,
+    ) -> Iterator[Event]:
+        """Give what `events` returns, one event at a time, in constant memory.
+
+        The rows are read as by `iter_models`.
+        """
+        from modelctl.history import follow, reading
+
+        wanted = _wanted(id, since, until, provider, actor, event, operation, after)
+        database, limit = self._store.database, arguments.limit(limit)
+        if after is not None:
+            wanted, oldest_first = follow.up_to_the_horizon(database, wanted), True
+        return reading.iter_events(database, wanted, oldest_first=oldest_first, limit=limit)
+
+    def follow_events(
+        self,
+        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        *,
+        since: float | datetime | None = None,
+        provider: str | None = None,
+        actor: str | None = None,
+        event: str | Sequence[str] = (),
+        operation: str | None = None,
+        after: int | None = None,
+    ) -> Iterator[list[Event]]:
+        """Give the new events as they come, oldest first, in lists of at least one; never end.
+
+        The arguments are those of `events`. Without *after* and *since* it begins with the first
+        event from now on. While the database is unavailable it waits, and warns once.
+
+        Raises:
+            DatabaseUnavailableError: the database is unavailable when it begins.
+        """
+        from modelctl.history import follow
+
+        wanted = _wanted(id, since, None, provider, actor, event, operation, after)
+        return follow.follow(self._store.database, wanted, lambda text: self.on_warning(text))
+
+
+def _wanted(
+    model_id: str | None,
+    since: float | datetime | None,
+    until: float | datetime | None,
+    provider: str | None,
+    actor: str | None,
+    event: str | Sequence[str],
+    operation: str | None,
+    after: int | None,
+) -> EventFilter:
+    from modelctl.history.reading import EventFilter
+
+    since, until = arguments.moment(since, "since"), arguments.moment(until, "until")
+    if isinstance(since, datetime) and isinstance(until, datetime):
+        empty = until <= since
+    else:
+        empty = isinstance(since, float | int) and isinstance(until, float | int) and until >= since
+    if empty:
+        raise UsageError("no time is both since and until", hint="since is the earlier one")
+    return EventFilter(
+        model_id=model_id,
+        provider=arguments.provider(provider),
+        actor=arguments.actor(actor),
+        events=(event,) if isinstance(event, str) else tuple(event),
+        operation=None if operation is None else arguments.operation(operation),
+        since=since,
+        until=until,
+        after=None if after is None else arguments.cursor(after),
+    )

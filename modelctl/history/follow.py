@@ -1,0 +1,67 @@
+"""Follow the history: new events as they come, none of them missed and none given twice."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from modelctl.errors import DatabaseUnavailableError
+from modelctl.history.reading import Horizon, iter_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from modelctl.database.database import Database
+    from modelctl.history.reading import EventFilter
+    from modelctl.models.results import Event
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+# How many events are read at once, and how often a listing looks for the end of a transaction.
+_PAGE = 1000
+_LOOKS, _SECONDS_BETWEEN_THEM = 5, 0.1
+
+
+def up_to_the_horizon(database: Database, wanted: EventFilter) -> EventFilter:
+    """Limit events after an id to those up to which the history is complete.
+
+    Where a transaction that may have written an earlier event is still running, a listing waits for
+    it, but not long: the next listing after the last id has the rest.
+    """
+    horizon = Horizon(database, wanted.after or 0)
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_SECONDS_BETWEEN_THEM)
+        if horizon.advance():
+            break
+    return replace(wanted, up_to=horizon.id)
+
+
+def follow(
+    database: Database, wanted: EventFilter, warn: Callable[[str], None]
+) -> Iterator[list[Event]]:
+    """Give the events after ``wanted.after``, or since ``wanted.since``, or from now on, for ever.
+
+    The database must be there at the beginning; later *warn* is told when it goes and comes back.
+    """
+    horizon = Horizon(database, wanted.after or 0)
+    horizon.advance()
+    done = horizon.id if wanted.after is None and wanted.since is None else wanted.after or 0
+    away = False
+    while True:
+        try:
+            horizon.advance()
+            if away:
+                warn("the database is back")
+            away = False
+            while done < horizon.id:
+                part = replace(wanted, after=done, up_to=horizon.id)
+                found = [*iter_events(database, part, oldest_first=True, limit=_PAGE)]
+                done = found[-1].id if len(found) == _PAGE else horizon.id
+                if found:
+                    yield found
+        except DatabaseUnavailableError as exc:
+            if not away:
+                warn(f"{exc.message}; trying again every second")
+            away = True
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
