@@ -124,8 +124,7 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ),
     ("events", 0, EVENT),
     ("events acme/one --since 2d --until 2999-12-01T08:00Z --limit 500", 0, EVENT),
-    ("events --provider acme --actor me --event added --oldest-first --after 0", 0, EVENT),
-    ("events --operation 01KB7Q2M8N6W4Y0Z3V5T7R9P1X", 0, EVENT),
+    ("events --provider acme --event added --oldest-first --after 0", 0, EVENT),
     ("availability", 0, AVAILABILITY),
     (
         "availability acme/one --since 2d --until 2999-12-01T08:00Z --provider acme",

@@ -20,7 +20,8 @@ CHANGE = {"id", "before", "after", "changed", "result"}
 
 # Covered on their own.
 ELSEWHERE = {
-    *(("cache drain", "--follow"), ("events", "--follow"), ("doctor", "--audit")),
+    *(("cache drain", "--follow"), ("doctor", "--audit")),
+    *(("events", name) for name in ("--follow", "--actor", "--operation")),  # tests/history
     *(("availability", "--html"), ("availability", "--png")),  # tests/availability
     ("doctor", "--nagios"),  # tests/doctor/test_nagios.py
     *(
