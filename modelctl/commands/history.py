@@ -191,7 +191,7 @@ def _follow(
     output = output or default_format()
     header = True
     for found in fleet.follow_events(model_id, **wanted):
-        if output is OutputFormat.TABLE:
+        if output in (OutputFormat.TABLE, OutputFormat.WIDE):
             streams.write_lines(event_lines(found))
         else:
             write_view(events_view(found), output, raw=raw, header=header)
