@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from itertools import islice
+import warnings
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import ModelctlError, clean
+from modelctl.model import numbered
 from modelctl.output.values import table_text
-from modelctl.output.views_availability import percent, summary
+from modelctl.output.views_availability import percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 # The strips of a picture; more of them would be too thin to see. The lowest share comes first.
 MAX_MODELS = 100
-_COLOURS = {"on": "#2da44e", "partly": "#d4a72c", "off": "#cf222e", "absent": "#e7ebef"}
+_ON, _PARTLY, _OFF, _ABSENT = "#2da44e", "#d4a72c", "#cf222e", "#e7ebef"
 
 
 def plotting() -> Any:
@@ -40,31 +42,39 @@ def draw_picture(result: Availability, file: BinaryIO) -> None:
     figure = plotting().Figure(figsize=(12, 1.4 + 0.28 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for place, (_, of) in enumerate(lines):
-        for kind, spans in _spans(of.strip).items():
-            axes.broken_barh(spans, (place - 0.4, 0.8), color=_COLOURS[kind], linewidth=0)
+        _draw_strip(axes, place, of.strip)
     # parse_math: an id with two dollar signs is no formula.
-    names = [clean(name, longest=60) for name, _ in lines]
+    names = [clean(name, longest=40) for name, _ in lines]
     axes.set_yticks(range(len(lines)), names, parse_math=False)
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(lines)), [percent(of.share) or "-" for _, of in lines])
+    for each in (axes, right):
+        each.tick_params(axis="y", length=0)
+        for spine in each.spines.values():
+            spine.set_visible(False)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlim(0, len(result.total.strip))
     ends = [table_text(result.since), table_text(result.until)]
     axes.set_xticks([0, len(result.total.strip)], ends)
-    for side in ("top", "left", "bottom"):
-        axes.spines[side].set_visible(False)
-    title = f"Availability: {summary(result.total)}"
+    title = (
+        f"{percent(result.total.share) or 'nothing'} on, {numbered(result.total.outages, 'outage')}"
+    )
     if len(result.models) > len(shown):
-        title += f"\n(the {len(shown)} of {len(result.models)} models with the lowest share)"
-    axes.set_title(title, loc="left", parse_math=False)
-    figure.savefig(file, format="png", dpi=120)
+        title += f"; the {len(shown)} of {len(result.models)} models with the lowest share"
+    axes.set_title(title, loc="left")
+    with warnings.catch_warnings():
+        # The font lacks letters of some scripts; it draws a box instead.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(file, format="png", dpi=120)
 
 
-def _spans(strip: Sequence[float | None]) -> dict[str, list[tuple[int, int]]]:
-    """Return where each colour begins, and how long it is."""
-    spans: dict[str, list[tuple[int, int]]] = {}
-    for place, share in enumerate(strip):
-        kind = "absent" if share is None else "partly"
-        kind = {0.0: "off", 1.0: "on"}.get(-1.0 if share is None else share, kind)
-        spans.setdefault(kind, []).append((place, 1))
-    return spans
+def _draw_strip(axes: Any, place: int, strip: Sequence[float | None]) -> None:
+    """Draw a strip; a part that was on for some of its time is filled from below to its share."""
+    for share, run in groupby(enumerate(strip), key=lambda part: part[1]):
+        parts = [part for part, _ in run]
+        where = [(parts[0], len(parts))]
+        partly = share is not None and 0 < share < 1
+        colour = _ABSENT if share is None else _OFF if share == 0 else _PARTLY if partly else _ON
+        axes.broken_barh(where, (place - 0.4, 0.8), color=colour, linewidth=0)
+        if share is not None and partly:
+            axes.broken_barh(where, (place + 0.4, -0.8 * share), color=_ON, linewidth=0)
