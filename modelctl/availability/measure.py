@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelctl.availability.results import Availability, ModelAvailability, ProviderAvailability
@@ -41,8 +42,15 @@ class _Sums(NamedTuple):
     goes_on: int = 0
 
 
-# The number of models, their sums, and of each part of the period the times on and off.
-_Total = tuple[int, _Sums, dict[int, tuple[int, int]]]
+class _Strip(NamedTuple):
+    """The times on and off of each part of the period."""
+
+    on: list[int]
+    off: list[int]
+
+
+# The number of models, their sums and their strip.
+_Total = tuple[int, _Sums, _Strip]
 
 
 class _Clock:
@@ -89,7 +97,7 @@ def measure(
             f" and ends {written(clock.time(end))}",
             hint="--since is before --until, and in the past",
         )
-    bounds: dict[str, Any] = {"start": start, "end": end, "parts": parts}
+    bounds: dict[str, Any] = {"start": start, "end": end, "length": end - start, "parts": parts}
     for name, units in ("since", start), ("until", end):
         time = clock.time(units)
         bounds[name] = written(time) if database.on_sqlite else time
@@ -97,12 +105,14 @@ def measure(
         bounds["provider"] = storable(provider)
     if ids:
         bounds["ids"] = database.sql.list_of_texts(ids)
-    totals: dict[str | None, _Total] = defaultdict(lambda: (0, _Sums(), {}))
+    lengths = [(end - start) * (i + 1) // parts - (end - start) * i // parts for i in range(parts)]
+    nothing = _Strip([0] * parts, [0] * parts)
+    totals: dict[str | None, _Total] = defaultdict(lambda: (0, _Sums(), nothing))
     found: set[str] = set()
 
     def make(row: Sequence[Any]) -> ModelAvailability:
         model_id, of, status, known_since, concluded, differs, lists, *numbers = row
-        sums, strip = _Sums(*(number or 0 for number in numbers)), _strip(lists)
+        sums, strip = _Sums(*(number or 0 for number in numbers)), _strip(lists, lengths)
         model_id, of = readable(model_id), readable(of)
         if ids:
             found.add(model_id)
@@ -112,7 +122,7 @@ def measure(
             model_id,
             of,
             status and ModelStatus(status),
-            **_measures(sums, strip, clock, parts),
+            **_measures(sums, strip, clock),
             goes_on=bool(sums.goes_on),
             known_since=None if known_since is None else clock.time(known_since),
             concluded_seconds=clock.seconds(concluded),
@@ -122,8 +132,10 @@ def measure(
     statement = _statement(database, by_ids=bool(ids), by_provider=provider is not None)
     models = spooled(database, text(statement), bounds, make)
     check_found(ids, found)
-    every = _total(None, totals.pop(None, (0, _Sums(), {})), clock, parts)
-    providers = (_total(name, totals[name], clock, parts) for name in sorted(totals, key=str))
+    every = _total(None, totals[None], clock)
+    providers = (
+        _total(name, totals[name], clock) for name in sorted(n for n in totals if n is not None)
+    )
     known_since = None if first is None else clock.time(first)
     period = clock.time(start), clock.time(end)
     return Availability(*period, known_since, every, tuple(providers), models)
@@ -151,10 +163,14 @@ def _statement(database: Database, *, by_ids: bool, by_provider: bool) -> str:
 
     def told(event: str) -> str:
         """Whether an event says a status; not added or removed is NULL."""
+        # Plain comparisons, because PostgreSQL knows how many rows these leave.
+        words = [f"{event}.{column} IN ({_WORDS})" for column in ("before", "after")]
+        fine = [
+            f"({event}.{column} IS NULL OR {word})"
+            for column, word in zip(("before", "after"), words, strict=True)
+        ]
         return (
-            f"coalesce({event}.before, {event}.after) IS NOT NULL"
-            f" AND coalesce({event}.before, 'active') IN ({_WORDS})"
-            f" AND coalesce({event}.after, 'active') IN ({_WORDS})"
+            f"({' OR '.join(words)}) AND {' AND '.join(fine)}"
             f" AND {event}.model_id <> '' AND {sql.is_finite(f'{event}.at')}"
         )
 
@@ -165,6 +181,10 @@ def _statement(database: Database, *, by_ids: bool, by_provider: bool) -> str:
             f"{condition} ORDER BY e.id {order} LIMIT 1)"
         )
 
+    def begin_of(part: str) -> str:
+        """When a part of the period begins."""
+        return f"(CAST(:start AS bigint) + CAST(:length AS bigint) * ({part}) / :parts)"
+
     some = f"WHERE {sql.is_among('id')}" if by_ids else "WHERE id IS NOT NULL"
     among = f"AND {sql.is_among('e.model_id')}" if by_ids else ""
     first_told = sql.lesser(
@@ -172,9 +192,7 @@ def _statement(database: Database, *, by_ids: bool, by_provider: bool) -> str:
     )
     in_period = "e.at >= :since AND e.at < :until"
     return f"""
-WITH RECURSIVE parts (part) AS (
-    SELECT 0 UNION ALL SELECT part + 1 FROM parts WHERE part + 1 < :parts
-),
+WITH
 -- The models of the table, and those that only the history knows.
 known AS (
     SELECT CAST(id AS text) AS id, coalesce(CAST(provider AS text), '') AS provider,
@@ -253,23 +271,30 @@ measured AS (
     ) AS with_lengths
     GROUP BY model_id
 ),
-bounds AS (
-    SELECT part, CAST(:start AS bigint)
-            + (CAST(:end AS bigint) - CAST(:start AS bigint)) * part / :parts AS first,
-        CAST(:start AS bigint)
-            + (CAST(:end AS bigint) - CAST(:start AS bigint)) * (part + 1) / :parts AS last
-    FROM parts
+-- The first and the last part of the period that a span touches.
+touching AS (
+    SELECT model_id, status, began, ended,
+        ((began - CAST(:start AS bigint) + 1) * :parts - 1) / CAST(:length AS bigint) AS p,
+        ((ended - CAST(:start AS bigint)) * :parts - 1) / CAST(:length AS bigint) AS q
+    FROM numbered WHERE status <> 'absent'
+),
+-- What a span covers of its first part and of its last, and the parts between that it covers whole.
+covering AS (
+    SELECT model_id, status, p AS first, p AS last,
+        {sql.lesser("ended", begin_of("p + 1"))} - began AS time
+    FROM touching
+    UNION ALL
+    SELECT model_id, status, q, q, ended - {begin_of("q")} FROM touching WHERE q > p
+    UNION ALL
+    SELECT model_id, status, p + 1, q - 1, {begin_of("q")} - {begin_of("p + 1")}
+    FROM touching WHERE q > p + 1
 ),
 strips AS (
-    SELECT model_id, {sql.list_of_lists("part", "time_on", "time_off")} AS strip
+    SELECT model_id, {sql.list_of_lists("first", "last", "time_on", "time_off")} AS strip
     FROM (
-        SELECT model_id, part,
-            coalesce(sum({sql.lesser("ended", "last")} - {sql.greater("began", "first")})
-                FILTER (WHERE status = 'active'), 0) AS time_on,
-            coalesce(sum({sql.lesser("ended", "last")} - {sql.greater("began", "first")})
-                FILTER (WHERE {_OFF}), 0) AS time_off
-        FROM numbered JOIN bounds ON began < last AND ended > first AND status <> 'absent'
-        GROUP BY model_id, part
+        SELECT model_id, first, last, coalesce(sum(time) FILTER (WHERE status = 'active'), 0) AS time_on,
+            coalesce(sum(time) FILTER (WHERE {_OFF}), 0) AS time_off
+        FROM covering GROUP BY model_id, first, last
     ) AS shares
     GROUP BY model_id
 )
@@ -291,25 +316,29 @@ ORDER BY CAST(coalesce(time_on, 0) AS double precision)
 # ── The sums of providers, which are few ────────────────────────────────────────────────────────
 
 
-def _strip(found: Any) -> dict[int, tuple[int, int]]:
-    """Return the times on and off of each part, from JSON."""
-    lists = json.loads(found) if isinstance(found, str) else found or ()
-    return {part: (int(on), int(off)) for part, on, off in lists}
+def _strip(found: Any, lengths: Sequence[int]) -> _Strip:
+    """Return a strip; *found*: JSON of the first and the last of some parts, and the times on and off."""
+    strip = _Strip([0] * len(lengths), [0] * len(lengths))
+    for first, last, on, off in json.loads(found) if isinstance(found, str) else found or ():
+        if first == last:
+            strip.on[first] += int(on)
+            strip.off[first] += int(off)
+        else:  # a status that lasted for all of these parts
+            kind = strip.on if on else strip.off
+            kind[first : last + 1] = lengths[first : last + 1]
+    return strip
 
 
-def _added(total: _Total, sums: _Sums, strip: Mapping[int, tuple[int, int]]) -> _Total:
-    """Add a model to a total: the number of models, their sums, and their strip."""
+def _added(total: _Total, sums: _Sums, strip: _Strip) -> _Total:
+    """Add a model to a total."""
     models, before, parts = total
     together = _Sums(*map(sum, zip(before, sums, strict=True)))
-    for part, (on, off) in strip.items():
-        was_on, was_off = parts.get(part, (0, 0))
-        parts[part] = (was_on + on, was_off + off)
-    return models + 1, together._replace(longest=max(before.longest, sums.longest)), parts
+    together = together._replace(longest=max(before.longest, sums.longest))
+    on, off = ([*map(add, *pair)] for pair in zip(parts, strip, strict=True))
+    return models + 1, together, _Strip(on, off)
 
 
-def _measures(
-    sums: _Sums, strip: Mapping[int, tuple[int, int]], clock: _Clock, parts: int
-) -> dict[str, Any]:
+def _measures(sums: _Sums, strip: _Strip, clock: _Clock) -> dict[str, Any]:
     """Return the fields that the results of models and of providers have in common."""
     off = sums.by_person + sums.by_rule
     return {
@@ -323,7 +352,7 @@ def _measures(
         "outages_by_rule": sums.begun_by_rule,
         "off_by_person_seconds": clock.seconds(sums.by_person),
         "off_by_rule_seconds": clock.seconds(sums.by_rule),
-        "strip": tuple(_share(*strip.get(part, (0, 0))) for part in range(parts)),
+        "strip": tuple(map(_share, strip.on, strip.off)),
     }
 
 
@@ -331,8 +360,8 @@ def _share(on: int, off: int) -> float | None:
     return on / (on + off) if on + off else None
 
 
-def _total(provider: str | None, total: _Total, clock: _Clock, parts: int) -> ProviderAvailability:
+def _total(provider: str | None, total: _Total, clock: _Clock) -> ProviderAvailability:
     models, sums, strip = total
     return ProviderAvailability(
-        provider, models, **_measures(sums, strip, clock, parts), goes_on=sums.goes_on
+        provider, models, **_measures(sums, strip, clock), goes_on=sums.goes_on
     )
