@@ -98,7 +98,7 @@ def test_time_of_day_is_the_next_one_here(zone: str, text: str) -> None:
         ("2999-12-01T08:00+05:30", ""),
     ],
 )
-def test_dates(text: str, said: str) -> None:
+def test_a_date_begins_at_local_midnight(text: str, said: str) -> None:
     """A date begins at midnight here; a time with a zone needs no saying."""
     make_fleet()
     result = run("disable", "acme/one", "--until", text, TZ="Europe/Berlin")
@@ -120,7 +120,7 @@ def test_events_since_a_date(since: str, found: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["24:00", "8", "0800", "12:60", "tomorrow", "0001-01-01", "1d2"])
-def test_no_time(text: str) -> None:
+def test_what_is_not_a_time_is_wrong_usage(text: str) -> None:
     """A text that is not a time is wrong usage, and the error says how to write a time."""
     make_fleet()
     for words in (("disable", "acme/one", "--until", text), ("events", "--since", text)):

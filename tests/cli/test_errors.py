@@ -246,7 +246,7 @@ def test_no_database_at_all(file: Path, cli: Cli) -> None:
         cli(*command).failed(3, "not a SQLite database")
 
 
-def test_damage_halfway(file: Path, cli: Cli) -> None:
+def test_a_database_that_fails_within_a_listing(file: Path, cli: Cli) -> None:
     """When the database fails in the middle of a listing, JSON is still one value: the error."""
     add(*(f"many/{n:06d}/{'x' * 150}" for n in range(8000)))
     sql("PRAGMA wal_checkpoint(TRUNCATE)")

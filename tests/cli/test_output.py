@@ -261,7 +261,7 @@ def test_the_sentences_of_one_model_stand_under_one_word(fleet: None) -> None:
         assert [line for line in shown.splitlines() if line[5:].strip().startswith(sentence)]
 
 
-def test_what_has_no_room_is_named(fleet: None) -> None:
+def test_columns_without_room_are_named(fleet: None) -> None:
     """Columns that a terminal has no room for are named below the table."""
     add("x" * 60)
     _, shown = seen("list", columns=80, environ=NO_COLOR)

@@ -27,7 +27,7 @@ PASSWORD = "zq7 /@:%é"
 
 
 def server_id(cache: Cache) -> str:
-    """Return the run id of the server."""
+    """Return the identity of the server."""
     return cache.server_id() if isinstance(cache, RedisCache) else ""
 
 

@@ -95,7 +95,7 @@ def test_only_what_was_vouched_for_is_believed(any_redis: RedisRig) -> None:
 
 
 @pytest.mark.parametrize("key", [KEY, VOUCH])
-def test_half_of_it_lost_is_a_miss(any_redis: RedisRig, key: str) -> None:
+def test_the_number_or_the_vouch_alone_is_a_miss(any_redis: RedisRig, key: str) -> None:
     """Redis may evict the number or its vouch; the other alone is not believed."""
     cache = any_redis.cache()
     fill(cache, 7)

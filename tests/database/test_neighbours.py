@@ -160,7 +160,7 @@ def test_a_foreign_key_holds_no_change_up(called: str, change: str, guarded: boo
         CHANGES[change](fleet)
 
 
-def test_recover_passes_no_such_row_over(called: str) -> None:
+def test_recover_does_not_skip_a_model_that_is_being_called(called: str) -> None:
     """A model that is being called comes back like any other."""
     with opened(called) as fleet:
         assert fleet.recover(cooldown=0).recovered == ("off",)
@@ -170,7 +170,7 @@ def test_recover_passes_no_such_row_over(called: str) -> None:
         assert fleet.recover().recovered == ("a",)
 
 
-def test_only_what_removes_a_row_waits_for_it(called: str) -> None:
+def test_only_removing_a_referred_model_waits(called: str) -> None:
     """A model is removed beside an open INSERT that does not refer to it; a referred model is refused."""
     with opened(f"{called}?options=-c%20lock_timeout%3D100") as fleet:
         assert fleet.remove("gone").changes[0].changed

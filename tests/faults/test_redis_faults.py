@@ -158,7 +158,7 @@ def in_state(world: RelayedWorld, commands: list[str], mend: list[str]) -> Itera
 
 
 @pytest.mark.parametrize("state", STATES | DENIED)
-def test_a_redis_in_a_state(
+def test_a_redis_that_refuses_or_fails_commands(
     world: RelayedWorld, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counts come from the database with a warning, changes queue and are delivered afterwards."""
@@ -196,7 +196,7 @@ def test_a_redis_in_a_state(
 @pytest.mark.parametrize(
     "command", ["MGET", "PTTL", "SET", "WATCH", "GET", "DEL", "SCAN", "UNLINK"]
 )
-def test_one_right_that_is_missing(world: RelayedWorld, command: str) -> None:
+def test_a_missing_right_is_wrong_configuration(world: RelayedWorld, command: str) -> None:
     """A missing right in Redis is named as wrong configuration, and a change does not retry."""
     world.redis.delete(KEY)
     with in_state(world, [f"ACL SETUSER default -{command.lower()}"], MEND):
@@ -274,7 +274,7 @@ def test_values_of_other_kinds(world: RelayedWorld, key: str, value: list[list[s
     assert not world.warnings
 
 
-def test_a_lease_of_another_kind(world: RelayedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_in_place_of_the_lease(world: RelayedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list in its place costs the fill: the number is right, and a change ends it."""
     world.redis.delete(KEY)
 

@@ -221,7 +221,7 @@ def test_rows_that_stay_in_the_outbox(pg: str, redis_url: str) -> None:
 
 
 @both
-def test_half_of_it_is_there(url: str) -> None:
+def test_an_interrupted_migration_is_completed(url: str) -> None:
     """Whatever an interrupted migration has left, one upgrade completes it."""
     sql(url, "DROP TABLE modelctl_events")
     sql(url, "DROP TABLE modelctl_version")
@@ -644,7 +644,7 @@ def test_two_fleets_do_not_share_a_table(pg: str) -> None:
 
 
 @both
-def test_detach_takes_off_what_acts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detach_drops_triggers_and_functions(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Triggers and functions go, tables and columns stay, and an upgrade puts them back."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
     commands.run("db", "detach").failed(8, "asks first", "--yes")

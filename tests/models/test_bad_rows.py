@@ -347,7 +347,7 @@ LOOSE = """CREATE TABLE models (id text UNIQUE, display_name text, provider text
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_nothing_where_it_is_allowed(
+def test_an_adopted_row_of_nulls(
     kind: str, tmp_path: Any, request: Any, cli: Cli, monkeypatch: Any
 ) -> None:
     """An adopted row of NULLs, its id too, is named, and the others go on."""

@@ -257,7 +257,7 @@ def test_a_batch_of_strangers(fleet: Fleet, fleet_url: str) -> None:
     assert everything(fleet_url) == before
 
 
-def test_a_policy_that_there_is_not(fleet: Fleet) -> None:
+def test_an_unknown_policy_is_refused(fleet: Fleet) -> None:
     """Another word than fail or skip is a usage error."""
     with pytest.raises(UsageError, match="no policy 'ignore'"):
         fleet.record_batch([], unknown="ignore")

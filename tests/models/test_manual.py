@@ -382,7 +382,7 @@ def test_enable_of_a_model_that_is_on(fleet: Fleet, fleet_url: str) -> None:
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_what_is_left_over_of_an_end(fleet_url: str, batch: bool) -> None:
+def test_the_rule_clears_an_old_end(fleet_url: str, batch: bool) -> None:
     """The rule clears an old end when it switches, by single calls and by a batch alike."""
     with opened(fleet_url, health_threshold=1, recovery_restart_failures=0) as fleet:
         seed(fleet, "ab")

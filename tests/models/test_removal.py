@@ -37,7 +37,7 @@ def test_what_never_was_is_unknown(fleet: Fleet, fleet_url: str) -> None:
     assert everything(fleet_url) == before
 
 
-def test_many_are_one_question(fleet: Fleet, fleet_url: str) -> None:
+def test_thousands_are_removed_at_once(fleet: Fleet, fleet_url: str) -> None:
     """Thousands of existing and removed ids are removed at once, as a dry run says before."""
     ids = [f"m{n}" for n in range(3000)]
     seed(fleet, ids)

@@ -100,7 +100,7 @@ OUTCOME = [f"{BEGIN} SELECT SELECT", "SELECT SELECT COMMIT"]
         (lambda fleet: fleet.events(), ["SELECT"]),
     ],
 )
-def test_what_one_call_sends(pg: Fleet, call: Any, messages: list[str]) -> None:
+def test_the_statements_of_each_call(pg: Fleet, call: Any, messages: list[str]) -> None:
     """A call sends exactly the statements and round trips that are promised for it."""
     seed(pg, ["m1", "m2", "off"])
     fleets.trip(pg, "off")

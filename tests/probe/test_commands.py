@@ -51,7 +51,9 @@ def test_the_end_of_a_long_stderr_is_kept() -> None:
     assert ask_one(command("sh", "-c", script)).reason == "exit 1: the end"
 
 
-def test_surroundings_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_and_session_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A command has an empty stdin, our environment, the model's names, and its own session."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINE", "mine")

@@ -129,7 +129,7 @@ def test_commands_may_run_modelctl() -> None:
     assert ask_one(config).healthy
 
 
-def test_names() -> None:
+def test_the_name_is_the_id_without_its_provider() -> None:
     """The name is the id without its own provider in front."""
     names = [Target(id_, "p").name for id_ in ("p/m", "p/p/m", "q/m", "p", "pp/m")]
     assert names == ["m", "p/m", "q/m", "p", "pp/m"]

@@ -73,7 +73,7 @@ def test_deadline(server: Server) -> None:
     assert sum("not asked" in str(answer.reason) for answer in unasked) == 16
 
 
-def test_closing(server: Server) -> None:
+def test_closing_the_iterator_ends_connections_and_commands(server: Server) -> None:
     """Closing the iterator closes connections and commands at once, and leaves no thread."""
     before, ours = set(threading.enumerate()), children()
     probes = {"p": server.config("silent"), "q": command("sleep", "60")}
@@ -125,7 +125,7 @@ def test_interrupt(server: Server, tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_a_failing_progress(server: Server) -> None:
+def test_an_exception_of_progress_reaches_the_caller(server: Server) -> None:
     """An exception of the caller's progress reaches the caller, and ends everything."""
 
     def progress(done: int) -> None:

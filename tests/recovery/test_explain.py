@@ -78,7 +78,7 @@ def test_a_moment_is_utc_to_the_second() -> None:
         ),
     ],
 )
-def test_what_is_held(hold: Hold, words: str) -> None:
+def test_a_pause_or_an_incident_is_described(hold: Hold, words: str) -> None:
     """The sentence of a pause or incident names its provider, its end and its reason."""
     assert describe(hold) == words
 

@@ -97,7 +97,7 @@ def test_the_share_is_of_all_models_and_those_that_the_rule_switched_off(
         assert status(fleet, *"abcd") == [AUTO, AUTO, ACTIVE, ACTIVE]
 
 
-def test_without_guards_all_may_go(fleet_url: str, fail: Fail) -> None:
+def test_without_guards_every_failing_model_is_disabled(fleet_url: str, fail: Fail) -> None:
     """Without a configured guard every model that fails is disabled."""
     put(fleet_url, *"abc", provider="p")
     put(fleet_url, *"def")
