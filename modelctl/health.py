@@ -247,10 +247,10 @@ class Guards:
     def reached(self, model_id: str, provider: str, kind: FailureType, event: str | None) -> None:
         """Note that a model reached the threshold, and with which event.
 
-        At least *incident_models* of a provider that fail the same way, and at least half of those
-        that were active, are an incident of the provider: it spares the provider's next models.
-        The incident goes on while as many models are spared and fail, or have been switched off
-        since it began, because those get no more calls. During a pause no incident begins or goes
+        A provider has an incident if at least *incident_models* of its models fail with the same type,
+        and these are at least half of the models that were active. An incident spares the provider's
+        next models. It goes on while the spared models that fail, together with the models that were
+        switched off since it began, are as many: models that are off get no more calls. During a pause no incident begins or goes
         on: the pause spares all models.
         """
         key, share = (provider, kind), self.shares.setdefault(provider, Share())

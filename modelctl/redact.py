@@ -37,7 +37,7 @@ _KEYS = (
     r"(?:xai|pplx|nvapi|xox[a-z]|xapp|pa|jina|tvly|fc)[-_][\w-]{16,}|dapi[0-9a-f]{16,}",
 )
 _CALLED = "(?:passw(?:or)?d|passphrase)"
-# Words that follow "password is" in an ordinary sentence ("the password is wrong"), so are no password.
+# Words that follow "password is" in ordinary sentences ("the password is wrong"): they are not hidden.
 _SAID = (
     "an?|the|not|no|never|too|also|only|still|now|already|always|in|at|on|of|for|from|to|by|as|what"
     "|that|set|unset|ok|valid|invalid|correct|incorrect|right|wrong|bad|missing|empty|blank|null|none"

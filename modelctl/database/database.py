@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# SQLSTATEs of a transaction that failed because of another one: serialization failure, deadlock, lock
-# timeout. It is retried for so many seconds, and at least so often.
+# SQLSTATEs of a transaction that failed because of another transaction: serialization failure, deadlock,
+# lock timeout. The failed transaction is retried for _RETRY_SECONDS, and is tried at least _TRIES times.
 _RETRIED = ("40001", "40P01", "55P03")
 _RETRY_SECONDS = 2.0
 _TRIES = 3

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def compare_indexes(plan: Plan, catalogue: SystemCatalog, models: Relation) -> None:
-    """Compare the indexes, whatever their names: a table that was swapped may have taken one."""
+    """Compare the indexes by their definitions.
+
+    Their names may differ: a table that replaced ``models`` may have a name already.
+    """
     for name, index in INDEXES.items():
         table = models if index.table == MODELS else catalogue.own[index.table]
         if not index.postgresql or plain(index.postgresql) in table.indexes:
@@ -127,6 +130,6 @@ def compare_triggers(plan: Plan, catalogue: SystemCatalog, models: Relation) -> 
 
 
 def _without_names(definition: str, name: str, table: str) -> str:
-    """Return the definition of a trigger from its event on, on "models", without its function."""
+    """Return a trigger's definition without its name and function, and with "models" as its table."""
     inner = definition.removeprefix(f"CREATE TRIGGER {name} ").rpartition(" EXECUTE ")[0]
     return inner.replace(f" ON {table} ", " ON models ", 1)

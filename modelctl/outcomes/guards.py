@@ -126,8 +126,9 @@ class StoredGuards:
     def write_incidents(self, connection: sa.Connection, guards: health.Guards) -> None:
         """Write the incidents that began or went on.
 
-        An incident ends one window after its last failure, or up to half a window later: each time
-        it is written with half a window to spare, in which further failures need not write it.
+        The end is written as one and a half windows from now. It is written again only if a failure
+        comes when less than one window is left, so not for every failure. Therefore an incident ends
+        between one window and one and a half windows after its last failure.
         """
         reasons = {incident: numbered(models) for incident, models in guards.began.items()}
         rows = [

@@ -71,7 +71,7 @@ class Recorded(NamedTuple):
 
 
 class _GuardLockNeededError(Exception):
-    """Other models matter to this outcome, and the guard lock comes before the lock of a row."""
+    """The outcome depends on other models, so the guard lock must be taken before the row lock."""
 
 
 @dataclass(slots=True)
@@ -327,7 +327,8 @@ class Outcomes:
         values = self._sql.values(_ROW, [decided.row(model_id) for model_id in decided.after])
         written = {*connection.execute(text(update), values).scalars()}
         after = decided.after
-        # Where a model was switched on, our triggers clear `would_disable`. But it was spared since.
+        # If the row was switched on, the trigger has cleared `would_disable`. Write it again for a model
+        # that came back in this chunk and was spared afterwards.
         if spared := [(i, after[i].spared) for i in decided.back if after[i].spared]:
             sql = (
                 "UPDATE models SET would_disable = decided.spared"

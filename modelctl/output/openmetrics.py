@@ -34,7 +34,7 @@ def exposition(metrics: FleetMetrics, form: ExpositionFormat) -> str:
 
 
 class _Families:
-    """What the library asks for families of metrics."""
+    """The collector that prometheus_client asks for the metric families."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

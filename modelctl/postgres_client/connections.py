@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _INVALID_OID = 0  # psycopg uses the loader of this number for types that it does not know
 _SINGLE_BYTES = re.compile("(LATIN|ISO_8859_|WIN|KOI8)")  # encodings of PostgreSQL
-_KEPT_SECONDS = 2.0  # of a call, to ask for the outcome of a COMMIT that got no answer
+_KEPT_SECONDS = 2.0  # kept of a call's time, to ask for the outcome of a COMMIT without an answer
 
 # Parameters that other programs use in their URLs: what to write instead.
 _FOREIGN_PARAMETERS = {

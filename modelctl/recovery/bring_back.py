@@ -128,7 +128,7 @@ class BringBack:
 
 
 def _can_come_back(model_id: Any, refused: dict[str, str]) -> bool:
-    """Whether nothing is known against bringing it back; add an unreadable id to *refused*."""
+    """Whether the id can be read and the model is not in *refused*; add an unreadable id to that."""
     if not isinstance(model_id, str) or not is_storable(model_id):
         refused[readable(model_id)] = UNREADABLE
         return False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modelctl.recovery.probing import Prober
     from modelctl.recovery.results import Candidate
 
-# Reasons of the database that are named; of the others only the number of models is told.
+# How many reasons of the database a warning quotes; for the other reasons it only counts the models.
 _REASONS = 3
 
 

@@ -65,8 +65,8 @@ def acquired(lock: threading.RLock) -> Iterator[None]:
 class Wait:
     """Seconds that may be spent waiting for Redis, at most what the *outer* limit has left.
 
-    Only time inside of a ``with`` block of it counts: waiting there ends when the seconds are used up,
-    and the block's time is taken off them. What the program does in between is free.
+    Only the time inside of the ``with`` blocks of a `Wait` counts; when the seconds are used up, waiting
+    inside of a block fails with TimeoutError. The time between the blocks does not count.
     """
 
     def __init__(self, seconds: float, outer: Wait | None = None) -> None:
