@@ -70,7 +70,7 @@ def test_dry_runs_change_nothing(fleet: None, cli: Cli, files: dict[str, str]) -
                 **{"changed": True, "result": "would be active"},
             }
         ],
-        **{"cache": "unchanged", "dry_run": True},
+        **{"cache": "unchanged", "dry_run": True, "operation": None},
     }
     assert cli("recover", "--dry-run", "-o", "json").json["recovered"] == ["other/due"]
     assert cli("import", files["CATALOGUE"], "--dry-run", "-o", "json").json["added"] == 1
