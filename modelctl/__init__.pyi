@@ -22,7 +22,9 @@ from modelctl.errors import UsageError as UsageError
 from modelctl.fleet.fleet import Fleet as Fleet
 from modelctl.health import Hold as Hold
 from modelctl.health import Outcome as Outcome
+from modelctl.history.results import LeftChange as LeftChange
 from modelctl.history.results import Pruned as Pruned
+from modelctl.history.results import Undone as Undone
 from modelctl.metrics.results import FleetMetrics as FleetMetrics
 from modelctl.migrations.results import SchemaStatus as SchemaStatus
 from modelctl.model import CacheState as CacheState

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.count.outbox import Outbox
+    from modelctl.history.undo import Undo
     from modelctl.models.reads import Models
     from modelctl.models.status_changes import StatusChanges
     from modelctl.outcomes.record import Outcomes
@@ -56,6 +57,13 @@ class Storage:
         from modelctl.models.status_changes import StatusChanges
 
         return StatusChanges(self._config, self.database)
+
+    @functools.cached_property
+    def undo(self) -> Undo:
+        """Undoes operations."""
+        from modelctl.history.undo import Undo
+
+        return Undo(self._config, self.database)
 
     @functools.cached_property
     def outcomes(self) -> Outcomes:

@@ -1,4 +1,4 @@
-"""The commands of the history: events."""
+"""The commands of the history: events, undo."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import typer
 
 from modelctl.commands.completion import complete_id, complete_provider, completes
 from modelctl.commands.inputs import is_duration, read_duration, read_time
-from modelctl.commands.invocation import open_fleet, print_view
-from modelctl.commands.options import DURATION_EXAMPLES, Output
-from modelctl.errors import UsageError
+from modelctl.commands.invocation import open_fleet, print_changes, print_view
+from modelctl.commands.options import DURATION_EXAMPLES, Actor, DryRun, Output, Reason
+from modelctl.errors import ExitCode, UsageError
 from modelctl.model import numbered
 from modelctl.output import streams
 from modelctl.output.formats import OutputFormat, default_format, write_view
@@ -26,7 +26,7 @@ _Item = TypeVar("_Item")
 _LIMIT = 100
 _NAMES = (
     *("added", "updated", "removed", "disabled", "enabled", "recovered", "auto-disabled"),
-    *("would-disable", "probe-failed", "incident", "paused", "resumed"),
+    *("would-disable", "probe-failed", "incident", "paused", "resumed", "undone"),
 )
 
 
@@ -198,3 +198,33 @@ def _follow(
         header = False
         if streams.stdout_is_gone():
             return
+
+
+# ── undo ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def undo(
+    ctx: typer.Context,
+    operation: Annotated[
+        str | None,
+        typer.Argument(metavar="[OPERATION]", help="The operation. Default: your last one."),
+    ] = None,
+    reason: Reason = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Allow fewer active models than recovery.min_active."),
+    ] = False,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    output: Output = None,
+) -> ExitCode:
+    """Put each model back as it was before an operation: status, holder, reason and end.
+
+    A model that changed since is left alone and named. An undo is an operation, too: the next undo
+    takes it back.
+    """
+    with open_fleet(ctx, actor) as fleet:
+        result = fleet.undo(operation, reason=reason, force=force, dry_run=dry_run)
+        if not operation and output is not OutputFormat.JSON:
+            streams.say(f"operation {result.undone}")
+        return print_changes(ctx, result, output)

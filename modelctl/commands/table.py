@@ -30,6 +30,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "remove": "change:remove",
     "disable": "change:disable",
     "enable": "change:enable",
+    "undo": "history:undo",
     "record-success": "outcomes:record_success",
     "record-failure": "outcomes:record_failure",
     "record-batch": "outcomes:record_batch",

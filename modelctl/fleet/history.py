@@ -1,4 +1,4 @@
-"""The commands around the history: events."""
+"""The commands around the history: events and undo."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from modelctl.history.reading import EventFilter
+    from modelctl.history.results import Undone
     from modelctl.models.results import Event
 
 
@@ -110,6 +111,43 @@ class HistoryCommands(OpenedFleet):
 
         wanted = _wanted(id, since, None, provider, actor, event, operation, after)
         return follow.follow(self._store.database, wanted, lambda text: self.on_warning(text))
+
+    def undo(
+        self,
+        operation: str | None = None,
+        *,
+        reason: str | None = None,
+        force: bool = False,
+        dry_run: bool = False,
+        actor: str | None = None,
+    ) -> Undone:
+        """Put each model back as it was before an operation: status, holder, reason and end.
+
+        *operation*: None: the last one of the same actor. A model that changed since is left alone,
+        and its change is a `LeftChange` that says why. The undo is an operation itself, so it can be
+        undone. *force*: ignore the floor of ``recovery.min_active``. *actor*: who undoes, in place
+        of the actor of the fleet.
+
+        Raises:
+            ModelNotFoundError: there is no such operation.
+            RefusedError: it changed no model, or fewer active models than the floor would remain;
+                nothing is changed.
+        """
+        from modelctl.history.results import Undone
+        from modelctl.operation import written
+
+        who, undo = self._acting(actor), self._store.undo
+        wanted = arguments.operation(operation) if operation else undo.last_operation(who)
+        changes = undo.undo(
+            wanted,
+            actor=who,
+            reason=self._reason(reason),
+            floor=0 if force else self.config.recovery.min_active,
+            dry_run=dry_run,
+        )
+        changed = any(change.changed for change in changes)
+        cache = self._invalidate(owed=not dry_run, changed=changed)
+        return Undone(changes, cache, dry_run, None if dry_run else written(), wanted)
 
 
 def _wanted(

@@ -1,9 +1,11 @@
-"""What `prune` did. Frozen data, no I/O."""
+"""What `undo` and `prune` did. Frozen data, no I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from modelctl.models.results import Changes, KeptChange
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,3 +18,15 @@ class Pruned:
     deleted: int
     before: datetime
     dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeftChange(KeptChange):
+    """A model that `undo` left as it is, and *note* says why: it changed since, for example."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone(Changes):
+    """What `undo` did to each model of the operation *undone*."""
+
+    undone: str | None = None

@@ -276,7 +276,7 @@ class StatusChanges:
             done = self._apply(connection, change(), wanted, database.sql.lock, actor)
             check_found(wanted, {c.id for c in done})
             if floor and any(c.before is ModelStatus.ACTIVE for c in done):
-                _check_floor(connection, floor)
+                check_floor(connection, floor)
             return done
 
         return _in_order(wanted, write(database, work, dry_run=dry_run))
@@ -324,7 +324,7 @@ class StatusChanges:
                     )
                 deadline.renew()
             if floor and was_on:
-                _check_floor(connection, floor)
+                check_floor(connection, floor)
             return done
 
         return write(database, work, dry_run=dry_run)
@@ -357,7 +357,8 @@ def _in_order(wanted: Sequence[str], done: Iterable[StatusChange]) -> tuple[Stat
     return tuple(found[model_id] for model_id in wanted)
 
 
-def _check_floor(connection: sa.Connection, floor: int) -> None:
+def check_floor(connection: sa.Connection, floor: int) -> None:
+    """Refuse the transaction if fewer models than the floor would stay on."""
     active = connection.scalar(text(f"SELECT count(*) FROM models WHERE {ON}")) or 0
     if active < floor:
         raise RefusedError(

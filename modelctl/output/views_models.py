@@ -164,6 +164,8 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
 
     *unchanged*: the word before a status that stayed, as in "already disabled".
     """
+    from modelctl.history.results import Undone
+
     columns = ("id", "before", "after", "result")
 
     def item(change: StatusChange) -> dict[str, Any]:
@@ -180,6 +182,7 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
             "cache": result.cache,
             "dry_run": result.dry_run,
             "operation": result.operation,
+            **({"undone": result.undone} if isinstance(result, Undone) else {}),
         },
         columns=columns,
         rows=(tuple(item[name] for name in columns) for item in items),
@@ -194,6 +197,8 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
 
 def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:
     """Return the words of the column "result"."""
+    from modelctl.history.results import LeftChange
+
     if failure_type := getattr(change, "failure_type", None):
         return _recorded_failure(change, failure_type)
     if not getattr(change, "recorded", True):
@@ -201,6 +206,8 @@ def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:
     if not change.changed:
         status = f"{unchanged} {change.after or 'removed'}"
         kept = getattr(change, "note", None)
+        if isinstance(change, LeftChange):
+            return f"left {change.after or 'removed'}: {kept}"
         return f"{status}, {kept}" if kept else status
     result = "added" if change.before is None else change.after or "removed"
     return f"would be {result}" if dry_run else result
