@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from modelctl import Fleet, ModelAvailability, ModelNotFoundError, ModelStatus, UsageError
 from tests import fleets
+from tests.commands import Cli
 from tests.fleets import ACTIVE, AUTO, DISABLED, HOUR, Ago, opened
 
 DAY = 24 * HOUR
@@ -256,6 +258,29 @@ def test_times_that_are_none(fleet: Fleet, fleet_url: str) -> None:
         )
         fleets.sql(fleet_url, "UPDATE models SET created_at = ?", value)
         assert hours(measured(fleet)) == (90, 10)
+
+
+def test_values_of_other_types(
+    sqlite_database: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite ids, providers and statuses of other types stop neither the numbers nor the page."""
+    fleets.sql(
+        sqlite_database,
+        "INSERT INTO models (id, provider, active, created_at)"
+        " VALUES (x'ff61', x'fe', 1, 7), (17, 5, 'yes', 'soon')",
+    )
+    fleets.sql(
+        sqlite_database,
+        "INSERT INTO modelctl_events (model_id, event, before, after, details)"
+        " VALUES (x'ff62', 'removed', 'active', NULL, '{'), (9, 'removed', 3, 4, NULL)",
+    )
+    with opened(sqlite_database) as fleet:
+        found = [(model.id, model.share) for model in fleet.availability(since=HOUR).models]
+    assert found == [("17", 0), ("\udcffa", 1), ("\udcffb", 1)]
+    page = tmp_path / "page.html"
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", sqlite_database)
+    assert cli("availability", "--html", str(page)).code == 0
+    assert r"\udcffa" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
