@@ -203,7 +203,10 @@ class CachedCount:
             return self.cache.state_when_untouched
         if not self.cache.needs_delivery:
             if to_the_end:
-                self._collapse()
+                try:
+                    self._collapse()
+                except ModelctlError as exc:  # the change is committed
+                    self._warn(f"the rows of modelctl_outbox stay as they are: {exc.message}")
             return self.cache.state_when_changed
         if to_the_end:
             return self._invalidate(changed, to_the_end=True)
@@ -286,11 +289,8 @@ class CachedCount:
 
     def _collapse(self) -> None:
         """Where no Redis is configured here: keep the outbox small for a process that has one."""
-        try:
-            while self._outbox.collapse():
-                deadline.renew()
-        except ModelctlError as exc:
-            self._warn(f"the rows of modelctl_outbox stay as they are: {exc.message}")
+        while self._outbox.collapse():
+            deadline.renew()
 
     # ── modelctl cache clear, cache show ──
 
