@@ -86,7 +86,7 @@ def test_pausing_models_of_no_provider(fleet_url: str, tool: Cli) -> None:
         assert status(fleet, "none", "p") == [ACTIVE, AUTO]
         assert [e.provider for e in fleet.events() if e.event == "paused"] == [""]
     assert tool("events").lines[-1].split("\t")[1:3] == ["", "paused"]
-    assert tool("resume", "--provider", "").out == "\tfalse\t\t\ttrue\n"
+    assert tool("resume", "--provider", "").out.startswith("\tfalse\t\t\ttrue\t")
 
 
 def test_pause_and_resume_on_the_command_line(fleet_url: str, tool: Cli) -> None:
@@ -94,7 +94,7 @@ def test_pause_and_resume_on_the_command_line(fleet_url: str, tool: Cli) -> None
     put_off(fleet_url, "a", failed=9 * HOUR)
     assert tool("pause", "--for", "2h", "--reason", "first").code == 0
     done = tool("pause", "--for", "1h", "--reason", "second", "--actor", "ann")
-    provider, paused, until, reason, _ = done.out.rstrip("\n").split("\t")
+    provider, paused, until, reason, *_ = done.out.rstrip("\n").split("\t")
     assert (provider, paused, reason) == ("", "true", "second")
     (hold,) = tool("stats", "-o", "json").json["holds"]
     assert (hold["reason"], hold["actor"], hold["failure_type"]) == ("second", "ann", None)
@@ -103,9 +103,9 @@ def test_pause_and_resume_on_the_command_line(fleet_url: str, tool: Cli) -> None
     assert tool("pause", "--for", "1h", "--provider", "p").code == 0
     assert len(tool("stats", "-o", "json").json["holds"]) == 2
     assert tool("recover").out == ""
-    assert tool("resume", "--reason", "over").out == "\tfalse\t\t\ttrue\n"
-    assert tool("resume").out == "\tfalse\t\t\tfalse\n"
-    assert tool("resume", "--provider", "p").out == "p\tfalse\t\t\ttrue\n"
+    assert tool("resume", "--reason", "over").out.startswith("\tfalse\t\t\ttrue\t")
+    assert tool("resume").out == "\tfalse\t\t\tfalse\t\n"
+    assert tool("resume", "--provider", "p").out.startswith("p\tfalse\t\t\ttrue\t")
     assert tool("recover").out == "a\n"
     events = tool("events", "-o", "json").json
     assert [
