@@ -13,7 +13,7 @@ import typer
 import typer.core
 import typer.main
 
-from modelctl.commands.options import raw_option
+from modelctl.arguments.options import raw_option
 from modelctl.commands.table import CommandGroup
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
-from modelctl import __version__
+from modelctl import __version__, streams
+from modelctl.arguments.invocation import Invocation
 from modelctl.cli.lazy_group import HELP_OPTIONS, LazyGroup
 from modelctl.cli.shell_completion import answer_completion_option, join_words
-from modelctl.commands.invocation import Invocation
 from modelctl.commands.table import COMMANDS
 from modelctl.errors import (
     ExitCode,
@@ -20,7 +20,6 @@ from modelctl.errors import (
     ModelctlError,
     UsageError,
 )
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat, write_error
 from modelctl.signals import Terminated, end_by_signal
 

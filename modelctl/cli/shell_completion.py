@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from modelctl.commands.completion import BEFORE_COLON
+from modelctl import streams
+from modelctl.arguments.completion import BEFORE_COLON
 from modelctl.errors import UsageError
-from modelctl.output import streams
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelctl.commands.completion import complete_id
-from modelctl.commands.inputs import is_duration, read_duration, read_time
-from modelctl.commands.invocation import open_fleet, print_result
-from modelctl.commands.options import DURATION_EXAMPLES, Output, Provider
-from modelctl.output import streams
+from modelctl import streams
+from modelctl.arguments.completion import complete_id
+from modelctl.arguments.inputs import is_duration, read_duration, read_time
+from modelctl.arguments.invocation import open_fleet, print_result
+from modelctl.arguments.options import DURATION_EXAMPLES, Output, Provider
 
 if TYPE_CHECKING:
     from modelctl.availability.results import Availability

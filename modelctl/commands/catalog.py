@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelctl.commands.completion import complete_catalog_format, completes
-from modelctl.commands.inputs import open_source
-from modelctl.commands.invocation import exit_code_of, open_fleet, print_result
-from modelctl.commands.options import Actor, DryRun, Output, Source
+from modelctl import streams
+from modelctl.arguments.completion import complete_catalog_format, completes
+from modelctl.arguments.inputs import open_source
+from modelctl.arguments.invocation import exit_code_of, open_fleet, print_result
+from modelctl.arguments.options import Actor, DryRun, Output, Source
 from modelctl.errors import ExitCode
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:

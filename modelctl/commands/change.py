@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelctl.commands.completion import complete_provider
-from modelctl.commands.inputs import read_duration, read_time
-from modelctl.commands.invocation import open_fleet, print_changes
-from modelctl.commands.options import (
+from modelctl import streams
+from modelctl.arguments.completion import complete_provider
+from modelctl.arguments.inputs import read_duration, read_time
+from modelctl.arguments.invocation import open_fleet, print_changes
+from modelctl.arguments.options import (
     DURATION_EXAMPLES,
     Actor,
     DryRun,
@@ -22,10 +23,9 @@ from modelctl.commands.options import (
     Reason,
     Yes,
 )
-from modelctl.commands.selecting import Chosen, confirm, selects
+from modelctl.arguments.selecting import Chosen, confirm, selects
 from modelctl.errors import ExitCode, ModelctlError, RefusedError
 from modelctl.model import ModelStatus
-from modelctl.output import streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

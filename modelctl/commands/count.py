@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from modelctl.commands.invocation import open_fleet, print_result, prints_plain_lines
-from modelctl.commands.options import Output
+from modelctl import streams
+from modelctl.arguments.invocation import open_fleet, print_result, prints_plain_lines
+from modelctl.arguments.options import Output
 from modelctl.errors import DatabaseUnavailableError, ExitCode, StaleCacheError, UsageError
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 
 _SECONDS_BETWEEN_DRAINS = 1

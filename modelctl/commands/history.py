@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from modelctl.commands.completion import complete_id, complete_provider, completes
-from modelctl.commands.inputs import is_duration, read_duration, read_time
-from modelctl.commands.invocation import open_fleet, print_changes, print_view
-from modelctl.commands.options import DURATION_EXAMPLES, Actor, DryRun, Output, Reason
+from modelctl import streams
+from modelctl.arguments.completion import complete_id, complete_provider, completes
+from modelctl.arguments.inputs import is_duration, read_duration, read_time
+from modelctl.arguments.invocation import open_fleet, print_changes, print_view
+from modelctl.arguments.options import DURATION_EXAMPLES, Actor, DryRun, Output, Reason
 from modelctl.errors import ExitCode, UsageError
 from modelctl.model import numbered
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat, default_format, write_view
 from modelctl.signals import unwinding_on_signals
 
 if TYPE_CHECKING:
-    from modelctl.commands.inputs import GivenTime
+    from modelctl.arguments.inputs import GivenTime
     from modelctl.fleet.fleet import Fleet
 
 _Item = TypeVar("_Item")
@@ -137,7 +137,7 @@ def _list(
     limit: int,
     output: OutputFormat | None,
 ) -> None:
-    from modelctl.output.views_models import events_view
+    from modelctl.views.models import events_view
 
     one_more = limit and limit + 1
     found = _Limited(fleet.iter_events(model_id, limit=one_more, **wanted), limit)
@@ -186,7 +186,7 @@ def _follow(
     raw: bool,
 ) -> None:
     """Print events as they come; on a terminal, and with -o table, a line for each."""
-    from modelctl.output.views_models import event_lines, events_view
+    from modelctl.views.models import event_lines, events_view
 
     output = output or default_format()
     header = True

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelctl.commands.completion import completes
-from modelctl.commands.inputs import open_source
-from modelctl.commands.invocation import exit_code_of, open_fleet, print_changes, print_result
-from modelctl.commands.options import Actor, ModelId, Output, Reason, Source
+from modelctl import streams
+from modelctl.arguments.completion import completes
+from modelctl.arguments.inputs import open_source
+from modelctl.arguments.invocation import exit_code_of, open_fleet, print_changes, print_result
+from modelctl.arguments.options import Actor, ModelId, Output, Reason, Source
 from modelctl.errors import ExitCode, UsageError
 from modelctl.model import FailureType, numbered
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from modelctl.commands.completion import completes
-from modelctl.commands.invocation import open_fleet, print_result, print_view, prints_table
-from modelctl.commands.options import ModelId, Output, Provider
-from modelctl.commands.selecting import Chosen, selects
+from modelctl import streams
+from modelctl.arguments.completion import completes
+from modelctl.arguments.invocation import open_fleet, print_result, print_view, prints_table
+from modelctl.arguments.options import ModelId, Output, Provider
+from modelctl.arguments.selecting import Chosen, selects
 from modelctl.errors import UsageError
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 
 _LEADERBOARD_LENGTH = 10
@@ -56,8 +56,8 @@ def list_models(
     output: Output = None,
 ) -> None:
     """Print the models."""
-    from modelctl.output import views_models as views
     from modelctl.recovery.explain import describe
+    from modelctl.views import models as views
 
     chosen = None if columns is None else _column_names(columns)
     with open_fleet(ctx) as fleet:
@@ -76,7 +76,7 @@ def list_models(
 
 def _column_names(text: str) -> tuple[str, ...]:
     """Read the names of columns, with commas between them."""
-    from modelctl.output.views_models import column_names
+    from modelctl.views.models import column_names
 
     known = column_names()
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -120,7 +120,7 @@ def leaderboard(
     Models are ranked by the lower bound of the 95 % confidence interval of the rate, so 420 of 421
     ranks above 1 of 1.
     """
-    from modelctl.output.views_models import leaderboard_view
+    from modelctl.views.models import leaderboard_view
 
     limit = (_LEADERBOARD_LENGTH if top is None else top) or None
     with open_fleet(ctx) as fleet:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelctl.commands.inputs import read_duration
-from modelctl.commands.invocation import exit_code_of, open_fleet, print_result, prints_plain_lines
-from modelctl.commands.options import (
+from modelctl import streams
+from modelctl.arguments.inputs import read_duration
+from modelctl.arguments.invocation import exit_code_of, open_fleet, print_result, prints_plain_lines
+from modelctl.arguments.options import (
     DURATION_EXAMPLES,
     Actor,
     DryRun,
@@ -20,11 +21,10 @@ from modelctl.commands.options import (
     Reason,
     Yes,
 )
-from modelctl.commands.selecting import Chosen, selects
+from modelctl.arguments.selecting import Chosen, selects
 from modelctl.config.durations import parse_duration
 from modelctl.errors import ExitCode, InvalidConfigError, RefusedError, UsageError
 from modelctl.model import numbered
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 from modelctl.signals import unwinding_on_signals
 

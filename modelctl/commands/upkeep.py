@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelctl.commands.inputs import is_duration, read_duration, read_time
-from modelctl.commands.invocation import open_fleet, print_result, print_view
-from modelctl.commands.options import DURATION_EXAMPLES, DryRun, Output, Yes
+from modelctl import streams
+from modelctl.arguments.inputs import is_duration, read_duration, read_time
+from modelctl.arguments.invocation import open_fleet, print_result, print_view
+from modelctl.arguments.options import DURATION_EXAMPLES, DryRun, Output, Yes
 from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat
 from modelctl.output.openmetrics import ExpositionFormat, exposition
 
@@ -55,7 +55,7 @@ def _say_differences(result: SchemaStatus) -> None:
 
 def db_detach(ctx: typer.Context, yes: Yes = False, output: Output = None) -> None:
     """Remove modelctl's triggers and functions; tables and columns stay."""
-    from modelctl.output.views_upkeep import removed_view
+    from modelctl.views.upkeep import removed_view
 
     with open_fleet(ctx) as fleet:
         if not yes:
@@ -78,7 +78,7 @@ def _confirm_detach() -> None:
 def config_show(ctx: typer.Context, output: Output = None) -> None:
     """Print every setting and where it came from; passwords are hidden."""
     from modelctl.config.settings import settings
-    from modelctl.output.views_upkeep import settings_view
+    from modelctl.views.upkeep import settings_view
 
     config = ctx.obj.load_config()
     file = str(config.file) if config.file else None

@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from modelctl.errors import clean
-from modelctl.output.values import table_text
-from modelctl.output.views_availability import causes, duration, percent, remarks, summary
+from modelctl.views.availability import causes, duration, percent, remarks, summary
+from modelctl.views.values import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

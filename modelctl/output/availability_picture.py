@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import ModelctlError, clean
 from modelctl.model import numbered
-from modelctl.output.values import table_text
-from modelctl.output.views_availability import percent
+from modelctl.views.availability import percent
+from modelctl.views.values import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,11 +6,11 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from modelctl.output import streams
+from modelctl import streams
 
 if TYPE_CHECKING:
     from modelctl.errors import ModelctlError
-    from modelctl.output.view import View
+    from modelctl.views.view import View
 
 
 class OutputFormat(StrEnum):

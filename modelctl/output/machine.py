@@ -10,10 +10,10 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import clean
-from modelctl.output.values import plain, rounded, to_json
+from modelctl.views.values import plain, rounded, to_json
 
 if TYPE_CHECKING:
-    from modelctl.output.view import View
+    from modelctl.views.view import View
 
 # A spreadsheet takes a cell that begins with one of these for a formula.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")

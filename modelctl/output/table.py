@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modelctl.errors import clean
 from modelctl.model import CacheState
-from modelctl.output.values import table_text
+from modelctl.views.values import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from modelctl.output.view import View
+    from modelctl.views.view import View
 
 _CELL_STYLES = {
     "active": "green",

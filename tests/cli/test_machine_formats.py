@@ -16,7 +16,7 @@ from modelctl.errors import clean
 from modelctl.model import CacheState, ModelStatus
 from modelctl.models.results import Changes, KeptChange, LeaderboardEntry, StatusChange
 from modelctl.output import machine
-from modelctl.output.views_models import changes_view, leaderboard_view
+from modelctl.views.models import changes_view, leaderboard_view
 from tests import ROOT, commands
 from tests.cli.examples import EVERYTHING
 from tests.commands import Cli, add, seen, sql

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelctl.errors import UNSAFE, clean
-from modelctl.output.values import to_json
-from modelctl.output.views import VIEWS
+from modelctl.views.values import to_json
+from modelctl.views.views import VIEWS
 from tests import ROOT, commands
 from tests.commands import PROGRAM, Cli, Result, add, plain, run, seen, shell, sql
 

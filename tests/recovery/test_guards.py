@@ -17,7 +17,7 @@ from modelctl.config.sections import RecoveryConfig
 from modelctl.database.locks import GUARD_LOCK
 from modelctl.health import Guards, Share
 from modelctl.model import FailureType
-from modelctl.output.views import view_of
+from modelctl.views.views import view_of
 from tests.commands import Cli
 from tests.fleets import ACTOR, HOUR, configured, opened, put_off, seed, sql
 

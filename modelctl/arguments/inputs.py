@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelctl import streams
 from modelctl.config.durations import parse_duration
 from modelctl.errors import UsageError
-from modelctl.output import streams
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import clean
 from modelctl.model import numbered
-from modelctl.output.values import plain
-from modelctl.output.view import MAX_TABLE_ROWS, View, dry_run_note, field_names
 from modelctl.recovery.explain import describe, left
+from modelctl.views.values import plain
+from modelctl.views.view import MAX_TABLE_ROWS, View, dry_run_note, field_names
 
 if TYPE_CHECKING:
     from modelctl.probe.results import ProbeReport, ProbeResult

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import clean
 from modelctl.model import ModelStatus, numbered
-from modelctl.output.values import plain, rounded, table_text, to_json
-from modelctl.output.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names
 from modelctl.recovery.explain import describe
+from modelctl.views.values import plain, rounded, table_text, to_json
+from modelctl.views.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.model import numbered
-from modelctl.output.values import plain, to_json
-from modelctl.output.view import View, dry_run_note, field_names
+from modelctl.views.values import plain, to_json
+from modelctl.views.view import View, dry_run_note, field_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from modelctl.commands.options import Provider
+from modelctl import streams
+from modelctl.arguments.options import Provider
 from modelctl.errors import RefusedError, UsageError
 from modelctl.model import ModelStatus, numbered
-from modelctl.output import streams
 
 if TYPE_CHECKING:
     from modelctl.models.results import Changes

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelctl import streams
 from modelctl.errors import ExitCode
 from modelctl.model import CacheState
-from modelctl.output import streams
 from modelctl.output.formats import OutputFormat, default_format, write_view
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.fleet.fleet import Fleet
     from modelctl.models.results import Changes
-    from modelctl.output.view import View
+    from modelctl.views.view import View
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ def open_fleet(ctx: typer.Context, actor: str | None = None) -> Iterator[Fleet]:
 
 def print_result(ctx: typer.Context, result: object, output: OutputFormat | None) -> None:
     """Print a result whose type has a view of its own."""
-    from modelctl.output.views import view_of
+    from modelctl.views.views import view_of
 
     print_view(ctx, view_of(result), output)
 
@@ -68,7 +68,7 @@ def print_changes(
     ctx: typer.Context, result: Changes, output: OutputFormat | None, unchanged: str = "already"
 ) -> ExitCode:
     """Print what a command did to each model; *unchanged*: the word before a status that stayed."""
-    from modelctl.output.views_models import changes_view
+    from modelctl.views.models import changes_view
 
     print_view(ctx, changes_view(result, unchanged=unchanged), output)
     return exit_code_of(result.cache)

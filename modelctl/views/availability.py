@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from modelctl import streams
 from modelctl.config.durations import format_duration
 from modelctl.errors import clean
 from modelctl.model import numbered
-from modelctl.output import streams
-from modelctl.output.values import table_text
-from modelctl.output.view import MAX_TABLE_ROWS, View, field_names
+from modelctl.views.values import table_text
+from modelctl.views.view import MAX_TABLE_ROWS, View, field_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

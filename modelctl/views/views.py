@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from modelctl.output import views_availability, views_models, views_recovery, views_upkeep
+from modelctl.views import availability as views_availability
+from modelctl.views import models as views_models
+from modelctl.views import recovery as views_recovery
+from modelctl.views import upkeep as views_upkeep
 
 if TYPE_CHECKING:
-    from modelctl.output.view import View
+    from modelctl.views.view import View
 
 # By the names of the types, because importing all the types would slow every command down.
 VIEWS: dict[str, Callable[[Any], View]] = {

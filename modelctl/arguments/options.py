@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from modelctl.commands.completion import complete_id, complete_provider
+from modelctl.arguments.completion import complete_id, complete_provider
 from modelctl.output.formats import OutputFormat
 
 DURATION_EXAMPLES = "90s, 15m, 2h30m, 2d, 1w"
