@@ -158,8 +158,8 @@ class RedisLink:
         try:
             if servers is None:
                 with self._wait(), waiting.acquired(self._opening):
-                    self._servers = self._servers or open_servers(self._config.redis)
-                    servers = self._servers
+                    # Both at once: another thread may close this link in between.
+                    servers = self._servers = self._servers or open_servers(self._config.redis)
             yield servers
         except ModelctlError:
             raise

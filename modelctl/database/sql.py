@@ -29,7 +29,6 @@ class Sql(ABC):
     """The SQL of one database: what differs between the two is abstract."""
 
     now: str  # the time at which it is evaluated
-    transaction_began: str  # a time at or shortly before the begin of the transaction, in seconds
     cooldown: str  # seconds; the element of the list :cooldowns for this row's number of ejections
     collation: str  # compare texts by code points, whatever collation the database has
     lock: str  # after ORDER BY: lock the rows until the transaction ends, in this order
@@ -133,7 +132,6 @@ class Postgres(Sql):
     """The SQL of PostgreSQL 13 or newer."""
 
     now = "clock_timestamp()"
-    transaction_began = "floor(CAST(extract(epoch FROM now()) AS double precision))"
     cooldown = (
         "(CAST(:cooldowns AS double precision[]))"
         "[least(greatest(coalesce(ejections, 0), 1), :steps)]"
@@ -225,9 +223,6 @@ class Sqlite(Sql):
     """The SQL of SQLite. Times are text. BEGIN IMMEDIATE locks the whole file, so no row is locked."""
 
     now = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-    # SQLite does not know when a transaction began. Nobody else writes meanwhile, so that a
-    # statement takes less than these 5 seconds.
-    transaction_began = "((julianday('now') - 2440587.5) * 86400.0 - 5)"
     cooldown = (
         "json_extract(:cooldowns,"
         " '$[' || (min(max(CAST(coalesce(ejections, 0) AS integer), 1), :steps) - 1) || ']')"

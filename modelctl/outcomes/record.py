@@ -7,6 +7,7 @@ number of statements for each chunk.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +60,8 @@ _ROW = {
 _SPARED = {"id": "text", "spared": "text"}
 _COUNTS = ("consecutive_failures", "ejections")
 _DIVISION_BY_ZERO = "22012"
+# On PostgreSQL, in seconds: the column of an application may round a time to seconds.
+_TRANSACTION_BEGAN = "floor(CAST(extract(epoch FROM now()) AS double precision))"
 
 
 class Recorded(NamedTuple):
@@ -210,7 +213,7 @@ class Outcomes:
             f"WITH written AS ({self._update(f'(SELECT {columns}) AS decided')})"
             " SELECT 1 / count(*) FROM written;"
             f" SELECT 1 / count(*) FROM models WHERE {self._sql.ids}"
-            f" AND {STATUS} = :status AND {self._is_new(time.name)}"
+            f" AND {STATUS} = :status AND {self._is_new(time.name, _TRANSACTION_BEGAN)}"
         )
         parameters: dict[str, Any] = dict(zip(_ROW, decided.row(outcome.id), strict=True))
         parameters["ids"] = self._sql.list_of_texts([outcome.id])
@@ -309,7 +312,8 @@ class Outcomes:
         wanted = list({outcome.id for outcome in chunk})
         check_storable(wanted)
         ids = {"ids": self._sql.list_of_texts(wanted)}
-        before = self._healths(connection.execute(text(self._select()), ids).all())
+        rows = connection.execute(text(self._select()), ids).all()
+        before = self._healths(rows)
         check_found(wanted, before)
         others_matter = self._config.recovery.guarded and self._counts_any(chunk)
         providers = {was.provider for was in before.values()} if others_matter else ()
@@ -318,7 +322,7 @@ class Outcomes:
         written = self._write_rows(connection, decided)
         log(self._database, connection, decided.events, actor)
         self._guards.write_incidents(connection, guards)
-        self._check(connection, decided, written)
+        self._check(connection, decided, written, since=rows[0].now)
         return decided
 
     def _write_rows(self, connection: sa.Connection, decided: _Decided) -> set[str]:
@@ -337,13 +341,20 @@ class Outcomes:
             connection.execute(text(sql), self._sql.values(_SPARED, spared))
         return written
 
-    def _check(self, connection: sa.Connection, decided: _Decided, written: set[str]) -> None:
-        """Raise `KeptError` for rows that a trigger or rule of the application did not change."""
+    def _check(
+        self, connection: sa.Connection, decided: _Decided, written: set[str], *, since: float
+    ) -> None:
+        """Raise `KeptError` for rows that a trigger or rule of the application did not change.
+
+        *since*: the database's clock before the rows were written (seconds since 1970).
+        """
         sql = (
-            f"SELECT id, {STATUS}, {self._is_new('last_success_at')},"
-            f" {self._is_new('last_failure_at')} FROM models WHERE {self._sql.ids}"
+            f"SELECT id, {STATUS}, {self._is_new('last_success_at', ':since')},"
+            f" {self._is_new('last_failure_at', ':since')} FROM models WHERE {self._sql.ids}"
         )
-        found = connection.execute(text(sql), {"ids": self._sql.list_of_texts(decided.after)})
+        # The column of an application may round a time to seconds.
+        parameters = {"ids": self._sql.list_of_texts(decided.after), "since": math.floor(since)}
+        found = connection.execute(text(sql), parameters)
         rows = {row[0]: row[1:] for row in found}
 
         def is_kept(model_id: str, now: health.Health) -> bool:
@@ -425,6 +436,6 @@ class Outcomes:
             " RETURNING models.id"
         )
 
-    def _is_new(self, column: str) -> str:
-        """SQL: whether this time was written by the transaction; a column may round it to seconds."""
-        return f"coalesce({self._sql.epoch(column)} >= {self._sql.transaction_began}, FALSE)"
+    def _is_new(self, column: str, since: str) -> str:
+        """SQL: whether a time was written since then, and not by an earlier outcome."""
+        return f"coalesce({self._sql.epoch(column)} >= {since}, FALSE)"
