@@ -255,7 +255,7 @@ def test_an_outcome_that_is_put_back_is_said(pg_database: str, body: str) -> Non
         assert everything(pg_database) == before
 
 
-@pytest.mark.parametrize("seconds", [None, 60])
+@pytest.mark.parametrize("seconds", [None, 3, 60])
 def test_an_outcome_that_is_put_back_afterwards_is_said(url: str, seconds: int | None) -> None:
     """A trigger that puts a row back after each update, and leaves the status, recorded nothing."""
     times = ("last_success_at", "last_failure_at")
