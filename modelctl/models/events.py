@@ -38,10 +38,11 @@ def log(
     if not events:
         return
     # Only the columns that some event has: each one more costs the server as much as the first.
-    lists = zip(_NEW_EVENT.items(), zip(*events, strict=True), strict=True)
     used = {
         column: (kind, values)
-        for (column, kind), values in lists
+        for (column, kind), values in zip(
+            _NEW_EVENT.items(), zip(*events, strict=True), strict=True
+        )
         if any(v is not None for v in values)
     }
     names = ", ".join(used)
@@ -53,6 +54,7 @@ def log(
     values = database.sql.values(
         used, [*zip(*(values for _, values in used.values()), strict=True)]
     )
+    del events, used  # thousands of them may be large; the statement has what it needs
     common = {"actor": actor, "operation": operation.current()}
     connection.execute(text(sql), values | common)
 

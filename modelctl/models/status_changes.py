@@ -56,39 +56,44 @@ def change_rows(
     values = {**parameters, **change.parameters}
     rows: Sequence[Any] = connection.execute(text(_select(change, which, lock)), values).all()
     decided = [(row, change.decide(row)) for row in rows]
+    results = [_result(row, decision) for row, decision in decided]
     to_write = [row[0] for row, decision in decided if decision.writes]
+    # A row with a note has an end of its own, on purpose.
+    decided_ids = [row[0] for row, decision in decided if decision.note is None]
+    after = next((decision.after for _, decision in decided if decision.note is None), None)
+    events = sorted(_events(decided))
+    del rows, decided  # of thousands of rows they take more memory than all the rest
     written: set[str] = set()
     if to_write:
         values["ids"] = database.sql.list_of_texts(to_write)
         written = {*connection.execute(text(change.write), values).scalars().all()}
-        log(database, connection, sorted(_events(decided)), actor)
+        log(database, connection, events, actor)
+    del events
     kept = [model_id for model_id in to_write if model_id not in written]
-    kept += _not_as_decided(database, connection, change, decided, values)
+    kept += _not_as_decided(database, connection, change, decided_ids, after, values)
     if kept:
         raise KeptError(list(dict.fromkeys(kept)))
-    return [_result(row, decision) for row, decision in decided]
+    return results
 
 
 def _not_as_decided(
     database: Database,
     connection: sa.Connection,
     change: Change,
-    decided: Sequence[tuple[Sequence[Any], Decision]],
+    ids: Sequence[str],
+    after: ModelStatus | None,
     values: dict[str, Any],
 ) -> list[str]:
-    """Return the ids of the rows that are not as they should be now."""
-    # A row with a note has an end of its own, on purpose.
-    ids = [row[0] for row, decision in decided if decision.note is None]
+    """Return those of *ids* whose rows are not as they should be now; *after*: their status, if any."""
     if not ids:
         return []
-    after = next(decision.after for _, decision in decided if decision.note is None)
     values["ids"] = database.sql.list_of_texts(ids)
     values["status"] = after and after.value
     which = f"FROM models WHERE {database.sql.ids}"
     if after is None:
         return list(connection.execute(text(f"SELECT id {which}"), values).scalars())
     which += f" AND {change.status} = :status"
-    # Nearly always all of them are: then no row has to be fetched.
+    # Usually all rows are as they should be, and then none has to be fetched.
     if connection.scalar(text(f"SELECT count(*) {which}"), values) == len(ids):
         return []
     right = {*connection.execute(text(f"SELECT id {which}"), values).scalars()}
