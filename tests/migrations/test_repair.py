@@ -103,7 +103,8 @@ DAMAGE = [
         ("sqlite", f"ALTER TABLE {table} DROP COLUMN {column}")
         for table, columns in TABLES["sqlite"].items()
         for column, definition in columns.items()
-        if "PRIMARY KEY" not in definition.sqlite and column not in ("model_id", "at")
+        if "PRIMARY KEY" not in definition.sqlite
+        and column not in ("model_id", "at", "operation")  # SQLite refuses: they have an index
     ),
     *(
         ("postgresql", f"ALTER TABLE models DROP COLUMN {name} CASCADE")
