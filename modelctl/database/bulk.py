@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Rows or outcomes that one statement takes: bounds memory and how long locks are held.
-CHUNK = 4000
+CHUNK = 5000
 _PAGE = 1000  # rows that are read without a cursor
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 UNREADABLE = "its id cannot be read"
 
+# Models that come back in one transaction. Each takes some 2 KB until its event is written, and a run
+# may take at most 16 MiB more than one of a small fleet.
+_LARGEST_CHUNK = 4000
+
 
 class BringBack:
     """Switches due models on; only one run at a time does so."""
@@ -60,14 +64,14 @@ class BringBack:
             size = None if room is None else room + before
             due = self._candidates.due_ids(parameters, size) if ids is None else ids
             source = (model_id for model_id in due if _can_come_back(model_id, refused))
-            chunk = list(islice(source, bulk.CHUNK))
+            chunk = list(islice(source, min(bulk.CHUNK, _LARGEST_CHUNK)))
             while True:  # also with an empty chunk: it finds out whether another run is at work
                 done = self._chunk(chunk, parameters, actor, refused)
                 deadline.renew()
                 yield done
                 if done is None:
                     return
-                chunk = list(islice(source, bulk.CHUNK))
+                chunk = list(islice(source, min(bulk.CHUNK, _LARGEST_CHUNK)))
                 if not chunk:
                     break
             room = len(refused) - before

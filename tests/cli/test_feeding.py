@@ -36,7 +36,9 @@ def test_batch_is_recorded(fleet: None, cli: Cli, stdin: Callable[[str], None]) 
     """Blank lines are nothing; only what changed its status in the end is a change."""
     up_again = [FAILED, FAILED, FAILED, FAILED, FAILED, {"id": "acme/two", "outcome": "success"}]
     stdin(batch("", GOOD, "  ", *up_again, *[FAILED | {"id": "acme/one"}] * 5, "\t"))
-    assert cli("record-batch", "-", "-o", "json").json == {
+    result = cli("record-batch", "-", "-o", "json").json
+    assert len(result.pop("operation")) == 26
+    assert result == {
         "recorded": 12,
         "changes": [
             {"id": "acme/one", "before": "active", "after": "auto-disabled", "changed": True}
@@ -100,10 +102,12 @@ def test_import_counts_what_it_did(fleet: None, cli: Cli, tmp_path: Path) -> Non
     skipped = cli("import", str(file), "--on-conflict", "skip", "--dry-run", "-o", "json").json
     assert [skipped[k] for k in ("added", "updated", "unchanged", "skipped")] == [1, 0, 1, 1]
     result = cli("import", str(file))
-    assert result.out == (
+    values, _, operation = result.out.rstrip("\n").rpartition("\t")
+    assert values == (
         '1\t1\t1\t0\t[{"id": " bad", "why": "a model id has no blanks at its ends: \' bad\'"}]'
-        "\tinvalidated\tfalse\t0\t[]\n"
+        "\tinvalidated\tfalse\t0\t[]"
     )
+    assert len(operation) == 26
     assert result.err == "rejected:  bad: a model id has no blanks at its ends: ' bad'\n"
     assert status_of("acme/off") == "disabled"
     again = cli("import", str(file), "-o", "json")
