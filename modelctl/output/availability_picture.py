@@ -7,7 +7,7 @@ import warnings
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from modelctl.errors import ModelctlError, clean
+from modelctl.errors import UsageError, clean
 from modelctl.model import numbered
 from modelctl.views.availability import percent
 from modelctl.views.values import table_text
@@ -29,7 +29,7 @@ def plotting() -> Any:
         # By its name, because type checkers would miss it where it is not installed.
         return importlib.import_module("matplotlib.figure")
     except ImportError:
-        raise ModelctlError(
+        raise UsageError(
             "--png needs matplotlib, which is not installed",
             hint="pip install 'modelctl[plot]', or use --html",
         ) from None

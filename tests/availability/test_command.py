@@ -216,7 +216,7 @@ def test_a_picture_without_matplotlib(told: str, tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')\n")
     picture = tmp_path / "picture.png"
     said = run("availability", "--png", str(picture), PYTHONPATH=str(tmp_path), **environ(told))
-    said.failed(1, "matplotlib", "modelctl[plot]")
+    said.failed(2, "matplotlib", "modelctl[plot]")
     assert not picture.exists()
 
 
