@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelctl import operation
-from modelctl.database.sql import text
+from modelctl.database.database import Query
+from modelctl.database.sql import json_text, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,20 @@ def log(
     del events, used  # thousands of them may be large; the statement has what it needs
     common = {"actor": actor, "operation": operation.current()}
     connection.execute(text(sql), values | common)
+
+
+def insert_one(database: Database, event: NewEvent, actor: str) -> Query:
+    """Return the statement with which a transaction of two messages writes an event; see `log`."""
+    values: dict[str, Any] = {f"event_{name}": value for name, value in event._asdict().items()}
+    values["event_details"] = event.details and json_text(event.details)
+    values |= {"event_actor": actor, "event_operation": operation.current()}
+    given = ", ".join(f":event_{name}" for name in NewEvent._fields if name != "details")
+    names = ", ".join(name for name in NewEvent._fields if name != "details")
+    sql = (
+        f"INSERT INTO {database.own}modelctl_events ({names}, details, actor, operation)"
+        f" VALUES ({given}, CAST(:event_details AS jsonb), :event_actor, :event_operation)"
+    )
+    return Query(sql, values)
 
 
 def differences(

@@ -11,18 +11,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl import deadline, operation
+from modelctl import deadline
 from modelctl.database import bulk
 from modelctl.database.database import Query
 from modelctl.database.locks import take_guard_lock
-from modelctl.database.sql import json_text, text
-from modelctl.errors import RefusedError, UsageError
+from modelctl.database.sql import text
+from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
 from modelctl.models.changes import Change, Decision, disable, enable, remove
-from modelctl.models.events import NewEvent, log
+from modelctl.models.events import NewEvent, insert_one, log
 from modelctl.models.results import KeptChange, StatusChange
 from modelctl.spool import Spool
-from modelctl.tables.application import KeptError, refusing, write
+from modelctl.tables.application import (
+    KeptError,
+    change_one,
+    must_find,
+    must_write,
+    refusing,
+    write,
+)
 from modelctl.tables.columns import ON, STATUS
 from modelctl.tables.ids import check_found, check_storable
 from modelctl.tables.selection import Selection, condition, parameters, selected_ids
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.database.database import Database
 
-_DIVISION_BY_ZERO = "22012"
 _STATUSES = {status.value: status for status in ModelStatus}  # faster than ModelStatus(...)
 
 
@@ -134,35 +140,20 @@ def _change_in_two_messages(
         check_found([model_id], {row[0] for row in rows})
         row, decision = rows[0], change.decide(rows[0])
         values = dict(parameters)
-        # COMMIT follows in the same message, and only a statement that fails stops it: hence the
-        # divisions by zero, where the row was not written or is not as it should be.
         statements = []
         if decision.writes:
-            statements.append(f"WITH written AS ({change.write}) SELECT 1 / count(*) FROM written")
+            statements.append(must_write(change.write))
         if decision.note is None:
-            statements.append(
-                f"SELECT 1 / count(*) FROM models WHERE {sql.ids} AND {change.status} = :status"
-            )
+            statements.append(must_find(database, f"{change.status} = :status"))
             values["status"] = decision.after and decision.after.value
         for event in _events([(row, decision)]):
-            statements.append(
-                f"INSERT INTO {database.own}modelctl_events"
-                " (model_id, event, before, after, reason, details, actor, operation)"
-                " VALUES (:model_id, :event, :before, :after, :event_reason,"
-                " CAST(:details AS jsonb), :event_actor, :operation)"
-            )
-            values |= event._asdict() | {"event_reason": event.reason, "event_actor": actor}
-            values["details"] = event.details and json_text(event.details)
-            values["operation"] = operation.current()
-            values["reason"] = change.parameters.get("reason")
+            insert = insert_one(database, event, actor)
+            statements.append(insert.sql)
+            values |= insert.parameters
         return _result(row, decision), Query("; ".join(statements or ["SELECT 1"]), values)
 
-    try:
-        return database.lock_and_change(_select(change, sql.ids, sql.lock), parameters, decide)
-    except UsageError as exc:
-        if exc.sqlstate == _DIVISION_BY_ZERO:
-            raise KeptError([model_id]) from None
-        raise
+    read = _select(change, sql.ids, sql.lock)
+    return change_one(database, model_id, read, parameters, decide)
 
 
 class Selected(NamedTuple):

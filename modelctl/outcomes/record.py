@@ -6,21 +6,27 @@ number of statements for each chunk.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl import deadline, health, operation
+from modelctl import deadline, health
 from modelctl.database.bulk import chunks
 from modelctl.database.database import Query
 from modelctl.database.locks import take_guard_lock
 from modelctl.database.sql import text
-from modelctl.errors import UsageError
-from modelctl.models.events import NewEvent, differences, log
+from modelctl.models.events import NewEvent, differences, insert_one, log
 from modelctl.models.results import OutcomeChange, StatusChange
 from modelctl.outcomes.guards import StoredGuards
-from modelctl.tables.application import KeptError, assignments, refusing, write
+from modelctl.tables.application import (
+    KeptError,
+    assignments,
+    change_one,
+    must_find,
+    must_write,
+    refusing,
+    write,
+)
 from modelctl.tables.columns import MODELS, STATUS
 from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
 from modelctl.tables.odd_values import OddRows, as_declared
@@ -59,7 +65,6 @@ _ROW = {
 }
 _SPARED = {"id": "text", "spared": "text"}
 _COUNTS = ("consecutive_failures", "ejections")
-_DIVISION_BY_ZERO = "22012"
 # On PostgreSQL, in seconds: the column of an application may round a time to seconds.
 _TRANSACTION_BEGAN = "floor(CAST(extract(epoch FROM now()) AS double precision))"
 
@@ -193,41 +198,25 @@ class Outcomes:
             decided = _decide(before, [outcome], self._config, guards)
             return decided, self._write_one(outcome, decided, actor)
 
-        try:
-            return self._database.lock_and_change(read, parameters, decide)
-        except UsageError as exc:
-            if exc.sqlstate == _DIVISION_BY_ZERO:  # see `_write_one`
-                raise KeptError([outcome.id]) from None
-            raise
+        return change_one(self._database, outcome.id, read, parameters, decide)
 
     def _write_one(self, outcome: Outcome, decided: _Decided, actor: str) -> Query:
-        """Return the statements that write one row and its event.
-
-        COMMIT follows in the same message, so that only a statement that fails can stop it. A
-        trigger of the application may suppress the UPDATE or put the row back: the two divisions by
-        zero are the checks for that.
-        """
+        """Return the statements that write one row and its event, and fail if the row was kept."""
         columns = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in _ROW.items())
         time = MODELS.c.last_failure_at if outcome.type else MODELS.c.last_success_at
-        sql = (
-            f"WITH written AS ({self._update(f'(SELECT {columns}) AS decided')})"
-            " SELECT 1 / count(*) FROM written;"
-            f" SELECT 1 / count(*) FROM models WHERE {self._sql.ids}"
-            f" AND {STATUS} = :status AND {self._is_new(time.name, _TRANSACTION_BEGAN)}"
-        )
+        stands = f"{STATUS} = :status AND {self._is_new(time.name, _TRANSACTION_BEGAN)}"
+        statements = [
+            must_write(self._update(f"(SELECT {columns}) AS decided")),
+            must_find(self._database, stands),
+        ]
         parameters: dict[str, Any] = dict(zip(_ROW, decided.row(outcome.id), strict=True))
         parameters["ids"] = self._sql.list_of_texts([outcome.id])
         parameters["status"] = decided.after[outcome.id].status.value
         for event in decided.events:  # at most one
-            sql += (
-                f"; INSERT INTO {self._database.own}modelctl_events"
-                " (model_id, event, before, after, reason, failure_type, details, actor, operation)"
-                " VALUES (:id, :event, :before, :after, :reason, :failure_type,"
-                " CAST(:details AS jsonb), :actor, :operation)"
-            )
-            parameters |= event._asdict() | {"actor": actor, "details": json.dumps(event.details)}
-            parameters["operation"] = operation.current()
-        return Query(sql, parameters)
+            insert = insert_one(self._database, event, actor)
+            statements.append(insert.sql)
+            parameters |= insert.parameters
+        return Query("; ".join(statements), parameters)
 
     def _record_as_chunk(self, outcome: Outcome, actor: str) -> _Decided:
         """Record one outcome as a batch would, with the guard lock."""

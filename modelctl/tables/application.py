@@ -7,7 +7,7 @@ before a statement has failed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from modelctl.database import bulk
 from modelctl.database.sql import text
@@ -16,11 +16,11 @@ from modelctl.tables.columns import COUNTERS
 from modelctl.tables.ids import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import sqlalchemy as sa
 
-    from modelctl.database.database import Database
+    from modelctl.database.database import Database, Query
 
 T = TypeVar("T")
 
@@ -48,6 +48,9 @@ class KeptError(Exception):
         """*ids*: the models of these rows."""
         super().__init__()
         self.ids = ids
+
+
+_DIVISION_BY_ZERO = "22012"
 
 
 class NewColumnsError(Exception):
@@ -109,6 +112,42 @@ def refusing(database: Database, transaction: Callable[[], T]) -> T:
             hint="as the owner run: ALTER TABLE models "
             + ", ".join(f"ALTER COLUMN {name} TYPE bigint" for name in full),
         ) from None
+
+
+# ── One row, in a transaction of two messages ──
+#
+# COMMIT travels in the message with the statements, so only a statement that fails can stop it. A trigger
+# of the application may suppress the UPDATE or put the row back: hence the divisions by zero.
+
+
+def change_one(
+    database: Database,
+    model_id: str,
+    read: str,
+    parameters: Mapping[str, Any],
+    decide: Callable[[list[Sequence[Any]]], tuple[T, Query]],
+) -> T:
+    """Change one model of PostgreSQL; the arguments are those of `Database.lock_and_change`.
+
+    Raises:
+        KeptError: `must_write` or `must_find` failed.
+    """
+    try:
+        return database.lock_and_change(read, parameters, decide)
+    except UsageError as exc:
+        if exc.sqlstate == _DIVISION_BY_ZERO:
+            raise KeptError([model_id]) from None
+        raise
+
+
+def must_write(write: str) -> str:
+    """SQL that runs *write*, which returns what it has written, and fails if that is nothing."""
+    return f"WITH written AS ({write}) SELECT 1 / count(*) FROM written"
+
+
+def must_find(database: Database, condition: str) -> str:
+    """SQL that fails unless a row of :ids meets the condition."""
+    return f"SELECT 1 / count(*) FROM models WHERE {database.sql.ids} AND {condition}"
 
 
 def filled_to(counter: str, limit: int) -> str:
