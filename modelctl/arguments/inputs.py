@@ -23,11 +23,6 @@ def read_duration(text: str | None) -> float | None:
     return None if text is None else parse_duration(text)
 
 
-def is_duration(text: str) -> bool:
-    """Return whether *text* is meant as a duration, such as 2d, and not as a time."""
-    return text[:1].isdigit() and text[-1] in "wdhms"
-
-
 @dataclass(slots=True, frozen=True)
 class GivenTime:
     """A time that the user gave; *local*: it had no zone, so the local one is meant."""
@@ -41,15 +36,34 @@ class GivenTime:
             streams.say(f"{what} {self.at.isoformat(timespec='seconds')} (local time)")
 
 
+@dataclass(slots=True, frozen=True)
+class GivenAge:
+    """How many seconds ago, which the user gave as a duration."""
+
+    at: float
+
+    def say(self, what: str) -> None:
+        """Say nothing: a duration can be understood in one way only."""
+
+
+def read_moment(text: str) -> GivenTime | GivenAge:
+    """Read a time in the past: a duration, such as 2d for two days ago, or a time."""
+    if text[:1].isdigit() and text[-1] in "wdhms":
+        return GivenAge(parse_duration(text))
+    return _given_time(text, past=True)
+
+
 def read_time(text: str | None, *, past: bool = False) -> GivenTime | None:
     """Read a time; without a zone it is local. None stays None.
 
     A time of day, such as 08:00, is the next one; if *past*, the last one.
     """
+    return None if text is None else _given_time(text, past=past)
+
+
+def _given_time(text: str, *, past: bool) -> GivenTime:
     from datetime import datetime, timedelta
 
-    if text is None:
-        return None
     try:
         clock = re.fullmatch("([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?", text)
         if clock is None:

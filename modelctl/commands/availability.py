@@ -8,7 +8,7 @@ import typer
 
 from modelctl import streams
 from modelctl.arguments.completion import complete_id
-from modelctl.arguments.inputs import is_duration, read_duration, read_time
+from modelctl.arguments.inputs import read_moment, read_time
 from modelctl.arguments.invocation import open_fleet, print_result
 from modelctl.arguments.options import DURATION_EXAMPLES, Output, Provider
 
@@ -60,7 +60,7 @@ def availability(
     period, the number of outages, the longest and the mean, and how many of them a person and the
     health rule began. The lowest share comes first. The bar shows the period.
     """
-    start = None if is_duration(since) else read_time(since, past=True)
+    start = read_moment(since)
     end = read_time(until, past=True)
     if png is not None:
         from modelctl.output.availability_picture import plotting
@@ -70,14 +70,14 @@ def availability(
     with open_fleet(ctx) as fleet:
         result = fleet.availability(
             *(model_ids or ()),
-            since=start.at if start else read_duration(since) or 0,
+            since=start.at,
             until=end.at if end else None,
             provider=provider,
             parts=_PARTS_OF_A_PAGE if writes else _PARTS,
         )
-    for time, what in ((start, "since"), (end, "until")):
-        if time:
-            time.say(what)
+    start.say("since")
+    if end:
+        end.say("until")
     _write_files(result, html, png)
     if not writes or output is not None:
         print_result(ctx, result, output)

@@ -9,7 +9,7 @@ import typer
 
 from modelctl import streams
 from modelctl.arguments.completion import complete_id, complete_provider, completes
-from modelctl.arguments.inputs import is_duration, read_duration, read_time
+from modelctl.arguments.inputs import read_moment
 from modelctl.arguments.invocation import open_fleet, print_changes, print_view
 from modelctl.arguments.options import DURATION_EXAMPLES, Actor, DryRun, Output, Reason
 from modelctl.errors import ExitCode, UsageError
@@ -18,7 +18,6 @@ from modelctl.output.formats import OutputFormat, default_format, write_view
 from modelctl.signals import unwinding_on_signals
 
 if TYPE_CHECKING:
-    from modelctl.arguments.inputs import GivenTime
     from modelctl.fleet.fleet import Fleet
 
 _Item = TypeVar("_Item")
@@ -59,7 +58,8 @@ def events(
         ),
     ] = None,
     by: Annotated[
-        str | None, typer.Option("--actor", metavar="NAME", help="Only what this one did.")
+        str | None,
+        typer.Option("--actor", metavar="NAME", help="Only what this person or program did."),
     ] = None,
     event: Annotated[
         list[str] | None,
@@ -98,9 +98,9 @@ def events(
     """
     if follow:
         _check_follow(output, limit, until)
-    start, end = _given_time(since), _given_time(until)
+    start, end = (None if text is None else read_moment(text) for text in (since, until))
     wanted: dict[str, Any] = {
-        "since": start.at if start else read_duration(since),
+        "since": start.at if start else None,
         "provider": provider,
         "actor": by,
         "event": event or (),
@@ -109,24 +109,17 @@ def events(
     }
     with open_fleet(ctx) as fleet:
         if follow:
-            _say(start, "since")
+            if start:
+                start.say("since")
             with unwinding_on_signals():
                 _follow(fleet, model_id, wanted, output, raw=ctx.obj.raw)
             return
-        wanted["until"] = end.at if end else read_duration(until)
+        wanted["until"] = end.at if end else None
         wanted["oldest_first"] = oldest_first
         _list(ctx, fleet, model_id, wanted, _LIMIT if limit is None else limit, output)
-    _say(start, "since")
-    _say(end, "until")
-
-
-def _given_time(text: str | None) -> GivenTime | None:
-    return None if text is None or is_duration(text) else read_time(text, past=True)
-
-
-def _say(time: GivenTime | None, what: str) -> None:
-    if time:
-        time.say(what)
+    for given, what in ((start, "since"), (end, "until")):
+        if given:
+            given.say(what)
 
 
 def _list(

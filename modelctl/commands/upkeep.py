@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelctl import streams
-from modelctl.arguments.inputs import is_duration, read_duration, read_time
+from modelctl.arguments.inputs import read_moment
 from modelctl.arguments.invocation import open_fleet, print_result, print_view
 from modelctl.arguments.options import DURATION_EXAMPLES, DryRun, Output, Yes
 from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
@@ -175,9 +175,8 @@ def prune(
 
     The newest event of each model stays. To do it regularly, set history.keep: recover then prunes.
     """
-    given = None if is_duration(before) else read_time(before, past=True)
+    given = read_moment(before)
     with open_fleet(ctx) as fleet:
-        result = fleet.prune(given.at if given else read_duration(before) or 0, dry_run=dry_run)
+        result = fleet.prune(given.at, dry_run=dry_run)
     print_result(ctx, result, output)
-    if given:
-        given.say("before")
+    given.say("before")
