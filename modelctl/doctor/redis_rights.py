@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelctl.count.redis import RedisCache
+from modelctl.count.sweep import is_pattern
 from modelctl.redis_client.answers import Command
 from modelctl.redis_client.url import target_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 # How long the check may take, all servers together.
 SECONDS = 5.0
-_WILD = re.compile(r"[*?[\\]")
 # What Redis answers if the ACL lacks the key, not the command.
 _KEY = re.compile("access (a|one of the) key")
 _FULL = (
@@ -153,7 +153,7 @@ class RedisRights:
         """Give every command, with one key at a time, and the pattern of that key in an ACL."""
         own = [(self._cache.count_key, f"~{self._cache.count_key}")]
         own += [(key, self._beside) for key in (self._cache.lease_key, self._cache.vouch_key)]
-        plain = [(name, f"~{name}") for name in self._config.cache.clear if not _WILD.search(name)]
+        plain = [(name, f"~{name}") for name in self._config.cache.clear if not is_pattern(name)]
         for key, pattern in own:
             yield ("MGET", key), pattern
         for key, pattern in (*own, *plain):
@@ -162,7 +162,7 @@ class RedisRights:
         for key, pattern in own:
             yield ("SET", key, "0", "PX", "1"), pattern
         for name in self._config.cache.clear:
-            if _WILD.search(name):
+            if is_pattern(name):
                 yield ("SCAN", "0", "MATCH", name, "COUNT", "1"), ""
                 yield ("UNLINK", _matching(name)), f"~{name}"
 

@@ -189,10 +189,8 @@ def end(duration: float | None, until: datetime | None, clock: Callable[[], floa
         return None
     if duration is not None and until is not None:
         raise UsageError("give either a duration or an end, not both")
-    if until is not None and not isinstance(until, datetime):
-        raise UsageError("the end is not a datetime")
     if until is not None:
-        until = in_utc(until, "the end")
+        until = time(until, "the end")
     if duration is not None:
         seconds(duration, "a duration", positive=True)
     now = clock()

@@ -14,6 +14,7 @@ from modelctl.model import ModelStatus, storable
 from modelctl.models.results import Event
 from modelctl.tables.columns import events_table
 from modelctl.tables.odd_values import OddRows, as_declared
+from modelctl.times import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,10 +76,10 @@ def iter_events(
 
 
 def _of_provider(database: Database) -> Any:
-    """Whether an event is of the provider :provider, or of a model that is its.
+    """SQL: whether an event belongs to the provider :provider, or to one of its models.
 
-    A model that is not there any more belongs to the providers that its own events name: those of
-    its removal and of its addition do.
+    The row of a removed model is gone, so its events tell the provider: that of its removal and that
+    of its addition name it.
     """
     own, path = database.own, database.sql.text_at
     events = f"{own}modelctl_events"
@@ -112,26 +113,27 @@ def _event(columns: Any, row: Any, odd: OddRows) -> Event:
 def _time(time: float | datetime, on_sqlite: bool) -> Any:
     """An expression: a time, or the time of the database's clock this many seconds ago."""
     if isinstance(time, datetime):
-        shown = f"{time.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
-        return sa.literal(shown, sa.Text) if on_sqlite else sa.literal(time)
+        return sa.literal(written(time), sa.Text) if on_sqlite else sa.literal(time)
     if on_sqlite:
         return sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now", f"-{time:.3f} seconds")
     return sa.func.statement_timestamp() - timedelta(seconds=time)
 
 
 class Horizon:
-    """Up to which id the history is complete, so that a reader who goes on from there misses nothing.
+    """The id up to which the history is complete, so that a reader can go on from there.
 
     On PostgreSQL an event gets its id before its transaction commits, so an event with a smaller id
-    may appear later. An id that is missing is waited for until all transactions that were running
-    then have ended; or until the event after it is older than any transaction may be.
+    may appear later. Where an id is missing, the history is complete up to there, until all
+    transactions that were running have ended, or the event after the missing id is older than a
+    transaction may last.
     """
 
     def __init__(self, database: Database, after: int) -> None:
         """*after*: the id from which to go on."""
         self._database = database
         self.id = after
-        # The newest event when an id was missing, and the transaction that had not begun then.
+        # While an id is missing: the newest event, and the first transaction that had not begun, when
+        # that was noticed.
         self._waiting: tuple[int, int] | None = None
 
     def advance(self) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from modelctl.errors import UNSAFE, clean
+from modelctl.times import written
 
 
 def to_json(value: Any) -> str:
@@ -23,7 +24,7 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(rounded(f.name, getattr(value, f.name))) for f in fields(value)}
     if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return written(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
     if isinstance(value, dict):
