@@ -28,12 +28,12 @@ from modelctl.errors import ExitCode, ModelctlError, RefusedError
 from modelctl.model import ModelStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from modelctl.fleet.fleet import Fleet
     from modelctl.tables.selection import Selection
 
-# The models that a warning names one by one.
+# How many warnings of one kind are printed, each for a model.
 _MAX_NAMED = 10
 
 
@@ -107,10 +107,9 @@ def _warn_of_look_alikes(fleet: Fleet, model_ids: Sequence[str]) -> None:
         return
     with suppress(ModelctlError):  # the change was made, and a missing warning is no failure
         pairs = fleet.look_alikes(model_ids)
-        for model_id, other in pairs[:_MAX_NAMED]:
-            streams.say(f"warning: '{model_id}' looks like another model, '{other}'")
-        if len(pairs) > _MAX_NAMED:
-            streams.say(f"warning: and {len(pairs) - _MAX_NAMED} more")
+        _warn_of_each(
+            f"'{model_id}' looks like another model, '{other}'" for model_id, other in pairs
+        )
 
 
 @selects
@@ -206,14 +205,22 @@ def enable(
 def _warn_of_holds(fleet: Fleet, selection: Selection) -> None:
     """Name the models of a selection that somebody disabled without an end."""
     disabled = (m for m in fleet.iter_models(select=selection) if m.status is ModelStatus.DISABLED)
-    held = [model for model in disabled if model.disabled_until is None]
-    for model in held[:_MAX_NAMED]:
-        why = f": {model.disabled_reason}" if model.disabled_reason else ""
-        streams.say(
-            f"warning: {model.id} is disabled without an end,"
-            f" by {model.disabled_by or 'somebody'}{why}"
-        )
-    if len(held) > _MAX_NAMED:
-        streams.say(f"warning: and {len(held) - _MAX_NAMED} more")
+    held = _warn_of_each(
+        f"{model.id} is disabled without an end, by {model.disabled_by or 'somebody'}"
+        + (f": {model.disabled_reason}" if model.disabled_reason else "")
+        for model in disabled
+        if model.disabled_until is None
+    )
     if held:
         streams.say("hint: --timed leaves out what is disabled without an end")
+
+
+def _warn_of_each(warnings: Iterable[str]) -> int:
+    """Print the first warnings, and how many more there are; return the number of all."""
+    number = 0
+    for number, warning in enumerate(warnings, 1):
+        if number <= _MAX_NAMED:
+            streams.say(f"warning: {warning}")
+    if number > _MAX_NAMED:
+        streams.say(f"warning: and {number - _MAX_NAMED} more")
+    return number
