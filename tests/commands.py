@@ -10,7 +10,8 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pexpect  # type: ignore[import-untyped]
 import pytest
 
 from modelctl.cli import main as cli
-from tests import fleets
+from tests import ROOT, fleets
 
 PROGRAM = [sys.executable, "-m", "modelctl"]
 SECONDS = 60
@@ -105,6 +106,35 @@ def start(*arguments: str, **pipes: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how
     )
+
+
+def run_together(
+    program: str, arguments: Sequence[Sequence[str]], variables: Mapping[str, str]
+) -> None:
+    """Run a Python program in a process for each list of arguments, all from the same moment on.
+
+    The program prints "ready" and then waits for the end of its stdin.
+    """
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, *words],
+                    cwd=ROOT,
+                    env=os.environ | variables,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            for words in arguments
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+    assert [process.returncode for process in processes] == [0] * len(arguments)
 
 
 def obey_file_modes() -> None:

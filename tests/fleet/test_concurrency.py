@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +15,8 @@ import pytest
 from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError
 from modelctl.database import bulk, database
 from modelctl.database.locks import RECOVER_LOCK
-from tests import ROOT, fleets
+from tests import fleets
+from tests.commands import run_together
 from tests.fleets import ACTIVE, AUTO, DISABLED, everything, opened, seed, sql, trip
 from tests.waiting import until
 
@@ -74,26 +72,8 @@ def test_eight_processes_lose_no_failure_for_long(fleet: Fleet, fleet_url: str) 
 def hammer(fleet: Fleet, fleet_url: str, each: int) -> None:
     """Let eight processes record *each* failures of one model, and check the model."""
     seed(fleet, "a")
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", HAMMER, f"p{number}", str(each)],
-                    cwd=ROOT,
-                    env=os.environ | {"MODELCTL_DATABASE_URL": fleet_url},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-            )
-            for number in range(8)
-        ]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-    assert [process.returncode for process in processes] == [0] * 8
+    variables = {"MODELCTL_DATABASE_URL": fleet_url}
+    run_together(HAMMER, [[f"p{number}", str(each)] for number in range(8)], variables)
     model = fleet.show("a")
     assert model.failure_count == model.consecutive_failures == 8 * each
     assert (model.status, model.ejections) == (AUTO, 1)

@@ -231,6 +231,22 @@ def test_an_outcome_that_is_dropped_is_said(url: str) -> None:
             call(fleet)
 
 
+def assert_outcomes_are_refused(url: str) -> None:
+    """Every way to record an outcome of a is refused, and leaves the database as it was."""
+    before = everything(url)
+    calls: list[Callable[[Fleet], Any]] = [
+        lambda fleet: fleet.record_failure("a", "timeout"),
+        lambda fleet: fleet.record_failure("a", BAD),
+        lambda fleet: fleet.record_success("a"),
+        lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ba"]),
+        lambda fleet: fleet.record_batch([{"id": "a", "outcome": "failure", "type": "timeout"}]),
+    ]
+    for call in calls:
+        with opened(url) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
+            call(fleet)
+        assert everything(url) == before
+
+
 @pytest.mark.parametrize("body", ["RETURN OLD", "NEW := OLD; NEW.updated_at := now(); RETURN NEW"])
 def test_an_outcome_that_is_put_back_is_said(pg_database: str, body: str) -> None:
     """A trigger that leaves the status, and puts all else of the row back, recorded nothing."""
@@ -241,18 +257,7 @@ def test_an_outcome_that_is_put_back_is_said(pg_database: str, body: str) -> Non
     for column in ("last_success_at", "last_failure_at"):
         sql(pg_database, f"UPDATE models SET {column} = {ago(pg_database, 60)}")
     trigger(pg_database, "BEFORE", "UPDATE", "'a'", body)
-    before = everything(pg_database)
-    calls: list[Callable[[Fleet], Any]] = [
-        lambda fleet: fleet.record_failure("a", "timeout"),
-        lambda fleet: fleet.record_failure("a", BAD),
-        lambda fleet: fleet.record_success("a"),
-        lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ba"]),
-        lambda fleet: fleet.record_batch([{"id": "a", "outcome": "failure", "type": "timeout"}]),
-    ]
-    for call in calls:
-        with opened(pg_database) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
-            call(fleet)
-        assert everything(pg_database) == before
+    assert_outcomes_are_refused(pg_database)
 
 
 @pytest.mark.parametrize("seconds", [None, 3, 60])
@@ -266,18 +271,7 @@ def test_an_outcome_that_is_put_back_afterwards_is_said(url: str, seconds: int |
     back = ", ".join(f"{column} = OLD.{column}" for column in columns)
     when = "" if is_sqlite(url) else " AND pg_trigger_depth() < 2"
     trigger(url, "AFTER", "UPDATE", "'a'", f"UPDATE models SET {back} WHERE id = OLD.id{when}")
-    before = everything(url)
-    calls: list[Callable[[Fleet], Any]] = [
-        lambda fleet: fleet.record_failure("a", "timeout"),
-        lambda fleet: fleet.record_failure("a", BAD),
-        lambda fleet: fleet.record_success("a"),
-        lambda fleet: fleet.record_batch([{"id": i, "outcome": "success"} for i in "ba"]),
-        lambda fleet: fleet.record_batch([{"id": "a", "outcome": "failure", "type": "timeout"}]),
-    ]
-    for call in calls:
-        with opened(url) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
-            call(fleet)
-        assert everything(url) == before
+    assert_outcomes_are_refused(url)
     settings: dict[str, object] = {"recovery_min_active": 1}
     with opened(url, **settings) as fleet, pytest.raises(RefusedError, match="kept 'a' as it was"):
         fleet.record_failure("a", BAD)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 
 import pytest
 
 from modelctl import Fleet, RefusedError, crash_points
 from modelctl.database import database
-from tests import ROOT, fleets
-from tests.commands import Cli, plain, seen
+from tests import fleets
+from tests.commands import Cli, plain, run_together, seen
 from tests.fleets import (
     ACTIVE,
     ACTOR,
@@ -209,26 +205,8 @@ def test_processes_do_not_pass_the_floor(fleet_url: str) -> None:
     """Three processes that fail all models at once leave exactly the floor."""
     ids = [f"m{number:02}" for number in range(16)]
     put(fleet_url, *ids, consecutive_failures=3)
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", CROWD, *ids[number::3]],
-                    cwd=ROOT,
-                    env=os.environ | environ(fleet_url, recovery_min_active=5),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-            )
-            for number in range(3)
-        ]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-    assert [process.returncode for process in processes] == [0] * 3
+    variables = environ(fleet_url, recovery_min_active=5)
+    run_together(CROWD, [ids[number::3] for number in range(3)], variables)
     with opened(fleet_url) as fleet:
         assert fleet.count(fresh=True).active == 5
         assert len(fleet.list_models(status=AUTO)) == 11
