@@ -15,7 +15,7 @@ from modelctl import deadline
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 _LENGTH = 26
 
-# The call that wrote an event last, and its operation.
+# The last call that has written an event, and its operation.
 _last: ContextVar[tuple[object, str] | None] = ContextVar("modelctl_operation", default=None)
 
 

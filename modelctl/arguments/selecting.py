@@ -67,8 +67,8 @@ _MAX_NAMED = 10
 def selects(command: Callable[..., _T]) -> Callable[..., _T]:
     """Give a command the options that select models.
 
-    *command* gets the selection as its parameter of that name, None if there is none. Its own
-    parameter ``model_ids`` excludes a selection.
+    *command* gets them as its parameter ``selection``; None if none of them was given. If it has a
+    parameter ``model_ids``, ids and a selection exclude each other.
     """
 
     @functools.wraps(command)
@@ -137,7 +137,7 @@ def confirm(
     warn()
     if not streams.ask(f"{verb.capitalize()} {numbered(changing)}? [y/N] "):
         raise RefusedError("not confirmed; nothing was changed")
-    return changing  # if more have come to the selection since, none changes
+    return changing  # as the limit: if the selection has more models by then, none changes
 
 
 def _show(preview: Changes, verb: str) -> tuple[int, list[str]]:

@@ -162,7 +162,7 @@ def _statement(database: Database, *, by_ids: bool, by_provider: bool) -> str:
     units = sql.units
 
     def told(event: str) -> str:
-        """Whether an event says a status; not added or removed is NULL."""
+        """SQL: whether an event has a status before or after it; NULL: the model did not exist then."""
         # Plain comparisons, because PostgreSQL knows how many rows these leave.
         words = [f"{event}.{column} IN ({_WORDS})" for column in ("before", "after")]
         fine = [
@@ -317,7 +317,10 @@ ORDER BY CAST(coalesce(time_on, 0) AS double precision)
 
 
 def _strip(found: Any, lengths: Sequence[int]) -> _Strip:
-    """Return a strip; *found*: JSON of the first and the last of some parts, and the times on and off."""
+    """Return a strip. *found*: JSON lists of a first part, a last part, and the times on and off in them.
+
+    *lengths*: of all parts.
+    """
     strip = _Strip([0] * len(lengths), [0] * len(lengths))
     for first, last, on, off in json.loads(found) if isinstance(found, str) else found or ():
         if first == last:

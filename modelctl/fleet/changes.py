@@ -135,7 +135,7 @@ class ChangeCommands(OpenedFleet):
 
     def add(
         self,
-        id: str,  # noqa: A002 - the word that everybody uses
+        id: str,  # noqa: A002 - its usual name
         *,
         name: str | None = None,
         provider: str = "",
@@ -161,7 +161,7 @@ class ChangeCommands(OpenedFleet):
 
     def record_success(
         self,
-        id: str,  # noqa: A002 - the word that everybody uses
+        id: str,  # noqa: A002 - its usual name
         *,
         actor: str | None = None,
     ) -> Changes:
@@ -178,8 +178,8 @@ class ChangeCommands(OpenedFleet):
 
     def record_failure(
         self,
-        id: str,  # noqa: A002 - the word that everybody uses
-        type: FailureType | str | None = "unknown",  # noqa: A002 - the word that everybody uses
+        id: str,  # noqa: A002 - its usual name
+        type: FailureType | str | None = "unknown",  # noqa: A002 - its usual name
         *,
         reason: str | None = None,
         actor: str | None = None,
@@ -270,7 +270,7 @@ class ChangeCommands(OpenedFleet):
         self,
         catalog: bytes | BinaryIO,
         *,
-        format: CatalogFormat | str | None = None,  # noqa: A002 - the word that everybody uses
+        format: CatalogFormat | str | None = None,  # noqa: A002 - its usual name
         provider: str | None = None,
         on_conflict: str = "update",
         partial: bool = False,

@@ -1,4 +1,4 @@
-"""Fleet: the library. One method for each command; each hands on to the wing that does the work."""
+"""Fleet: the library. One method for each command; each calls the wing that does the work."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class HistoryCommands(OpenedFleet):
 
     def events(
         self,
-        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        id: str | None = None,  # noqa: A002 - its usual name
         *,
         since: float | datetime | None = None,
         until: float | datetime | None = None,
@@ -64,7 +64,7 @@ class HistoryCommands(OpenedFleet):
 
     def iter_events(
         self,
-        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        id: str | None = None,  # noqa: A002 - its usual name
         *,
         since: float | datetime | None = None,
         until: float | datetime | None = None,
@@ -90,7 +90,7 @@ class HistoryCommands(OpenedFleet):
 
     def follow_events(
         self,
-        id: str | None = None,  # noqa: A002 - the word that everybody uses
+        id: str | None = None,  # noqa: A002 - its usual name
         *,
         since: float | datetime | None = None,
         provider: str | None = None,

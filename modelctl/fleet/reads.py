@@ -74,7 +74,7 @@ class ReadCommands(OpenedFleet):
         sort, limit = arguments.sort_key(sort), arguments.limit(limit)
         return self._store.models.iter_models(wanted, off=off, sort=sort, limit=limit)
 
-    def show(self, id: str) -> ExplainedModel:  # noqa: A002 - the word that everybody uses
+    def show(self, id: str) -> ExplainedModel:  # noqa: A002 - its usual name
         """Return one model, with sentences that explain its status.
 
         Raises:

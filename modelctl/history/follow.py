@@ -1,4 +1,4 @@
-"""Follow the history: new events as they come, none of them missed and none given twice."""
+"""Follow the history: give new events as they come, each of them once."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def up_to_the_horizon(database: Database, wanted: EventFilter) -> EventFilter:
 def follow(
     database: Database, wanted: EventFilter, warn: Callable[[str], None]
 ) -> Iterator[list[Event]]:
-    """Give the events after ``wanted.after``, or since ``wanted.since``, or from now on, for ever.
+    """Give the events after ``wanted.after`` or since ``wanted.since``, else those from now on.
 
-    The database must be there at the beginning; later *warn* is told when it goes and comes back.
+    It never ends. If the database cannot be reached at the beginning, that is an error; later *warn* is
+    called when it cannot be reached any more, and when it can be again.
     """
     horizon = Horizon(database, wanted.after or 0)
     horizon.advance()

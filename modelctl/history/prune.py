@@ -1,4 +1,4 @@
-"""Deletes old events, a few thousand in each transaction, so that nobody waits for it."""
+"""Deletes old events, a few thousand in each transaction, so that no other transaction waits long."""
 
 from __future__ import annotations
 

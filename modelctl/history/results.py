@@ -22,7 +22,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class LeftChange(KeptChange):
-    """A model that `undo` left as it is, and *note* says why: it changed since, for example."""
+    """A model that `undo` left as it is. *note* says why: for example that it changed since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Undo an operation: put each model back as its events say that it was before.
+"""Undo an operation: put each model back as it was before, which the events of the operation say.
 
-A model that changed since is left alone, so that nobody's later decision is lost. An undo writes
-events with an operation of its own, and holds enough to be undone.
+A model that changed since is left as it is, so that no later decision is lost. An undo is an operation
+with events too, so it can be undone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WHY_NOT = {
     "updated": "its name or provider was changed (modelctl import changes them)",
 }
 _UNDONE = ("disabled", "enabled", "recovered", "auto-disabled", "undone")
-# A model before the operation; a text is '' where it was empty, and NULL where it did not change.
+# A model before the operation. A text that was empty is '', and one that did not change is NULL.
 _TARGET = {
     "id": "text",
     "status": "text",
@@ -71,8 +71,8 @@ class _Written(NamedTuple):
 class _Before:
     """A model as it was before the operation, and as the operation left it.
 
-    *old*: the values that the operation changed. *holder*: who the operation made the holder of a
-    model that is off, None: nobody knows. *why_not*: why it cannot be undone.
+    *old*: the values that the operation changed, as they were. *holder*: the actor who held the model
+    off after the operation; None: its events do not say. *why_not*: why it cannot be undone.
     """
 
     id: str
@@ -173,7 +173,7 @@ class Undo:
     ) -> list[StatusChange]:
         sql = self._database.sql
         ids = {"ids": sql.list_of_texts(model.id for model in chunk)}
-        # The rows are locked first: who changes one later has not written an event yet.
+        # Lock the rows before the events are read: a later change has not written its event yet.
         lock = f"SELECT id FROM models WHERE {sql.ids} ORDER BY id{sql.lock}"
         connection.execute(text(lock), ids).all()
         later = self._changed_later(connection, operation, ids)
@@ -302,7 +302,7 @@ def _is_back(was: _Before, status: str, is_now: dict[str, Any]) -> bool:
 
 
 def _has_other_holder(was: _Before, holder: str | None) -> bool:
-    """Whether a model that is off is held by another one; a column may have cut the name."""
+    """Whether another actor holds the model off now; a column may have cut the name."""
     return was.holder is not None and not (holder and was.holder.startswith(holder))
 
 
@@ -344,7 +344,7 @@ def _before(model_id: str, changes: Iterable[_Written]) -> _Before:
 
 
 def _checked(was: _Before) -> _Before:
-    """Say of values that are not what we write that they cannot be read."""
+    """Note that a model cannot be undone if its event has values that modelctl does not write."""
     end = was.old.get("disabled_until")
     texts = [was.old.get(name) for name in _TEXTS]
     counts = [was.old.get(name, 0) for name in _VALUES[3:]]

@@ -21,7 +21,7 @@ def measure(database: Database, cached_count: CachedCount) -> FleetMetrics:
     with cached_count.cache.reading():
         hit = cached_count.peek()
     totals = stats(database)
-    # Of each subject: its kinds, and their numbers.
+    # The kinds of each subject, with their numbers.
     found: dict[str, Counter[str]] = {}
     with database.reading() as connection:
         for subject, kind, number in connection.execute(text(_sql(database))):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class FleetMetrics:
     """Numbers of a fleet for monitoring, at one moment.
 
-    *active*: what ``count`` shows now. *source*: ``cache`` or ``database``. *age_seconds*: of a
-    cached count, else 0. *queued*: the invalidations that are not delivered yet;
+    *active*: the number that ``count`` shows now. *source*: ``cache`` or ``database``. *age_seconds*: of
+    a cached count, else 0. *queued*: the invalidations that are not delivered yet;
     *oldest_queued_seconds*: the age of the oldest one, 0 if there is none. *settling*: those that
     are delivered once more after a while. *recovered_at*: when `recover` last finished, in seconds
     since 1970; None: never. *events*: how many events of each kind were written since the history

@@ -64,7 +64,7 @@ def change_rows(
     decided = [(row, change.decide(row)) for row in rows]
     results = [_result(row, decision) for row, decision in decided]
     to_write = [row[0] for row, decision in decided if decision.writes]
-    # A row with a note has an end of its own, on purpose.
+    # A row with a note stays as it is, so it may have another end.
     decided_ids = [row[0] for row, decision in decided if decision.note is None]
     after = next((decision.after for _, decision in decided if decision.note is None), None)
     events = sorted(_events(decided))
@@ -107,9 +107,7 @@ def _not_as_decided(
 
 
 def _select(change: Change, which: str, lock: str) -> str:
-    """SQL that locks and reads rows. In the order of their ids, so that two changes never wait for
-    each other in a circle.
-    """
+    """SQL that locks and reads rows, in the order of their ids, so that two changes do not deadlock."""
     return f"SELECT id, {STATUS}, {change.reads} FROM models WHERE {which} ORDER BY id{lock}"
 
 
