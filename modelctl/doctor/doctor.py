@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from modelctl.config.config import Config
     from modelctl.count.protocol import CachedCount
-    from modelctl.storage import Storage
+    from modelctl.opened.storage import Storage
 
 # The most that one check may wait for the database. All together may wait for database.timeout.
 CHECK_SECONDS = 10.0

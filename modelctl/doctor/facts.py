@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modelctl.doctor.results import Audit
     from modelctl.doctor.rights import Rights, Table
     from modelctl.doctor.survey import Survey
-    from modelctl.storage import Storage
+    from modelctl.opened.storage import Storage
 
 
 class Finding(NamedTuple):

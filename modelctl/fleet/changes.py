@@ -6,9 +6,9 @@ from functools import partial as with_arguments
 from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import UsageError
-from modelctl.fleet import arguments
-from modelctl.fleet.opened import OpenedFleet, ignore_progress
 from modelctl.model import check_id, name_the_text, storable
+from modelctl.opened import arguments
+from modelctl.opened.opened_fleet import OpenedFleet, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.fleet.opened import OpenedFleet
+from modelctl.opened.opened_fleet import OpenedFleet
 
 if TYPE_CHECKING:
     from modelctl.count.reports import CacheReport, DrainResult

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from modelctl.fleet.calls import public_methods_in_time
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.history import HistoryCommands
 from modelctl.fleet.reads import ReadCommands
 from modelctl.fleet.recovery import RecoveryCommands
 from modelctl.fleet.upkeep import UpkeepCommands
+from modelctl.opened.calls import public_methods_in_time
 
 
 @public_methods_in_time

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from modelctl.errors import UsageError
-from modelctl.fleet import arguments
-from modelctl.fleet.opened import OpenedFleet
+from modelctl.opened import arguments
+from modelctl.opened.opened_fleet import OpenedFleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

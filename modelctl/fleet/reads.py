@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.errors import UsageError
-from modelctl.fleet import arguments
-from modelctl.fleet.opened import OpenedFleet
 from modelctl.model import storable
+from modelctl.opened import arguments
+from modelctl.opened.opened_fleet import OpenedFleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.errors import ModelctlError, RefusedError
-from modelctl.fleet import arguments
-from modelctl.fleet.opened import OpenedFleet, ignore_progress
 from modelctl.model import numbered
+from modelctl.opened import arguments
+from modelctl.opened.opened_fleet import OpenedFleet, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
-from modelctl.fleet import arguments
-from modelctl.fleet.opened import OpenedFleet
+from modelctl.opened import arguments
+from modelctl.opened.opened_fleet import OpenedFleet
 
 if TYPE_CHECKING:
     from modelctl.doctor.results import Diagnosis

@@ -11,15 +11,15 @@ from modelctl.config.config import Config
 from modelctl.config.load import default_actor
 from modelctl.count.protocol import CachedCount
 from modelctl.errors import ModelctlError, ModelNotFoundError, clean
-from modelctl.fleet import arguments
 from modelctl.model import storable
+from modelctl.opened import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from modelctl.model import CacheState
-    from modelctl.storage import Storage
+    from modelctl.opened.storage import Storage
 
 
 def ignore_progress(_: int) -> None:
@@ -89,7 +89,7 @@ class OpenedFleet:
         """The opened database. The embedded one is created first, a configured one must exist."""
         with self._lock:
             if self._made is None:
-                from modelctl.storage import Storage
+                from modelctl.opened.storage import Storage
 
                 self._create_embedded()
                 self._made = Storage(
@@ -111,7 +111,7 @@ class OpenedFleet:
         from modelctl.database import sqlite
 
         if not sqlite.exists(path):
-            from modelctl.fleet import embedded
+            from modelctl.opened import embedded
 
             embedded.create(self.config, path)
 

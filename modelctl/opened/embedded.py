@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from modelctl.database import sqlite
 from modelctl.migrations.migrate import upgrade
-from modelctl.storage import Storage
+from modelctl.opened.storage import Storage
 
 if TYPE_CHECKING:
     from pathlib import Path

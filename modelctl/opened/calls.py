@@ -14,7 +14,7 @@ from modelctl.model import name_the_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from modelctl.fleet.opened import OpenedFleet
+    from modelctl.opened.opened_fleet import OpenedFleet
 
 _T = TypeVar("_T", bound="type[OpenedFleet]")
 
