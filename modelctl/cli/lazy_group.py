@@ -20,7 +20,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(typer.core.TyperGroup):
-    """A group whose commands are in *table*: each name with "module:function", or with a group."""
+    """A group whose commands are in *table*: each name with "wing.module:function", or with a group."""
 
     table: Mapping[str, str | CommandGroup] = {}
 
@@ -54,7 +54,7 @@ class LazyGroup(typer.core.TyperGroup):
 
 def _load(path: str) -> Callable[..., Any]:
     module, _, function = path.partition(":")
-    found: Callable[..., Any] = getattr(import_module(f"modelctl.commands.{module}"), function)
+    found: Callable[..., Any] = getattr(import_module(f"modelctl.{module}"), function)
     return found
 
 

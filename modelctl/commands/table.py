@@ -1,6 +1,6 @@
 """Every command: its name, and the function that carries it out.
 
-To add a command, write a function in the file of its subject and add a line here. The docstring of
+To add a command, write a function in the file of its subject, in `commands` or in `admin`, and add a line here. The docstring of
 the function is the help of the command.
 """
 
@@ -17,49 +17,49 @@ class CommandGroup(NamedTuple):
     commands: Mapping[str, str]
 
 
-# "module:function", so that a module is imported only when its command runs, or for the help.
+# "wing.module:function", so that a module is imported only when its command runs, or for the help.
 COMMANDS: dict[str, str | CommandGroup] = {
-    "count": "count:count",
-    "list": "read:list_models",
-    "show": "read:show",
-    "stats": "read:stats",
-    "leaderboard": "read:leaderboard",
-    "events": "history:events",
-    "availability": "availability:availability",
-    "add": "change:add",
-    "remove": "change:remove",
-    "disable": "change:disable",
-    "enable": "change:enable",
-    "undo": "history:undo",
-    "record-success": "outcomes:record_success",
-    "record-failure": "outcomes:record_failure",
-    "record-batch": "outcomes:record_batch",
-    "recover": "recovery:recover",
-    "probe": "recovery:probe",
-    "pause": "recovery:pause",
-    "resume": "recovery:resume",
-    "import": "catalog:import_models",
-    "doctor": "upkeep:doctor",
-    "metrics": "upkeep:metrics",
-    "prune": "upkeep:prune",
+    "count": "commands.count:count",
+    "list": "commands.read:list_models",
+    "show": "commands.read:show",
+    "stats": "commands.read:stats",
+    "leaderboard": "commands.read:leaderboard",
+    "events": "commands.history:events",
+    "availability": "commands.availability:availability",
+    "add": "commands.change:add",
+    "remove": "commands.change:remove",
+    "disable": "commands.change:disable",
+    "enable": "commands.change:enable",
+    "undo": "commands.history:undo",
+    "record-success": "commands.outcomes:record_success",
+    "record-failure": "commands.outcomes:record_failure",
+    "record-batch": "commands.outcomes:record_batch",
+    "recover": "commands.recovery:recover",
+    "probe": "commands.recovery:probe",
+    "pause": "commands.recovery:pause",
+    "resume": "commands.recovery:resume",
+    "import": "commands.catalog:import_models",
+    "doctor": "admin.installation:doctor",
+    "metrics": "admin.monitoring:metrics",
+    "prune": "admin.housekeeping:prune",
     "cache": CommandGroup(
         "Look at the cache, clear it, deliver queued invalidations.",
         {
-            "show": "count:cache_show",
-            "clear": "count:cache_clear",
-            "drain": "count:cache_drain",
+            "show": "commands.count:cache_show",
+            "clear": "commands.count:cache_clear",
+            "drain": "commands.count:cache_drain",
         },
     ),
     "db": CommandGroup(
         "Create, repair or look at the schema.",
         {
-            "upgrade": "upkeep:db_upgrade",
-            "status": "upkeep:db_status",
-            "detach": "upkeep:db_detach",
+            "upgrade": "admin.installation:db_upgrade",
+            "status": "admin.installation:db_status",
+            "detach": "admin.installation:db_detach",
         },
     ),
     "config": CommandGroup(
         "Look at the configuration.",
-        {"show": "upkeep:config_show"},
+        {"show": "admin.installation:config_show"},
     ),
 }

@@ -1,4 +1,4 @@
-"""The commands of the schema, the configuration and monitoring: db, config, doctor, metrics, prune."""
+"""The commands of the installation: db, config, doctor."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelctl import streams
-from modelctl.arguments.inputs import read_moment
 from modelctl.arguments.invocation import open_fleet, print_result, print_view
-from modelctl.arguments.options import DURATION_EXAMPLES, DryRun, Output, Yes
+from modelctl.arguments.options import DryRun, Output, Yes
 from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
 from modelctl.output.formats import OutputFormat
-from modelctl.output.openmetrics import ExpositionFormat, exposition
 
 if TYPE_CHECKING:
     from modelctl.migrations.results import SchemaStatus
@@ -128,55 +126,3 @@ def _check_for_nagios(ctx: typer.Context, audit: bool) -> tuple[int, str]:
         return unknown_line(f"{exc.message}; {exc.hint}" if exc.hint else exc.message)
     except Exception as exc:
         return unknown_line(ctx.obj.hide_passwords(f"{type(exc).__name__}: {exc}"))
-
-
-def metrics(
-    ctx: typer.Context,
-    form: Annotated[
-        ExpositionFormat,
-        typer.Option(
-            "--format", help="Use prometheus for the textfile collector of node_exporter."
-        ),
-    ] = ExpositionFormat.OPENMETRICS,
-    write: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Replace this file at once, and print nothing."),
-    ] = None,
-) -> None:
-    """Print metrics for Prometheus, as OpenMetrics text.
-
-    Models by status and provider, the count and its age, what is queued for the cache, when recover
-    last finished, pauses and incidents, events by kind.
-    """
-    with open_fleet(ctx) as fleet:
-        text = exposition(fleet.metrics(), form)
-    if write is None:
-        streams.write([text])
-        return
-    from modelctl.output.files import replacing
-
-    with replacing(write) as file:
-        file.write(text.encode())
-
-
-def prune(
-    ctx: typer.Context,
-    before: Annotated[
-        str,
-        typer.Option(
-            metavar="DURATION|TIME",
-            help=f"Delete older events: {DURATION_EXAMPLES}; or 08:00, 2026-12-01 (local time).",
-        ),
-    ],
-    dry_run: DryRun = False,
-    output: Output = None,
-) -> None:
-    """Delete old events of the history.
-
-    The newest event of each model stays. To do it regularly, set history.keep: recover then prunes.
-    """
-    given = read_moment(before)
-    with open_fleet(ctx) as fleet:
-        result = fleet.prune(given.at, dry_run=dry_run)
-    print_result(ctx, result, output)
-    given.say("before")
