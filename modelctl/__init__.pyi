@@ -44,5 +44,6 @@ from modelctl.recovery.results import Pause as Pause
 from modelctl.recovery.results import Recovery as Recovery
 from modelctl.recovery.results import Waiting as Waiting
 from modelctl.tables.selection import Selection as Selection
+from modelctl.watch.results import Snapshot as Snapshot
 
 __version__: str

@@ -41,6 +41,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "import": "commands.catalog:import_models",
     "doctor": "admin.installation:doctor",
     "metrics": "admin.monitoring:metrics",
+    "watch": "admin.watch:watch",
     "prune": "admin.housekeeping:prune",
     "cache": CommandGroup(
         "Look at the cache, clear it, deliver queued invalidations.",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelctl.model import ModelStatus
     from modelctl.models.results import ExplainedModel, LeaderboardEntry, Model, Stats
     from modelctl.tables.selection import Selection
+    from modelctl.watch.results import Snapshot
 
 
 class ReadCommands(OpenedFleet):
@@ -120,6 +121,22 @@ class ReadCommands(OpenedFleet):
 
         wanted = list(dict.fromkeys(map(storable, ids)))
         return similar.look_alikes(self._store.database, wanted)
+
+    def snapshot(self, *, rows: int = 20) -> Snapshot:
+        """Return what `watch` shows: the count, totals, what is off, holds, events, the queue.
+
+        *rows*: at most so many models, events and holds each, from 1 to 1000. Two statements, and one
+        look at the cache, which is not filled.
+        """
+        from modelctl.watch.snapshot import snapshot
+
+        if not isinstance(rows, int) or not 1 <= rows <= 1000:
+            raise UsageError(f"a snapshot has 1 to 1000 rows, not {rows}")
+        store = self._store
+        found = snapshot(store.database, store.models, self._cached_count.cache, rows)
+        if not found.active:
+            self._warn_if_nothing_is_configured()
+        return found
 
     def leaderboard(
         self, *, top: int | None = 10, provider: str | None = None, untested: bool = False

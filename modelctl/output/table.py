@@ -1,4 +1,4 @@
-"""Results as a table for people; this file and the progress display alone use Rich."""
+"""Results as a table for people. Only this file, the dashboard and the progress display use Rich."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from modelctl.views.view import View
 
-_CELL_STYLES = {
+CELL_STYLES = {
     "active": "green",
     "disabled": "red",
     "auto-disabled": "yellow",
@@ -137,7 +137,7 @@ def _styled(cell: str, style: str = "") -> Text:
     """Return the cell as Rich's Text: in a plain string Rich would take a [bracket] for markup."""
     from rich.text import Text
 
-    return Text(cell, _CELL_STYLES.get(cell, style)) if cell else Text("-", "dim")
+    return Text(cell, CELL_STYLES.get(cell, style)) if cell else Text("-", "dim")
 
 
 def _choose_columns(

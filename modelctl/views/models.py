@@ -77,10 +77,13 @@ def _value(model: Model, name: str) -> Any:
         return model.disabled_by if off else None
     if name == "back_at":
         return model.retry_at
-    if name != "why":
-        return getattr(model, name)
+    return why_off(model) if name == "why" else getattr(model, name)
+
+
+def why_off(model: Model) -> str | None:
+    """Return why a model is off, or what keeps it on although the health rule would switch it off."""
     failure = ": ".join(filter(None, (model.failure_type, model.failure_reason)))
-    if not off:
+    if model.status is ModelStatus.ACTIVE:
         return model.would_disable and f"spared ({model.would_disable}), {failure or 'failures'}"
     by_rule = model.status is ModelStatus.AUTO_DISABLED
     return model.disabled_reason or ((failure or None) if by_rule else None)
