@@ -28,6 +28,7 @@ from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
 from modelctl.model import CacheState
 from tests import servers
 from tests.servers import Redis
+from tests.waiting import side_by_side
 
 # What is allowed beyond a deadline, for a busy machine.
 SLACK = 2.0
@@ -311,29 +312,24 @@ class Proxy(Listener):
                         return
 
 
-@pytest.fixture(scope="module")
-def proxy(redis_server: Redis) -> Iterator[Proxy]:
-    """Run one proxy for the module."""
-    made = Proxy(redis_server.port)
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("then", ["cut", "stop", "drip"])
-def test_the_answer_ends_or_slows_at_any_byte(
-    redis_server: Redis, proxy: Proxy, then: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_answer_ends_or_slows_at_any_byte(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hit, a fill and an invalidation are done or an error in time, wherever it happens."""
     monkeypatch.setattr(redis_link, "SKIP_SECONDS", (0.0, 0.0))
-    redis_server.recover()
-    proxy.then = then
-    with redis_server.client() as client:
-        length = len(client.execute_command("INFO", "server")["run_id"]) + 1000
-    steps = (*range(0, 40, 3), *range(40, length, 97), *range(length, length + 160, 9))
-    for whole in steps:
-        for operation in ("peek", "fill", "invalidate"):
+    each = [(operation, then) for operation in ("peek", "fill", "invalidate")]
+    side_by_side(_ending_everywhere, each)
+
+
+def _ending_everywhere(operation: str, then: str) -> None:
+    """Carry out an operation behind a proxy, once for each of many places where *then* happens."""
+    with Redis() as server, contextlib.closing(Proxy(server.port)) as proxy:
+        proxy.then = then
+        with server.client() as client:
+            length = len(client.execute_command("INFO", "server")["run_id"]) + 1000
+        steps = (*range(0, 40, 3), *range(40, length, 97), *range(length, length + 160, 9))
+        for whole in steps:
             proxy.whole = 1 << 60
-            redis_server.ask("FLUSHALL")
+            server.ask("FLUSHALL")
             cache = _cache(f"redis://127.0.0.1:{proxy.port}", FAST)
             token = cache.lease()
             assert token
@@ -351,7 +347,7 @@ def test_the_answer_ends_or_slows_at_any_byte(
                     assert hit.active == 7
                 else:
                     cache.invalidate(0.3)
-                    assert redis_server.ask("DBSIZE") == 0
+                    assert server.ask("DBSIZE") == 0
             assert time.monotonic() - started < 6 * FAST + SLACK
             cache.close()
 
