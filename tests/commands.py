@@ -241,6 +241,7 @@ INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, e
    'parse-error', 'no JSON', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'health rule'),
   ('other/due', 'other', FALSE, TRUE, 5, 2, 9, '2026-01-01T00:00:00.000Z',
    'client-error', 'HTTP 404', '2026-01-01T00:00:00.000Z', 'health rule');
+INSERT INTO modelctl_tags (model_id, tags) VALUES ('acme/one', '["eu","prod"]'), ('acme/off', '["eu"]');
 """
 
 

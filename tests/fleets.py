@@ -199,7 +199,10 @@ def clear(url: str) -> None:
 def _tables(url: str) -> list[str]:
     # The triggers of models fill the outbox, so that comes last.
     own = "modelctl_cache" if is_sqlite(url) else "modelctl_outbox"
-    return ["models", "modelctl_events", "modelctl_state", "modelctl_holds", own]
+    return [
+        *("models", "modelctl_events", "modelctl_state", "modelctl_holds", "modelctl_tags"),
+        own,
+    ]
 
 
 @dataclass(frozen=True)

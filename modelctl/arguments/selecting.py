@@ -58,6 +58,16 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "tag": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="TAG",
+                help="Only models with this tag; given several times: with all of them.",
+            ),
+        ],
+        None,
+    ),
     "all": (Annotated[bool, typer.Option("--all", help="All models.")], False),
 }
 # The ids that the question names.
@@ -75,7 +85,8 @@ def selects(command: Callable[..., _T]) -> Callable[..., _T]:
     def call(ctx: typer.Context, **given: Any) -> _T:
         from modelctl.tables.selection import Selection
 
-        selection = Selection(**{name: given.pop(name) for name in _OPTIONS})
+        chosen = {name: given.pop(name) for name in _OPTIONS}
+        selection = Selection(**chosen | {"tag": tuple(chosen["tag"] or ())})
         if not selection.given():
             if given.get("model_ids", "none are needed") is None:
                 hint = "give ids, or a selection such as --provider or --match"

@@ -31,6 +31,9 @@ class Sql(ABC):
     now: str  # the time at which it is evaluated
     cooldown: str  # seconds; the element of the list :cooldowns for this row's number of ejections
     collation: str  # compare texts by code points, whatever collation the database has
+    # After a column of the application: compare it with a column of ours. Two columns with different
+    # collations cannot be compared, and the index of ours has the collation of the database.
+    our_collation: str
     lock: str  # after ORDER BY: lock the rows until the transaction ends, in this order
     lock_to_delete: str  # the same, before a DELETE
     skip_locked: str  # the same, without the rows that other transactions have locked
@@ -101,6 +104,10 @@ class Sql(ABC):
         """Whether a text is one of the parameter :ids, which `list_of_texts` makes."""
 
     @abstractmethod
+    def has_all(self, column: str, parameter: str) -> str:
+        """Whether a list of texts has all texts of this parameter, which `list_of_texts` makes."""
+
+    @abstractmethod
     def matches(self, expression: str, parameter: str) -> str:
         """Whether a text matches the pattern that is the value of this parameter."""
 
@@ -137,6 +144,7 @@ class Postgres(Sql):
         "[least(greatest(coalesce(ejections, 0), 1), :steps)]"
     )
     collation = ' COLLATE "C"'
+    our_collation = ' COLLATE "default"'
     # Not FOR UPDATE: an application that inserts a row with a foreign key to a model holds FOR KEY
     # SHARE on the model until its transaction ends. Only a DELETE has to wait for that.
     lock = " FOR NO KEY UPDATE OF models"
@@ -188,6 +196,9 @@ class Postgres(Sql):
     def is_among(self, expression: str) -> str:
         return f"{expression} = ANY(CAST(:ids AS text[]))"
 
+    def has_all(self, column: str, parameter: str) -> str:
+        return f"{column} @> CAST(:{parameter} AS text[])"
+
     def matches(self, expression: str, parameter: str) -> str:
         # By code points: an application's column may have a collation that takes no patterns.
         return f"{expression}{self.collation} ~ :{parameter}"
@@ -227,7 +238,7 @@ class Sqlite(Sql):
         "json_extract(:cooldowns,"
         " '$[' || (min(max(CAST(coalesce(ejections, 0) AS integer), 1), :steps) - 1) || ']')"
     )
-    collation = " COLLATE BINARY"
+    collation = our_collation = " COLLATE BINARY"
     lock = lock_to_delete = skip_locked = ""
     digits_of_a_second = 3
 
@@ -272,6 +283,13 @@ class Sqlite(Sql):
 
     def is_among(self, expression: str) -> str:
         return f"{expression} IN (SELECT value FROM json_each(:ids))"
+
+    def has_all(self, column: str, parameter: str) -> str:
+        texts = f"CASE WHEN json_valid({column}) THEN {column} ELSE '[]' END"
+        return (
+            f"NOT EXISTS (SELECT 1 FROM json_each(:{parameter}) AS wanted"
+            f" WHERE wanted.value NOT IN (SELECT value FROM json_each({texts})))"
+        )
 
     def matches(self, expression: str, parameter: str) -> str:
         return f"{expression} GLOB :{parameter}"

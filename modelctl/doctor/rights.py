@@ -25,6 +25,7 @@ NEEDED = {
     "modelctl_outbox": ("SELECT", "UPDATE", "DELETE"),
     "modelctl_state": ("SELECT", "INSERT", "UPDATE"),
     "modelctl_holds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "modelctl_tags": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "modelctl_version": ("SELECT",),
 }
 # What deleting old events needs beyond that; docs/operations.md grants it.
@@ -36,6 +37,7 @@ _COLUMNS: dict[str, Sequence[str]] = {
     "modelctl_outbox": ["id", "due", "settle"],
     "modelctl_state": ["name", "at", "value"],
     "modelctl_holds": ["scope", "provider", "failure_type", "since", "until", "reason", "actor"],
+    "modelctl_tags": ["model_id", "tags"],
     "modelctl_version": ["version_num"],
 }
 _INSERTED = {"models": ["id", "display_name", "provider"]}

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from modelctl.migrations.plan import free_name
 from modelctl.migrations.system_catalog import plain, quote_name
-from modelctl.schema.declared import EMPTIED_TEXTS, INDEXES, MODELS, OUTBOX
+from modelctl.schema.declared import EMPTIED_TEXTS, INDEXES, MODELS
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS, emptying
 
 if TYPE_CHECKING:
     from modelctl.migrations.plan import Plan
     from modelctl.migrations.system_catalog import Relation, SystemCatalog
+    from modelctl.schema.triggers import Function
 
 
 def compare_indexes(plan: Plan, catalogue: SystemCatalog, models: Relation) -> None:
@@ -36,10 +37,7 @@ def compare_functions(plan: Plan, catalogue: SystemCatalog, models: Relation) ->
         name: facts
         for name, *facts in catalogue.ask(
             """
-            SELECT p.proname, quote_ident(pg_get_userbyid(p.proowner)),
-                has_schema_privilege(p.proowner, n.oid, 'USAGE')
-                    AND has_table_privilege(p.proowner, CAST(%s AS oid), 'INSERT') IS NOT FALSE,
-                p.prorettype = CAST('trigger' AS regtype),
+            SELECT p.proname, pg_get_userbyid(p.proowner), p.prorettype = CAST('trigger' AS regtype),
                 p.prosrc, l.lanname, p.prosecdef, p.proconfig,
                 EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                     WHERE a.grantee = 0)
@@ -47,7 +45,6 @@ def compare_functions(plan: Plan, catalogue: SystemCatalog, models: Relation) ->
             JOIN pg_language l ON l.oid = p.prolang
             WHERE n.nspname = %s AND p.proname = ANY(%s) AND p.pronargs = 0
             """,
-            catalogue.own[OUTBOX].oid,
             schema,
             [*FUNCTIONS],
         )
@@ -56,19 +53,40 @@ def compare_functions(plan: Plan, catalogue: SystemCatalog, models: Relation) ->
     for name, function in FUNCTIONS.items():
         shown = f"{schema}.{name}()"
         body = emptying(function.body, never_null)
-        owner, owner_may_write, is_trigger, *facts = found.get(name, ("", True, True))
+        owner, is_trigger, *facts = found.get(name, ("", True))
         if not is_trigger:
             plan.obstruct(f"{shown} is a function of another program: drop it")
             continue
         if facts != [body, "plpgsql", function.definer, [*function.settings], False]:
             what = "is not as declared" if name in found else "is missing"
             plan.add(f"the function {shown} {what}", *_create_function(schema, name, body))
-        if function.definer and not owner_may_write:
+        for table in _without_rights(catalogue, owner, function) if name in found else ():
+            rights = ", ".join(right for of, right in function.needs if of == table)
             plan.add(
-                f"{owner}, the owner of the function {shown}, may not write {OUTBOX}",
-                f"GRANT USAGE ON SCHEMA {quote_name(schema)} TO {owner}",
-                f"GRANT INSERT ON {quote_name(schema)}.{OUTBOX} TO {owner}",
+                f"{owner}, the owner of the function {shown}, may not write {table}",
+                f"GRANT USAGE ON SCHEMA {quote_name(schema)} TO {quote_name(owner)}",
+                f"GRANT {rights} ON {quote_name(schema)}.{table} TO {quote_name(owner)}",
             )
+
+
+def _without_rights(catalogue: SystemCatalog, owner: str, function: Function) -> list[str]:
+    """Return the tables on which the owner of a function lacks a right that it needs."""
+    found = catalogue.ask(
+        """
+        SELECT DISTINCT needed.name FROM unnest(
+            CAST(%s AS text[]), CAST(%s AS oid[]), CAST(%s AS text[])
+        ) AS needed (name, oid, kind)
+        WHERE NOT has_schema_privilege(CAST(%s AS name), CAST(%s AS text), 'USAGE')
+            OR has_table_privilege(CAST(%s AS name), needed.oid, needed.kind) IS FALSE
+        """,
+        [table for table, _ in function.needs],
+        [catalogue.own[table].oid for table, _ in function.needs],
+        [right for _, right in function.needs],
+        owner,
+        catalogue.schema,
+        owner,
+    )
+    return [row[0] for row in found]
 
 
 def _create_function(schema: str, name: str, body: str) -> list[str]:

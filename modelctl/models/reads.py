@@ -11,10 +11,11 @@ from modelctl import health
 from modelctl.database.bulk import rows_of
 from modelctl.models.results import Model
 from modelctl.models.returning import cooldown_parameters, retry_at
-from modelctl.tables.columns import MODELS, UtcTime
+from modelctl.tables.columns import MODELS, UtcTime, tags_table
 from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
 from modelctl.tables.odd_values import OddRows, as_declared
 from modelctl.tables.selection import condition, parameters
+from modelctl.tables.tags import read_tags
 from modelctl.times import time_at
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ class Models:
         *off*: only those that are off, and those that a guard keeps on.
         All rows are read before the first one is given, so that a slow caller holds no connection.
         """
-        c, sql = MODELS.c, self._database.sql
+        c = MODELS.c
         keys = (by_code_points(self._database, key) for key in (*_SORTS[sort], c.id))
         query = self._select.order_by(*keys).limit(limit)
         if selection is not None:
-            values = parameters(sql, selection)
-            query = query.where(sa.text(condition(sql, selection)).bindparams(**values))
+            values = parameters(self._database.sql, selection)
+            query = query.where(sa.text(condition(self._database, selection)).bindparams(**values))
         if off:
             query = query.where(c.active.is_not(sa.true()) | (c.would_disable != ""))
         yield from self._models(rows_of(self._database, query, limit))
@@ -116,13 +117,17 @@ class Models:
 
     @functools.cached_property  # making it takes longer than the statement of one row
     def _select(self) -> sa.Select[Any]:
-        """Select the columns of the models, the database's clock, and when each model comes back."""
+        """Select the columns of the models, their tags, the clock, and when each model comes back."""
         now = sa.literal_column(self._database.sql.now, UtcTime).label("now")
         retry = sa.text(f"{retry_at(self._database)} AS retry").bindparams(
             max_ejections=self._rule.max_ejections,
             **cooldown_parameters(self._database.sql, self._rule),
         )
-        return sa.select(*map(_as_results_have_it, MODELS.c), now, retry)
+        of_model = tags_table(None if self._database.on_sqlite else self._database.schema)
+        their_id = MODELS.c.id.collate("BINARY" if self._database.on_sqlite else "default")
+        return sa.select(
+            *map(_as_results_have_it, MODELS.c), of_model.c.tags, now, retry
+        ).select_from(MODELS.outerjoin(of_model, of_model.c.model_id == their_id))
 
     def _models(self, rows: Iterable[Any]) -> Iterator[Model]:
         odd = OddRows(self._database.warn)
@@ -137,12 +142,15 @@ class Models:
         if not usual or not all(row[i] is None or is_storable(row[i]) for i in _TEXTS):
             row = self._corrected(row, odd)
         active, auto_disabled = row[_ACTIVE] == 1, row[_AUTO_DISABLED] == 1
-        now, retry = row[-2:]
+        stored_tags, now, retry = row[-3:]
         at = left = None
         if retry is not None:
             at = time_at(retry, now.timestamp(), self._database.sql.digits_of_a_second)
             left = max(0.0, (at - now).total_seconds())
-        fields = [*row[:-2], health.status_of(active, auto_disabled), at, left]
+        tags = () if stored_tags is None else read_tags(stored_tags)
+        if tags is None:
+            odd.add(quoted([row[0]]), ["tags"])
+        fields = [*row[:-3], health.status_of(active, auto_disabled), at, left, tags or ()]
         fields[_ACTIVE], fields[_AUTO_DISABLED] = active, auto_disabled
         if not active:  # a guard spares only what is on
             fields[_SPARED] = None

@@ -49,6 +49,7 @@ class Model:
     status: ModelStatus
     retry_at: datetime | None
     seconds_left: float | None
+    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,7 +294,7 @@ class StatusChanges:
         database, (selection, limit_to) = self._database, selected
         ids = selected_ids(database, selection)
         values = parameters(database.sql, selection)
-        still = f"{database.sql.ids} AND {condition(database.sql, selection)}"
+        still = f"{database.sql.ids} AND {condition(database, selection)}"
 
         def work(connection: sa.Connection) -> Spool[StatusChange]:
             if guarded:

@@ -36,6 +36,7 @@ def selection(value: Selection) -> Selection:
 
     from modelctl.database.globs import parse
     from modelctl.tables.selection import Selection
+    from modelctl.tables.tags import check_tags
 
     if not isinstance(value, Selection):
         raise UsageError(f"a selection is a Selection, not {type(value).__name__}")
@@ -51,6 +52,8 @@ def selection(value: Selection) -> Selection:
     }
     if value.match is not None:
         parse(texts["match"])
+    if "tag" in given:
+        texts["tag"] = check_tags([value.tag] if isinstance(value.tag, str) else value.tag)
     return replace(value, status=value.status and status(value.status), **texts)
 
 

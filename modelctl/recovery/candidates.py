@@ -50,7 +50,7 @@ class Candidates:
         """The condition of a candidate: it may come back by itself at some time."""
         condition = may_return(self._sql)
         if self._selection is not None:
-            condition += f" AND {selection.condition(self._sql, self._selection)}"
+            condition += f" AND {selection.condition(self._database, self._selection)}"
         if not self._database.on_sqlite:
             return condition
         # SQLite's planner does not combine two indexes for an OR.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 MODELS = "models"
 OUTBOX = "modelctl_outbox"
+TAGS = "modelctl_tags"
 CACHE = "modelctl_cache"
 VERSION = "modelctl_version"
 # The revision that is recorded in the table VERSION, which has the columns of Alembic's. Differences
@@ -145,6 +146,11 @@ _STATE = {
     "at": DeclaredColumn("timestamptz NOT NULL", "TEXT NOT NULL", filler="now()"),
     "value": _text(),
 }
+# Models without tags have no row. No foreign key: the application could no longer TRUNCATE its table.
+_TAGS = {
+    "model_id": DeclaredColumn("text PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"),
+    "tags": DeclaredColumn("text[] NOT NULL", "TEXT NOT NULL", filler="'{}'"),
+}
 # See `count.outbox`. Only doctor reads xid, to find the rows of its own transaction.
 _OUTBOX = {
     "id": DeclaredColumn(_IDENTITY, ""),
@@ -166,6 +172,7 @@ _COMMON = {
     "modelctl_events": _EVENTS,
     "modelctl_state": _STATE,
     "modelctl_holds": _HOLDS,
+    TAGS: _TAGS,
     VERSION: _VERSION,
 }
 # The columns of the own tables of each database.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelctl.schema.declared import OUTBOX, TAGS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,9 +21,11 @@ class Function:
     body: str
     settings: tuple[str, ...] = ("search_path=pg_catalog, pg_temp",)
     definer: bool = False
+    # What the owner of a SECURITY DEFINER function must be allowed: (table, right).
+    needs: tuple[tuple[str, str], ...] = ()
 
 
-# For all three functions:
+# For all functions:
 # - Only a trigger can execute them: that takes no right to execute, and nobody has one.
 # - A missing name never fails the statement of the application: other tools drop tables and columns
 #   that they do not know, and people rename them. `db status` and `doctor` report what was not done
@@ -47,6 +51,11 @@ class Function:
 # an active row may still have such values from before modelctl, or from an unusual INSERT. modelctl
 # writes disabled_at whenever it switches a model off. If that has not changed, the other values are old.
 # - Each column is in a block of its own, so that a missing column does not keep the others as they are.
+#
+# modelctl_untag: deletes the tags of models that were deleted, so that a new model with the same id has
+# none. SECURITY DEFINER and the lookup of the table are as in modelctl_enqueue.
+# - EXECUTE, so that each statement is planned for its number of rows: an index for one, a hash for many.
+# - The collation is that of modelctl_tags: the application's column may have another one.
 FUNCTIONS = {
     "modelctl_enqueue": Function(
         """
@@ -87,6 +96,7 @@ FUNCTIONS = {
     """,
         ("search_path=pg_catalog, pg_temp", "enable_nestloop=off"),
         definer=True,
+        needs=((OUTBOX, "INSERT"),),
     ),
     "modelctl_trust": Function("""
     BEGIN
@@ -132,6 +142,31 @@ FUNCTIONS = {
         RETURN NEW;
     END
     """),
+    "modelctl_untag": Function(
+        """
+    DECLARE
+        tags regclass := to_regclass((
+            SELECT pronamespace FROM pg_proc WHERE oid = (
+                SELECT tgfoid FROM pg_trigger WHERE tgrelid = TG_RELID AND tgname = TG_NAME
+            )
+        )::regnamespace || '.modelctl_tags');
+    BEGIN
+        IF tags IS NULL THEN
+            RETURN NULL;
+        ELSIF TG_OP = 'TRUNCATE' THEN
+            EXECUTE 'DELETE FROM ' || tags;
+        ELSE
+            EXECUTE 'DELETE FROM ' || tags || ' t USING old_rows o'
+                ' WHERE t.model_id = o.id COLLATE "default"';
+        END IF;
+        RETURN NULL;
+    EXCEPTION WHEN undefined_column THEN
+        RETURN NULL;
+    END
+    """,
+        definer=True,
+        needs=((TAGS, "SELECT"), (TAGS, "DELETE")),
+    ),
 }
 
 
@@ -170,6 +205,10 @@ TRIGGERS = {
         "AFTER DELETE", f"REFERENCING OLD TABLE AS old_rows {_STATEMENT}", "modelctl_enqueue"
     ),
     "modelctl_truncate": Trigger("AFTER TRUNCATE", _STATEMENT, "modelctl_enqueue"),
+    "modelctl_untag": Trigger(
+        "AFTER DELETE", f"REFERENCING OLD TABLE AS old_rows {_STATEMENT}", "modelctl_untag"
+    ),
+    "modelctl_untag_all": Trigger("AFTER TRUNCATE", _STATEMENT, "modelctl_untag"),
     # WHEN names only active: the type of a column that is named there can no longer be changed.
     "modelctl_enabled": Trigger(
         "BEFORE UPDATE",
@@ -194,6 +233,10 @@ SQLITE = {
     BEGIN DELETE FROM modelctl_cache; END""",
     "modelctl_delete": """AFTER DELETE ON models
     BEGIN DELETE FROM modelctl_cache; END""",
+    "modelctl_untag": """AFTER DELETE ON models
+    BEGIN DELETE FROM modelctl_tags WHERE model_id = OLD.id; END""",
+    "modelctl_untag_renamed": """AFTER UPDATE OF id ON models WHEN NEW.id IS NOT OLD.id
+    BEGIN DELETE FROM modelctl_tags WHERE model_id = OLD.id; END""",
     # As on PostgreSQL. The UPDATE inside does not name active, so the trigger does not fire itself.
     "modelctl_enabled": """AFTER UPDATE OF active ON models
     WHEN NEW.active IS 1 AND OLD.active IS NOT 1

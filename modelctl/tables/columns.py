@@ -101,6 +101,13 @@ MODELS = sa.Table(
 
 
 @functools.cache
+def tags_table(schema: str | None) -> sa.TableClause:
+    """Return the table of the tags, which is in this *schema* (None on SQLite)."""
+    name = schema and sa.quoted_name(schema, quote=True)
+    return sa.table("modelctl_tags", sa.column("model_id"), sa.column("tags"), schema=name)
+
+
+@functools.cache
 def events_table(schema: str | None) -> sa.Table:
     """Return the table of the history, which is in this *schema* (None on SQLite)."""
     return sa.Table(

@@ -9,9 +9,12 @@ from modelctl.errors import ModelNotFoundError
 from modelctl.model import ModelStatus, numbered
 from modelctl.spool import Spool
 from modelctl.tables.columns import AUTO_OFF, DISABLED, ON, TIMED_OFF
-from modelctl.tables.ids import is_storable
+from modelctl.tables.ids import is_storable, quoted
+from modelctl.tables.tags import has_tags
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from modelctl.database.database import Database
     from modelctl.database.sql import Sql
 
@@ -28,7 +31,8 @@ class Selection:
 
     *match*: a pattern that the whole id matches, case-sensitive: ``*`` is any text, ``?`` any
     character, ``[a-z]`` one of these, ``[!a-z]`` none of these. *timed*: a person disabled it until
-    a time. *by*: it is off, and this person (or ``health rule``) switched it off.
+    a time. *by*: it is off, and this person (or ``health rule``) switched it off. *tag*: it has this
+    tag, or all of these.
     """
 
     provider: str | None = None
@@ -37,16 +41,20 @@ class Selection:
     timed: bool = False
     by: str | None = None
     all: bool = False
+    tag: str | Sequence[str] = ()
 
     def given(self) -> list[str]:
         """Return the names of what is given."""
         return [
-            field.name for field in fields(self) if getattr(self, field.name) not in (None, False)
+            field.name
+            for field in fields(self)
+            if getattr(self, field.name) not in (None, False, (), [])
         ]
 
 
-def condition(sql: Sql, selection: Selection) -> str:
-    """Return the condition of a row; its parameters are those of `parameters`."""
+def condition(database: Database, selection: Selection) -> str:
+    """Return the condition of a row of ``models``; its parameters are those of `parameters`."""
+    sql = database.sql
     conditions = {
         "provider": "coalesce(provider, '') = :of_provider",
         "status": f"({_OF_STATUS.get(selection.status, 'FALSE')})",  # type: ignore[call-overload]
@@ -54,6 +62,7 @@ def condition(sql: Sql, selection: Selection) -> str:
         "timed": f"{TIMED_OFF} AND {sql.is_finite('disabled_until')}",
         "by": "active IS NOT TRUE AND disabled_by = :off_by",
         "all": "TRUE",
+        "tag": has_tags(database),
     }
     return " AND ".join(conditions[name] for name in selection.given()) or "TRUE"
 
@@ -63,7 +72,13 @@ def parameters(sql: Sql, selection: Selection) -> dict[str, Any]:
     from modelctl.database.globs import parse
 
     matching = None if selection.match is None else sql.pattern(parse(selection.match))
-    values = {"of_provider": selection.provider, "off_by": selection.by, "matching": matching}
+    tags = [selection.tag] if isinstance(selection.tag, str) else selection.tag
+    values = {
+        "of_provider": selection.provider,
+        "off_by": selection.by,
+        "matching": matching,
+        "of_tags": sql.list_of_texts(tags) if tags else None,
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -78,7 +93,7 @@ def selected_ids(database: Database, selection: Selection, *, only_off: bool = F
 
     off = " AND active IS NOT TRUE" if only_off else ""
     sql = (
-        f"SELECT id FROM models WHERE {condition(database.sql, selection)}{off}"
+        f"SELECT id FROM models WHERE {condition(database, selection)}{off}"
         f" ORDER BY {database.sql.by_id}"
     )
     found = spooled(database, text(sql), parameters(database.sql, selection), lambda row: row[0])
@@ -93,7 +108,7 @@ def selected_ids(database: Database, selection: Selection, *, only_off: bool = F
 
 
 def check_named(database: Database, selection: Selection) -> None:
-    """Check that a model has the provider and matches the pattern, whatever its status is.
+    """Check that a model has the provider and the tags and matches the pattern, whatever its status is.
 
     Raises:
         ModelNotFoundError: there is none.
@@ -101,15 +116,18 @@ def check_named(database: Database, selection: Selection) -> None:
     from modelctl.database.sql import text
 
     named = replace(selection, status=None, timed=False, by=None)
-    sql = f"SELECT 1 FROM models WHERE {condition(database.sql, named)} LIMIT 1"
+    sql = f"SELECT 1 FROM models WHERE {condition(database, named)} LIMIT 1"
     with database.reading() as connection:
         found = connection.execute(text(sql), parameters(database.sql, named)).first()
-    if found is None and (named.provider, named.match) != (None, None):
+    if found is None and not {"all"}.issuperset(named.given()):
         raise no_model(named)
 
 
 def no_model(selection: Selection, what: str = "no model") -> ModelNotFoundError:
     """Return the error that a selection has no model."""
     words = {"timed": "disabled until a time", "all": "at all"}
+    words["tag"] = (
+        f"tag {quoted([selection.tag] if isinstance(selection.tag, str) else selection.tag)}"
+    )
     given = (words.get(name, f"{name} '{getattr(selection, name)}'") for name in selection.given())
     return ModelNotFoundError(f"{what} matches: {', '.join(given)}", hint="see: modelctl list")

@@ -39,6 +39,7 @@ OFF_COLUMNS = ("id", "status", *_OFF)
 WIDE_COLUMNS = (
     *("id", "display_name", "provider", "status", *_OFF, "consecutive_failures"),
     *("success_count", "failure_count", "last_success_at", "last_failure_at", "updated_at"),
+    "tags",
 )
 
 
@@ -92,6 +93,8 @@ def why_off(model: Model) -> str | None:
 def _shown(model: Model, name: str) -> Any:
     """Return what a table shows in a column; its times have no seconds, to be narrow."""
     value = _value(model, name)
+    if name == "tags":
+        return ", ".join(model.tags)
     if name == "back_at" and value is None and model.status is not ModelStatus.ACTIVE:
         return "never"
     return f"{value:%Y-%m-%d %H:%MZ}" if value and name in ("since", "back_at") else value
@@ -134,10 +137,12 @@ def model_view(result: ExplainedModel) -> View:
     explanation = [
         (" " if number else "why", sentence) for number, sentence in enumerate(result.explanation)
     ]
+    names = field_names(type(result), *_MODEL_FIELDS)
     rows: list[tuple[str, Any]] = [
         ("id", result.id),
         ("name", result.display_name or result.id),
         ("provider", result.provider),
+        ("tags", ", ".join(result.tags)),
         ("status", result.status),
         *explanation,
         ("retry at", result.retry_at),
@@ -155,7 +160,8 @@ def model_view(result: ExplainedModel) -> View:
         columns=("field", "value"),
         rows=[row for row in rows if row[1] not in (None, "")],
         items=[result],
-        fields=field_names(type(result), *_MODEL_FIELDS),
+        # The explanation stays before the tags, which are newer.
+        fields=(*(name for name in names if name != "tags"), "tags"),
     )
 
 

@@ -16,7 +16,7 @@ MODEL = {
     *("id", "display_name", "provider", "active", "auto_disabled", "consecutive_failures"),
     *("ejections", "success_count", "failure_count", "last_success_at", "last_failure_at"),
     *("failure_type", "failure_reason", "disabled_at", "disabled_by", "disabled_reason"),
-    *("created_at", "updated_at", "status", "retry_at", "seconds_left"),
+    *("created_at", "updated_at", "status", "retry_at", "seconds_left", "tags"),
 }
 EVENT = {
     *("id", "at", "model_id", "event", "before", "after", "actor", "reason", "failure_type"),
@@ -59,6 +59,7 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("list --off --columns id,since --sort since", 0, {"id", "since"}),
     ("list --off --match acme/* --by ann", 0, MODEL | {"since", "by", "why", "back_at"}),
     ("list --all", 0, MODEL),
+    ("list --tag eu", 0, MODEL),
     ("show acme/one", 0, MODEL),
     ("stats", 0, STATS),
     (
@@ -83,20 +84,24 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("disable --provider acme --status active --match acme/* --limit-to 2 --yes", 0, CHANGES),
     ("disable --by ann --yes", 0, CHANGES),
     ("disable --all --yes", 0, CHANGES),
+    ("disable --tag eu --tag prod --yes", 0, CHANGES),
     (
         "enable --provider acme --status disabled --match acme/* --by ann --limit-to 1 --yes",
         0,
         CHANGES,
     ),
     ("enable --all --yes", 0, CHANGES),
+    ("enable --tag eu --yes", 0, CHANGES),
     (
         "remove --provider acme --status disabled --match acme/* --by ann --limit-to 1 --yes",
         0,
         CHANGES,
     ),
     ("remove --all --yes", 0, CHANGES),
+    ("remove --tag prod --yes", 0, CHANGES),
     ("recover --provider other --status auto-disabled --match other/* --by me", 0, RECOVERY),
     ("recover --all", 0, RECOVERY),
+    ("recover --tag eu", 0, RECOVERY),
     ("disable acme/one --dry-run", 0, CHANGES),
     ("disable acme/one --for 2h --force", 0, CHANGES),
     ("disable acme/one --until 2999-12-01T08:00Z", 0, CHANGES),
