@@ -241,6 +241,8 @@ INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, e
    'parse-error', 'no JSON', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'health rule'),
   ('other/due', 'other', FALSE, TRUE, 5, 2, 9, '2026-01-01T00:00:00.000Z',
    'client-error', 'HTTP 404', '2026-01-01T00:00:00.000Z', 'health rule');
+"""
+TAGS = """
 INSERT INTO modelctl_tags (model_id, tags) VALUES ('acme/one', '["eu","prod"]'), ('acme/off', '["eu"]');
 """
 
@@ -269,7 +271,7 @@ def _template() -> bytes:
             with Fleet.open() as fleet:
                 fleet.count()
             connection = sqlite3.connect(database())
-            connection.executescript(FLEET)
+            connection.executescript(FLEET + TAGS)
             connection.close()
             return database().read_bytes()
         finally:

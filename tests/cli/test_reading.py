@@ -79,7 +79,7 @@ def test_listing_columns(fleet: None, cli: Cli) -> None:
         "id,display_name,provider,status,would_disable,consecutive_failures,success_count,"
         "failure_count,retry_at,active,auto_disabled,ejections,last_success_at,last_failure_at,"
         "failure_type,failure_reason,disabled_at,disabled_by,disabled_reason,disabled_until,"
-        "recovered_at,created_at,updated_at,seconds_left"
+        "recovered_at,created_at,updated_at,seconds_left,tags"
     )
     line = cli("list", "--limit", "1", "--status", "active").lines[0]
     assert line.split("\t")[:9] == ["acme/one", "One", "acme", "active", "", "0", "3", "0", ""]
