@@ -33,7 +33,9 @@ def fill(url: str) -> None:
     """Let the database have the models of `commands.FLEET` and no others."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM models")
+        connection.execute("DELETE FROM modelctl_tags")  # the triggers may be detached
         text = commands.FLEET.replace("strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "now()")
+        text += commands.TAGS.replace('["', '{"').replace('"]', '"}')
         for statement in filter(str.strip, text.split(";")):
             connection.execute(statement.encode())
 
