@@ -30,7 +30,7 @@ def off(model_id: str, text: str = "ann", *, auto: bool = False) -> Model:
     return Model(
         *(model_id, text, text, False, auto, 5, 1, 0, 5, None, None, None, text),
         *(NOW - timedelta(hours=1), text, text, None, None, None, None, None),
-        *(status, back, 300.0 if auto else None),
+        *(status, back, 300.0 if auto else None, ()),
     )
 
 
