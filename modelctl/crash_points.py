@@ -20,6 +20,7 @@ POINTS = (
     "after-lease",  # a reader knows whether it holds the lease
     "after-snapshot",  # it has counted
     "in-fill",  # it has checked its lease, but not yet stored the count
+    "after-send",  # the receiver of a notification said yes, but that is not yet stored
 )
 
 hook: Callable[[str], None] | None = None

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ID_LENGTH = 200
+# The names of the events in the history.
+EVENTS = (
+    *("added", "updated", "removed", "disabled", "enabled", "recovered", "auto-disabled"),
+    *("would-disable", "probe-failed", "incident", "paused", "resumed", "undone"),
+)
 
 
 class ModelStatus(StrEnum):

@@ -13,7 +13,7 @@ from modelctl.arguments.inputs import read_moment
 from modelctl.arguments.invocation import open_fleet, print_changes, print_view
 from modelctl.arguments.options import DURATION_EXAMPLES, Actor, DryRun, Output, Reason
 from modelctl.errors import ExitCode, UsageError
-from modelctl.model import numbered
+from modelctl.model import EVENTS, numbered
 from modelctl.output.formats import OutputFormat, default_format, write_view
 from modelctl.signals import unwinding_on_signals
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 
 _LIMIT = 100
-_NAMES = (
-    *("added", "updated", "removed", "disabled", "enabled", "recovered", "auto-disabled"),
-    *("would-disable", "probe-failed", "incident", "paused", "resumed", "undone"),
-)
 
 
 def events(
@@ -66,7 +62,7 @@ def events(
         typer.Option(
             metavar="EVENT",
             help="Only events of this name, such as disabled; may be repeated.",
-            autocompletion=completes(*_NAMES),
+            autocompletion=completes(*EVENTS),
         ),
     ] = None,
     operation: Annotated[

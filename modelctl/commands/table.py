@@ -43,6 +43,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "metrics": "admin.monitoring:metrics",
     "watch": "admin.watch:watch",
     "prune": "admin.housekeeping:prune",
+    "notify": "admin.notify:notify",
     "cache": CommandGroup(
         "Look at the cache, clear it, deliver queued invalidations.",
         {

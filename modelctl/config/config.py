@@ -28,6 +28,7 @@ from modelctl.config.urls import libpq_url, mask_passwords, sqlite_file
 from modelctl.errors import InvalidConfigError
 
 if TYPE_CHECKING:
+    from modelctl.config.notify import NotifyConfig
     from modelctl.config.probes import ProbeConfig
 
 
@@ -43,6 +44,8 @@ class Config:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     # How to probe the models of each provider.
     probes: Mapping[str, ProbeConfig] = field(default_factory=dict)
+    # Whom `notify` tells what; None: nobody.
+    notify: NotifyConfig | None = None
     file: Path | None = None
     # By key: "default", "file" or "environment MODELCTL_CACHE_TTL". Keys of a named section are in
     # it only if they are set.
@@ -72,9 +75,16 @@ class Config:
             probes = read_probes(file, tables["probe"])
             for name in probes:
                 origins |= {f"probe.{name}.{key}": "file" for key in tables["probe"][name]}
+        notify: NotifyConfig | None = None
+        if "notify" in tables:
+            from modelctl.config.notify import read_notify
+
+            notify = read_notify(file, tables["notify"])
+            origins |= {f"notify.{key}": "file" for key in tables["notify"]}
         config = cls(
             **{section: SECTIONS[section](**given) for section, given in values.items()},
             probes=probes,
+            notify=notify,
             file=file,
             origins=origins,
             data_home=home_folder(environ, "XDG_DATA_HOME", ".local/share"),
@@ -112,7 +122,9 @@ class Config:
 
     def hide(self, text: str) -> str:
         """Replace every password of the configured URLs in *text* by ``***``."""
-        return mask_passwords(text, (self.database.url, self.redis.url))
+        text = mask_passwords(text, (self.database.url, self.redis.url))
+        # That of a webhook is a secret as a whole.
+        return text.replace(self.notify.url, "***") if self.notify and self.notify.url else text
 
 
 def _name_count_by_schema(values: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:

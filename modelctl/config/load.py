@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelctl.config.sections import KEYS, NAMED_SECTIONS, SECTIONS, TRUSTED_SECTIONS
+from modelctl.config.sections import (
+    FILE_SECTIONS,
+    KEYS,
+    NAMED_SECTIONS,
+    SECTIONS,
+    TRUSTED_SECTIONS,
+)
 from modelctl.errors import InvalidConfigError, UsageError, clean
 from modelctl.model import storable
 
@@ -103,10 +109,11 @@ def check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[s
     Raises:
         InvalidConfigError: names the unknown name and the known name that is most similar.
     """
+    known_sections = (*SECTIONS, *NAMED_SECTIONS, *FILE_SECTIONS)
     for name, table in tables.items():
-        if name not in SECTIONS and name not in NAMED_SECTIONS:
+        if name not in known_sections:
             what = "section [{}]" if isinstance(table, dict) else "key {} outside a section"
-            hint = f"the nearest section is [{_closest(name, [*SECTIONS, *NAMED_SECTIONS])}]"
+            hint = f"the nearest section is [{_closest(name, known_sections)}]"
             raise InvalidConfigError(f"unknown {what.format(name)} in {file}", hint=hint)
         if not isinstance(table, dict):
             shown = f"[{name}.NAME]" if name in NAMED_SECTIONS else f"[{name}]"
@@ -116,10 +123,18 @@ def check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[s
             _check_keys(file, name, table)
     variables = [key.variable for key in KEYS]
     variables += [f"{key.variable}_FILE" for key in KEYS if key.secret]
-    known = {*variables, "MODELCTL_CONFIG", "MODELCTL_ACTOR"}
+    known = {*variables, "MODELCTL_CONFIG", "MODELCTL_ACTOR", *_named_variables(tables)}
     for name in sorted(environ):
         if name.startswith("MODELCTL_") and name not in known:
             _check_variable(name, environ[name], variables)
+
+
+def _named_variables(tables: Mapping[str, Any]) -> Iterator[str]:
+    """Give the variables that sections of the file name as those of a secret."""
+    probes = tables.get("probe", {})
+    for table in (tables.get("notify"), *(probes.values() if isinstance(probes, dict) else ())):
+        if isinstance(table, dict):
+            yield from (str(v) for key, v in table.items() if key.endswith("_env"))
 
 
 def _check_keys(file: Path | None, section: str, table: Mapping[str, Any]) -> None:

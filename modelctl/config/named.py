@@ -1,4 +1,4 @@
-"""Sections that may occur several times, each with its own name, such as ``[probe.NAME]``.
+"""Sections that are in a file alone; those that may occur several times, such as ``[probe.NAME]``.
 
 Such a section is a dataclass, whose first field is the name and whose other fields are the keys
 with their defaults, and a function that checks it. A new one also needs its word in
@@ -33,27 +33,43 @@ def read_named_sections(
     Raises:
         InvalidConfigError: says what is wrong, where, and what to do.
     """
-    _, *keys = fields(make)  # type: ignore[arg-type]  # a dataclass
-    defaults = {key.name: key.default for key in keys}
     sections = {}
     for name, table in tables.items():
         place = f'[{word}."{clean(name, longest=50)}"] in {file}'
         if not isinstance(table, dict):
             hint = f"write [{word}.NAME] on a line of its own, and its keys below"
             raise InvalidConfigError(f"{word}.{name} in {file} must be a section", hint=hint)
-        values = {}
-        for key, raw in table.items():
-            if key not in defaults:
-                hint = f"the nearest is {closest_name(key, defaults)}"
-                raise InvalidConfigError(f"unknown key {key} in {place}", hint=hint)
-            try:
-                values[key] = read_value(raw, defaults[key])
-            except UsageError as exc:
-                message = f"{key} of {place}: {exc.message}"
-                raise InvalidConfigError(message, hint=exc.hint) from None
-        sections[name] = make(name, **values)
-        try:
-            check(sections[name])
-        except UsageError as exc:
-            raise InvalidConfigError(f"{place}: {exc.message}", hint=exc.hint) from None
+        sections[name] = read_section(place, table, make, check, name)
     return sections
+
+
+def read_section(
+    place: str,
+    table: Mapping[str, Any],
+    make: Callable[..., T],
+    check: Callable[[T], None],
+    *name: str,
+) -> T:
+    """Read one section that has no environment variables; *place*: the words for where it is.
+
+    *name*: the first field, of a section that may occur several times. Raises as
+    `read_named_sections` does.
+    """
+    keys = fields(make)[len(name) :]  # type: ignore[arg-type]  # a dataclass
+    defaults = {key.name: key.default for key in keys}
+    values = {}
+    for key, raw in table.items():
+        if key not in defaults:
+            hint = f"the nearest is {closest_name(key, defaults)}"
+            raise InvalidConfigError(f"unknown key {key} in {place}", hint=hint)
+        try:
+            values[key] = read_value(raw, defaults[key])
+        except UsageError as exc:
+            message = f"{key} of {place}: {exc.message}"
+            raise InvalidConfigError(message, hint=exc.hint) from None
+    section = make(*name, **values)
+    try:
+        check(section)
+    except UsageError as exc:
+        raise InvalidConfigError(f"{place}: {exc.message}", hint=exc.hint) from None
+    return section

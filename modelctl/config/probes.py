@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from modelctl.config.named import read_named_sections
+from modelctl.config.web import check_program, check_web_url
 from modelctl.errors import UsageError
 
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<place>(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?)"
-    r"(?P<path>(?:/[\w.~!$&'()*+,;=:@%-]*)*)",
-    re.ASCII,
-)
 PLACE = r"\{(?:id|name)\}"
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash"}
 # A word that has a placeholder and anything else could be code for an interpreter that is not
@@ -96,31 +92,13 @@ def check_probe(config: ProbeConfig) -> None:
     if not (name.isascii() and name.isidentifier()) or name in ("model", "messages", "stream"):
         raise UsageError("max_tokens_field must be a name such as max_completion_tokens")
     if config.url:
-        _check_url(config.url, config.allow_http)
+        check_web_url(config.url, allow_http=config.allow_http)
     else:
         _check_command(config.command)
 
 
-def _check_url(url: str, allow_http: bool) -> None:
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https"):
-        raise UsageError("url must begin with https://")
-    if "@" in re.split(r"[/?#\\]", rest)[0]:
-        raise UsageError("url must have no user or password", hint="use key_env or key_file")
-    if "?" in url or "#" in url:
-        raise UsageError("url must have no query and no fragment")
-    match = _URL.fullmatch(url)
-    if match is None or not 0 < int(match["port"] or 443) < 65536:
-        raise UsageError("url is malformed", hint="write it like https://api.openai.com/v1")
-    if scheme == "http" and not allow_http:
-        raise UsageError(
-            "url is plain http, which sends the key unencrypted", hint="allow_http permits it"
-        )
-
-
 def _check_command(command: tuple[str, ...]) -> None:
-    if not command[0].strip() or "\0" in "".join(command):
-        raise UsageError("command must begin with a program and have no NUL character")
+    check_program(command)
     if re.search(PLACE, command[0]):
         raise UsageError("the program of a command must not depend on the model")
     if not re.search(PLACE, " ".join(command)):

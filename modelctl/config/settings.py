@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from modelctl.config.durations import format_duration
@@ -16,6 +16,7 @@ from modelctl.config.urls import mask_url
 
 if TYPE_CHECKING:
     from modelctl.config.config import Config
+    from modelctl.config.notify import NotifyConfig
     from modelctl.config.probes import ProbeConfig
 
 
@@ -45,7 +46,31 @@ def settings(config: Config) -> list[Setting]:
         rows.append(Setting(str(key), value, config.origins.get(str(key), "default"), key.variable))
     for probe in config.probes.values():
         rows += _probe_settings(config, probe)
+    if config.notify:
+        rows += _notify_settings(config, config.notify)
     return rows
+
+
+def _notify_settings(config: Config, notify: NotifyConfig) -> Iterator[Setting]:
+    """Give the keys of the receiver that are set or have a default."""
+    for of in fields(notify):
+        value = getattr(notify, of.name)
+        unused = notify.command and of.name in ("allow_http", "allow_private")
+        if value in ("", ()) or unused:
+            continue
+        if of.name == "url":
+            value = "***"  # that of a webhook is a secret as a whole
+        yield _file_setting(config, f"notify.{of.name}", f"notify.{of.name}", value)
+
+
+def _file_setting(config: Config, key: str, shown: str, value: Any) -> Setting:
+    """Return the line of a key that no environment variable sets."""
+    if key.endswith(".command"):
+        # Show only the program: an argument may be a password.
+        value = [*value[:1], "..."]
+    elif isinstance(value, float):
+        value = format_duration(value)
+    return Setting(shown, value, config.origins.get(key, "default"), "")
 
 
 def _probe_settings(config: Config, probe: ProbeConfig) -> Iterator[Setting]:
@@ -57,9 +82,4 @@ def _probe_settings(config: Config, probe: ProbeConfig) -> Iterator[Setting]:
         matters = of.name in ("command", "timeout") or not probe.command
         if of.name == "provider" or not (origin or matters) or value in ("", ()):
             continue
-        if of.name == "command":
-            # Show only the program: an argument may be a password.
-            value = [*value[:1], "..."]
-        elif isinstance(value, float):
-            value = format_duration(value)
-        yield Setting(f"probe.{shown}.{of.name}", value, origin or "default", "")
+        yield _file_setting(config, f"probe.{name}.{of.name}", f"probe.{shown}.{of.name}", value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.history import HistoryCommands
+from modelctl.fleet.notifying import NotifyCommands
 from modelctl.fleet.reads import ReadCommands
 from modelctl.fleet.recovery import RecoveryCommands
 from modelctl.fleet.upkeep import UpkeepCommands
@@ -18,6 +19,7 @@ class Fleet(
     HistoryCommands,
     ChangeCommands,
     RecoveryCommands,
+    NotifyCommands,
     UpkeepCommands,
 ):
     """The models of one database, their count and its cache.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -12,15 +11,15 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from modelctl.config.probes import PLACE, ProbeConfig, check_probe, script_of
+from modelctl.config.secrets import read_secret
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.model import FailureType
-from modelctl.probe import command
-from modelctl.probe.http import Request, Web, trusted_certificates
+from modelctl.outbound import command
+from modelctl.outbound.post import Web, trusted_certificates
+from modelctl.probe.http import Request
 from modelctl.probe.judge import REASON_LENGTH
 from modelctl.probe.results import Failure, ProbeResult
 from modelctl.redact import storable_reason
-
-_LONGEST_KEY = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +68,19 @@ def ask(
         check_probe(probes[provider])
         keys[provider] = _key(probes[provider])
     needs_http = any(probes[provider].url for provider in keys)
-    web = Web(trusted_certificates() if needs_http else None)
+    certificates = trusted_certificates("asking a model over HTTP", "probe") if needs_http else None
+    web = Web(certificates)
     jobs = [_Job(t, probes[t.provider], keys[t.provider], web) for t in asked.values()]
     return _answers(jobs, concurrency, deadline, progress)
 
 
 def _key(config: ProbeConfig) -> str:
     """Return the key, empty if none is configured. No message and no exception contains it."""
-    if config.key_env:
-        place, key = f"environment variable {config.key_env}", os.environ.get(config.key_env, "")
-    elif config.key_file:
-        place = f"file {config.key_file}"
-        try:
-            with open(config.key_file, "rb") as file:
-                key = file.readline(_LONGEST_KEY).decode("latin-1").strip()
-        except (OSError, ValueError) as exc:
-            why = getattr(exc, "strerror", None) or "not a file name"
-            raise InvalidConfigError(f"cannot read the key from {place}: {why}") from None
-    else:
-        return ""
-    provider = f"the key of provider '{config.provider}'"
-    if not key:
-        raise InvalidConfigError(f"{provider} is missing: {place} is not set or empty")
-    if not re.fullmatch("[!-~]+", key):
-        raise InvalidConfigError(f"{provider}, in {place}, has characters that no key has")
+    whose = f"the key of provider '{config.provider}'"
+    key = read_secret(whose, config.key_env, config.key_file)
+    if not re.fullmatch("[!-~]*", key):
+        place = config.key_file or f"environment variable {config.key_env}"
+        raise InvalidConfigError(f"{whose}, in {place}, has characters that no key has")
     return key
 
 
@@ -187,7 +175,13 @@ class _Job:
             "MODELCTL_NAME": self.target.name,
             "MODELCTL_PROVIDER": self.target.provider,
         }
-        return await command.run(words, environment)
+        try:
+            ended = await command.run(words, environment)
+        except command.CannotRunError as exc:
+            return Failure(None, str(exc))
+        if ended.code == 0:
+            return None
+        return Failure(None if ended.cannot_run else FailureType.UNKNOWN, str(ended))
 
     def _fill(self, template: str, *, quoted: bool = False) -> str:
         """Put id and name into *template*; *quoted*: as words of a shell.

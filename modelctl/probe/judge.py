@@ -8,10 +8,9 @@ from typing import Any
 
 from modelctl.health import failure_type_of_status
 from modelctl.model import FailureType
+from modelctl.outbound.post import LARGEST_ANSWER
 from modelctl.probe.results import Failure
 
-# Bytes of an answer that are read.
-LARGEST_ANSWER = 65536
 REASON_LENGTH = 500
 # Statuses that say nothing about the model, only about the request: the key (401, 403, 407), an
 # unpaid bill (402), the method or path (405), formats and sizes (406, 411, 413, 414, 415, 417, 431),

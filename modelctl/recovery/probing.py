@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from modelctl.database.lease import claim
 from modelctl.database.sql import text
 from modelctl.errors import InvalidConfigError, ModelctlError, RefusedError
 from modelctl.model import ModelStatus, numbered
@@ -135,13 +136,13 @@ class Prober:
         seconds = 2 * max(probe.timeout for probe in self.probes.values()) + 60
         ours = True
 
-        def claim() -> bool:
+        def prolong() -> bool:
             nonlocal ours
             ours = self._probing.claim(seconds, owner)
             return ours
 
         try:
-            yield claim
+            yield prolong
         finally:
             if ours:
                 with suppress(ModelctlError):
@@ -175,17 +176,7 @@ class Probing:
 
         The same *owner* may prolong its claim, or end it with 0 seconds.
         """
-        sql = (
-            f"INSERT INTO {self._database.own}modelctl_state (name, at, value)"
-            f" VALUES ('probe', {self._sql.seconds_from_now(':seconds')}, :owner)"
-            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value"
-            f" WHERE modelctl_state.at <= {self._sql.now} OR modelctl_state.value = excluded.value"
-            " RETURNING name"
-        )
-        parameters = {"seconds": seconds, "owner": owner}
-        return self._database.write(
-            lambda connection: connection.execute(text(sql), parameters).first() is not None
-        )
+        return claim(self._database, "probe", seconds, owner)
 
     def failed(self, failures: Iterable[tuple[str, str, str | None]], *, actor: str) -> None:
         """Record failed probes as (id, failure type, reason): the cooldown of each starts again.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelctl.doctor.results import Diagnosis
     from modelctl.history.results import Pruned
     from modelctl.migrations.results import SchemaStatus
+    from modelctl.notify.results import Notified
 
 
 # ── The count and its cache ─────────────────────────────────────────────────────────────────────
@@ -168,4 +169,18 @@ def pruned_view(result: Pruned) -> View:
         fields=field_names(type(result)),
         name_field="deleted",
         note=dry_run_note(result.dry_run),
+    )
+
+
+def notified_view(result: Notified) -> View:
+    """Return the view of what `notify` sent."""
+    columns = ("sent", "waiting", "dropped", "cursor")
+    return View(
+        document=result,
+        columns=columns,
+        rows=[tuple(getattr(result, name) for name in columns)],
+        items=[result],
+        fields=field_names(type(result)),
+        name_field="sent",
+        note="dry run: nothing was sent" if result.dry_run else None,
     )

@@ -32,6 +32,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "SchemaStatus": views_upkeep.schema_view,
     "Diagnosis": views_upkeep.diagnosis_view,
     "Pruned": views_upkeep.pruned_view,
+    "Notified": views_upkeep.notified_view,
 }
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelctl.config.probes import ProbeConfig
 from modelctl.errors import InvalidConfigError
 from modelctl.model import FailureType
-from modelctl.probe.addresses import is_public
+from modelctl.outbound.addresses import is_public
 from modelctl.probe.ask import ask
 from tests.probe.provider import KEY, Server, ask_one, failed, secured, serving, targets
 

@@ -1,4 +1,4 @@
-"""Which IP addresses are public, so that a probe sends no key into a private network."""
+"""Which IP addresses are public, so that nothing is sent into a private network by mistake."""
 
 from __future__ import annotations
 

@@ -1,0 +1,87 @@
+"""The command that tells people: notify."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelctl import streams
+from modelctl.arguments.invocation import open_fleet, print_result
+from modelctl.arguments.options import Output
+from modelctl.errors import DatabaseUnavailableError, ExitCode, UsageError
+from modelctl.output.formats import OutputFormat
+from modelctl.signals import unwinding_on_signals
+
+if TYPE_CHECKING:
+    from modelctl.fleet.fleet import Fleet
+    from modelctl.notify.results import Notified
+
+_SECONDS_BETWEEN_RUNS = 5
+
+
+def notify(
+    ctx: typer.Context,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Repeat every 5 seconds until interrupted.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
+    ] = False,
+    output: Output = None,
+) -> ExitCode:
+    """Tell people what happened: send new events to the receiver in [notify].
+
+    Run it from cron. It prints nothing if it sent nothing. The first run only remembers where the
+    history ends. Exit 6: the receiver could not be reached, and the next run tries again. Exit 3:
+    it refused a message.
+    """
+    if follow and (dry_run or output is OutputFormat.JSON):
+        wrong = "--dry-run" if dry_run else "-o json"
+        hint = "leave one out" if dry_run else "use -o jsonl"
+        raise UsageError(f"--follow and {wrong} do not go together", hint=hint)
+    with unwinding_on_signals(), open_fleet(ctx) as fleet:
+        if follow:
+            _repeat(ctx, fleet, output)
+        result = fleet.notify(dry_run=dry_run)
+    _report(ctx, result, output)
+    if result.problem is None:
+        return ExitCode.OK
+    return ExitCode.INVALID_CONFIG if result.permanent else ExitCode.STALE_CACHE
+
+
+def _report(ctx: typer.Context, result: Notified, output: OutputFormat | None) -> None:
+    if result.busy:
+        streams.say("another notify is running")
+    if result.began:
+        streams.say("this is the first run: what happens from now on will be sent")
+    if result.problem:
+        streams.say(_problem(result))
+    if output or result.sent or result.dry_run or streams.can_ask():
+        print_result(ctx, result, output)
+
+
+def _problem(result: Notified) -> str:
+    return f"warning: the receiver did not accept a message: {result.problem}"
+
+
+def _repeat(ctx: typer.Context, fleet: Fleet, output: OutputFormat | None) -> None:
+    """Run again and again; a problem that lasts is reported once."""
+    reported = None
+    while True:
+        try:
+            result = fleet.notify()
+            problem = _problem(result) if result.problem else None
+            if result.sent:
+                print_result(ctx, result, output)
+            if result.began:
+                streams.say("this is the first run: what happens from now on will be sent")
+        except DatabaseUnavailableError as exc:
+            problem = f"warning: {exc.message}"
+        if problem and problem != reported:
+            streams.say(f"{problem}; trying again")
+        elif reported and not problem:
+            streams.say("the receiver is back")
+        reported = problem
+        time.sleep(_SECONDS_BETWEEN_RUNS)

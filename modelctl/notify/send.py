@@ -1,0 +1,151 @@
+"""Send one message: over HTTP, or to a command; again with backoff while that may help."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from modelctl.outbound import command
+from modelctl.outbound.loop import complete
+from modelctl.outbound.post import (
+    BrokenConnectionError,
+    NoConnectionError,
+    PrivateAddressError,
+    Web,
+    post,
+    trusted_certificates,
+)
+from modelctl.redact import storable_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from modelctl.config.notify import NotifyConfig
+    from modelctl.outbound.post import Answer
+
+# Statuses that say "later": too slow, too early, too many. So do those of 500 and more.
+_LATER = (408, 425, 429)
+# A receiver is not asked again before it wants to be, but it cannot silence us for longer.
+_LONGEST_RETRY_AFTER = 3600.0
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 10.0
+
+
+class NotDeliveredError(Exception):
+    """The receiver did not accept a message. The message says why, without a word of the URL.
+
+    *permanent*: to try again does not help. *retry_after*: the seconds that the receiver asks for.
+    """
+
+    def __init__(self, why: str, *, permanent: bool = False, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.permanent = permanent
+        self.retry_after = retry_after
+
+
+class Sender:
+    """Sends messages to the configured receiver."""
+
+    def __init__(self, config: NotifyConfig, url: str, token: str) -> None:
+        """*url*, *token*: those that *config* names; without a URL the receiver is a command."""
+        self._config, self._url, self._token = config, url, token
+        self._tls = trusted_certificates("a URL in [notify]", "notify") if url else None
+
+    def send(self, content: bytes, seconds: float, before: Callable[[], None]) -> None:
+        """Send a message; try again for *seconds*. *before* is called before each try.
+
+        Raises:
+            NotDeliveredError: the receiver did not accept it.
+        """
+        import tenacity
+
+        backoff = tenacity.wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT)
+
+        def wait(state: Any) -> float:
+            error = state.outcome.exception()
+            return max(float(backoff(state)), float(error.retry_after))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_help),
+            wait=wait,
+            stop=tenacity.stop_before_delay(max(0.0, seconds)),
+            sleep=time.sleep,
+            reraise=True,
+        )
+        for attempt in retrying:
+            with attempt:
+                before()
+                complete(self._try(content))
+
+    async def _try(self, content: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                await (self._post(content) if self._url else self._run(content))
+        except TimeoutError:
+            raise NotDeliveredError(f"no answer in {self._config.timeout:g} s") from None
+
+    async def _post(self, content: bytes) -> None:
+        try:
+            answer = await post(
+                self._url,
+                content,
+                {"Authorization": f"Bearer {self._token}"} if self._token else {},
+                Web(self._tls),
+                timeout=self._config.timeout,
+                allow_private=self._config.allow_private,
+            )
+        except PrivateAddressError as exc:
+            why = f"the receiver's address {exc} is not public; allow_private permits it"
+            raise NotDeliveredError(why, permanent=True) from None
+        except NoConnectionError:
+            raise NotDeliveredError("no connection in time") from None
+        except BrokenConnectionError as exc:
+            raise NotDeliveredError(str(exc)) from None
+        _judge(answer)
+
+    async def _run(self, content: bytes) -> None:
+        try:
+            ended = await command.run(self._config.command, {}, content)
+        except command.CannotRunError as exc:
+            raise NotDeliveredError(str(exc), permanent=True) from None
+        if ended.code:
+            why = storable_reason(str(ended), 300) or ""
+            raise NotDeliveredError(f"the command failed: {why}", permanent=ended.cannot_run)
+
+
+def _may_help(error: BaseException) -> bool:
+    return isinstance(error, NotDeliveredError) and not error.permanent
+
+
+def _judge(answer: Answer) -> None:
+    """Raise an error unless the receiver accepted the message.
+
+    The body is not quoted: it may repeat the URL, which is a secret.
+    """
+    status = answer.status
+    if 200 <= status <= 299:
+        return
+    if 300 <= status <= 399:
+        raise NotDeliveredError(f"HTTP {status}: a redirect, refused", permanent=True)
+    permanent = 400 <= status <= 499 and status not in _LATER
+    raise NotDeliveredError(
+        f"HTTP {status}", permanent=permanent, retry_after=_retry_after(answer.retry_after)
+    )
+
+
+def _retry_after(header: str | None) -> float:
+    """Return the seconds that a Retry-After header asks for; it has seconds, or a date."""
+    if header is None:
+        return 0.0
+    if header.isascii() and header.isdigit():
+        seconds = float(header[:9])
+    else:
+        try:
+            date = parsedate_to_datetime(header)
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return 0.0
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
