@@ -97,6 +97,8 @@ class _Watcher:
             return
         self._draw(screen)
         keys = screen.keys(seconds)
+        if keys and full_screen.CTRL_L in keys:
+            self._drawn = ()
         self.interrupted = keys == full_screen.CTRL_C
         if keys is None or self.interrupted or "q" in keys.lower():
             self._quit = True

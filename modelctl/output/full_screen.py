@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Terminals that cannot move the cursor.
 _DUMB = ("", "dumb", "unknown")
 _USUAL_SIZE = (80, 24)
-CTRL_C = "\x03"
+CTRL_C, CTRL_L = "\x03", "\x0c"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGALRM)
 
 
@@ -79,9 +79,13 @@ class FullScreen:
         self._live.update(text, refresh=True)
 
     def keys(self, seconds: float) -> str | None:
-        """Return the keys that are pressed within this time; None: the terminal is gone."""
+        """Return the keys that are pressed within this time; None: the terminal is gone.
+
+        Ctrl-L asks to draw everything again, as is needed after the process was stopped.
+        """
         if signal.SIGTSTP in self._noted:
             self._stop_process()
+            return CTRL_L
         if signal.SIGINT in self._noted:
             return CTRL_C
         if self._keyboard is None:
@@ -102,15 +106,25 @@ class FullScreen:
 
         A signal does that, so no thread is needed, and *work* may raise an exception to end the wait.
         """
-        before = signal.signal(signal.SIGALRM, lambda *_: work())
-        signal.setitimer(signal.ITIMER_REAL, every, every)
+        waiting = True
+
+        def look(*_: object) -> None:
+            # The timer begins again only now: a slow terminal must not get a second text within the first.
+            if waiting:
+                work()
+                signal.setitimer(signal.ITIMER_REAL, every)
+
+        before = signal.signal(signal.SIGALRM, look)
         try:
+            signal.setitimer(signal.ITIMER_REAL, every)
             yield
         finally:
+            waiting = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
     def _show(self) -> None:
+        self._read_single_keys()  # first: a process in the background is stopped here
         from rich.console import Console
         from rich.live import Live
 
@@ -131,15 +145,20 @@ class FullScreen:
             redirect_stderr=False,
         )
         self._live.start()
-        if self._keyboard is not None:
-            import termios
-            import tty
 
-            self._mode = termios.tcgetattr(self._keyboard)
-            tty.setcbreak(self._keyboard, termios.TCSANOW)
-            mode = termios.tcgetattr(self._keyboard)
-            mode[6][termios.VQUIT] = b"\0"  # Ctrl-\ would leave the terminal as it is
-            termios.tcsetattr(self._keyboard, termios.TCSANOW, mode)
+    def _read_single_keys(self) -> None:
+        """Set the mode of the keyboard, also so that Ctrl-S and Ctrl-backslash are keys like others."""
+        if self._keyboard is None:
+            return
+        import termios
+        import tty
+
+        self._mode = termios.tcgetattr(self._keyboard)
+        tty.setcbreak(self._keyboard, termios.TCSANOW)
+        mode = termios.tcgetattr(self._keyboard)
+        mode[0] &= ~termios.IXON
+        mode[6][termios.VQUIT] = b"\0"
+        termios.tcsetattr(self._keyboard, termios.TCSANOW, mode)
 
     def _hide(self) -> None:
         """Bring back what was there before. If the terminal is gone, there is nothing to bring back."""
