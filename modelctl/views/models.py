@@ -34,6 +34,7 @@ _MODEL_FIELDS = (
 
 # What `list` can show of a model beside its fields: for one that is off, since when, by whom, why and
 # until when. Of one that a guard keeps on it tells why.
+_MANY = 10  # changes that are counted below the table
 _OFF = ("since", "by", "why", "back_at")
 OFF_COLUMNS = ("id", "status", *_OFF)
 WIDE_COLUMNS = (
@@ -199,9 +200,20 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
         fields=tuple(names),
         optional=("before",),
         max_rows=MAX_TABLE_ROWS,
-        note=dry_run_note(result.dry_run),
+        note=_changes_note(result),
         cache=result.cache,
     )
+
+
+def _changes_note(result: Changes) -> str | None:
+    """Return the line below many changes: how many they are, and how to take them back."""
+    if result.dry_run or len(result.changes) <= _MANY:
+        return dry_run_note(result.dry_run)
+    changed = sum(change.changed for change in result.changes)
+    note = f"{changed} changed, {len(result.changes) - changed} unchanged"
+    # What was added or removed cannot be undone.
+    of_status = any(c.changed and c.before and c.after for c in result.changes)
+    return f"{note}; to take it back: modelctl undo {result.operation}" if of_status else note
 
 
 def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:

@@ -123,6 +123,8 @@ def off_row(model: Model, now: datetime) -> tuple[str, ...]:
 def event_row(event: RecentEvent, now: datetime) -> tuple[str, ...]:
     """Return the cells of an event."""
     of = event.model_id or (f"({event.provider})" if event.provider else "(the fleet)")
+    if event.others:
+        of = f"{event.others + 1}{'+' * event.others_cut} models, {of}"
     why = ": ".join(word for word in (event.failure_type, event.reason) if word)
     cells = (short((now - event.at).total_seconds()), event.event, of, event.actor or "", why)
     return tuple(map(clean, cells))

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RecentEvent:
-    """One of the last events; without a model it is of a provider or the fleet."""
+    """One of the last events; without a model it is of a provider or the fleet.
+
+    *others*: how many more models the same operation did the same to; *others_cut*: at least so many.
+    """
 
     at: datetime
     model_id: str | None
@@ -24,6 +27,8 @@ class RecentEvent:
     actor: str | None
     reason: str | None
     failure_type: str | None
+    others: int = 0
+    others_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

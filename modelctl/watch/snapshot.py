@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from modelctl.count.results import Count
@@ -14,11 +15,17 @@ from modelctl.times import FOREVER, time_at
 from modelctl.watch.results import RecentEvent, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from modelctl.count.cache import Cache, Hit
     from modelctl.database.database import Database
     from modelctl.models.reads import Models
+
+
+# How many events are read, so that those of a change of many models are one row.
+_EVENTS = 500
+# The columns in which these events agree.
+_SAME = ("operation", "event", "actor", "reason", "failure_type")
 
 
 def snapshot(database: Database, models: Models, cache: Cache, rows: int) -> Snapshot:
@@ -30,7 +37,7 @@ def snapshot(database: Database, models: Models, cache: Cache, rows: int) -> Sna
     off = tuple(models.iter_models(off=True, sort="since", limit=rows))
     found: dict[str, list[Any]] = {}
     with database.reading() as connection:
-        for row in connection.execute(text(_sql(database)), {"rows": rows}):
+        for row in connection.execute(text(_sql(database)), {"rows": rows, "events": _EVENTS}):
             found.setdefault(row.what, []).append(row)
     [totals], [clock] = found["models"], found["now"]
     [recovered], [queue] = found.get("recover", [None]), found.get("queue", [None])
@@ -50,7 +57,7 @@ def snapshot(database: Database, models: Models, cache: Cache, rows: int) -> Sna
         off=off,
         holds=moment.holds(holds),
         hold_count=int(holds[0].three) if holds else 0,
-        events=moment.events(found.get("event", [])),
+        events=tuple(islice(moment.events(found.get("event", [])), rows)),
         queued=int(queue.one) if queue else None,
         oldest_queued_seconds=max(0.0, queue.two) if queue and queue.one else None,
         recovered_seconds_ago=None if recovered is None else moment.since(recovered.one),
@@ -99,20 +106,25 @@ class _Moment:
             for row in in_order
         )
 
-    def events(self, rows: Sequence[Any]) -> tuple[RecentEvent, ...]:
-        """Return the events, newest first."""
-        return tuple(
-            RecentEvent(
-                at=self.at(self._now if row.two is None else row.two),
-                model_id=readable(row.model_id) or None,
-                provider=row.provider,
-                event=readable(row.event),
-                actor=row.actor,
-                reason=row.reason,
-                failure_type=row.failure_type,
-            )
-            for row in sorted(rows, key=lambda row: -row.one)
-        )
+    def events(self, rows: Sequence[Any]) -> Iterator[RecentEvent]:
+        """Give the events, newest first; those of an operation that did the same to many models as one."""
+        newest_first = sorted(rows, key=lambda row: -row.one)
+        for key, group in groupby(newest_first, lambda row: tuple(getattr(row, n) for n in _SAME)):
+            same = [*group]
+            several = [same] if key[0] else [[row] for row in same]
+            for newest, *others in several:
+                oldest = others[-1] if others else newest
+                yield RecentEvent(
+                    at=self.at(self._now if newest.two is None else newest.two),
+                    model_id=readable(newest.model_id) or None,
+                    provider=newest.provider,
+                    event=readable(newest.event),
+                    actor=newest.actor,
+                    reason=newest.reason,
+                    failure_type=newest.failure_type,
+                    others=len(others),
+                    others_cut=len(rows) == _EVENTS and oldest is newest_first[-1],
+                )
 
 
 def _sql(database: Database) -> str:
@@ -121,7 +133,10 @@ def _sql(database: Database) -> str:
     The first SELECT gives the columns their names and types.
     """
     sql, own = database.sql, database.own
-    age, nothing = sql.epoch("clock_timestamp() - min(due)"), "NULL, NULL, NULL, NULL, NULL, NULL"
+    age, nothing = (
+        sql.epoch("clock_timestamp() - min(due)"),
+        "NULL, NULL, NULL, NULL, NULL, NULL, NULL",
+    )
     statement = (
         f"SELECT 'models' AS what, CAST(count(*) FILTER (WHERE {ON}) AS double precision) AS one,"
         f" CAST(count(*) FILTER (WHERE {DISABLED}) AS double precision) AS two,"
@@ -129,18 +144,19 @@ def _sql(database: Database) -> str:
         f" CAST(count(*) FILTER (WHERE {ON} AND would_disable <> '') AS double precision) AS four,"
         " CAST(NULL AS text) AS provider, CAST(NULL AS text) AS failure_type,"
         " CAST(NULL AS text) AS reason, CAST(NULL AS text) AS actor,"
-        " CAST(NULL AS text) AS model_id, CAST(NULL AS text) AS event FROM models"
+        " CAST(NULL AS text) AS model_id, CAST(NULL AS text) AS event,"
+        " CAST(NULL AS text) AS operation FROM models"
         f" UNION ALL SELECT 'now', {sql.epoch(sql.now)}, NULL, NULL, NULL, {nothing}"
         f" UNION ALL SELECT 'recover', {sql.epoch('at')}, NULL, NULL, NULL, {nothing}"
         f" FROM {own}modelctl_state WHERE name = 'recover'"
         f" UNION ALL SELECT 'hold', {sql.epoch('since')}, {sql.epoch('until')}, total, NULL,"
-        " provider, failure_type, reason, actor, NULL, NULL"
+        " provider, failure_type, reason, actor, NULL, NULL, NULL"
         f" FROM (SELECT *, count(*) OVER () AS total FROM {own}modelctl_holds"
         f" WHERE until > {sql.now} ORDER BY failure_type IS NOT NULL, scope{sql.collation}"
         " LIMIT :rows) AS holds"
         f" UNION ALL SELECT 'event', id, {sql.epoch('at')}, NULL, NULL,"
-        " provider, failure_type, reason, actor, model_id, event"
-        f" FROM (SELECT * FROM {own}modelctl_events ORDER BY id DESC LIMIT :rows) AS events"
+        " provider, failure_type, reason, actor, model_id, event, operation"
+        f" FROM (SELECT * FROM {own}modelctl_events ORDER BY id DESC LIMIT :events) AS events"
     )
     if database.on_sqlite:  # its cache needs no outbox
         return statement

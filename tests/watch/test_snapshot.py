@@ -33,7 +33,7 @@ def test_what_is_in_it(fleet: Fleet, fleet_url: str) -> None:
     assert found.hold_count == 2
     last = found.events[0]
     assert (last.model_id, last.event, last.actor, last.reason) == ("b", "disabled", ACTOR, "why")
-    assert [event.event for event in found.events[1:]] == ["added"] * 3
+    assert [(event.event, event.others) for event in found.events[1:]] == [("added", 2)]
     assert abs((found.now - last.at).total_seconds()) < 60
     assert found.recovered_seconds_ago is not None
     assert 0 <= found.recovered_seconds_ago < 60
@@ -63,8 +63,25 @@ def test_two_statements_and_bounded_rows(fleet: Fleet, fleet_url: str, models: i
     found = fleet.snapshot(rows=7)
     assert len(seen) == 2
     assert len(found.off) == len(found.holds) == min(7, models)
-    assert len(found.events) <= 7
+    assert [(event.event, event.others) for event in found.events] == [
+        ("disabled", models - 1),
+        ("added", models - 1),
+    ]
     assert (found.disabled, found.hold_count) == (models, models)
+
+
+def test_more_events_than_are_read(fleet: Fleet) -> None:
+    """Of a change of very many models it says at least how many they are."""
+    seed(fleet, [f"m{number}" for number in range(510)])
+    [event] = fleet.snapshot().events
+    assert (event.others, event.others_cut) == (499, True)
+
+
+def test_events_without_an_operation(fleet: Fleet, fleet_url: str) -> None:
+    """Events of earlier releases and of other programs are a row each, and at most so many as asked for."""
+    for name in "abcd":
+        fleets.sql(fleet_url, "INSERT INTO modelctl_events (model_id, event) VALUES (?, 'x')", name)
+    assert [event.model_id for event in fleet.snapshot(rows=3).events] == ["d", "c", "b"]
 
 
 def test_the_cache_is_only_read(pg_database: str, redis_url: str) -> None:
