@@ -34,7 +34,6 @@ _MODEL_FIELDS = (
 
 # What `list` can show of a model beside its fields: for one that is off, since when, by whom, why and
 # until when. Of one that a guard keeps on it tells why.
-_MANY = 10  # changes that are counted below the table
 _OFF = ("since", "by", "why", "back_at")
 OFF_COLUMNS = ("id", "status", *_OFF)
 WIDE_COLUMNS = (
@@ -203,6 +202,9 @@ def changes_view(result: Changes, *, unchanged: str = "already") -> View:
         note=_changes_note(result),
         cache=result.cache,
     )
+
+
+_MANY = 10  # from so many changes on they are counted below the table
 
 
 def _changes_note(result: Changes) -> str | None:

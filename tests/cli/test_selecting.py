@@ -42,6 +42,17 @@ def test_twelve_models_off_for_two_hours_and_back_early(openai: None, cli: Cli) 
     ) == [("ann", LEGAL)]
 
 
+def test_many_changes_are_counted(openai: None, cli: Cli) -> None:
+    """Below a long table stands how many models changed, and the command that takes it back."""
+    shown = cli("disable", "--provider", "openai", "--yes", "-o", "table").out
+    [(operation,)] = sql("SELECT DISTINCT operation FROM modelctl_events WHERE event = 'disabled'")
+    assert f"11 changed, 1 unchanged; to take it back: modelctl undo {operation}\n" in shown
+    assert cli("undo", operation).code == 0
+    assert off() == 1
+    removed = cli("remove", "--provider", "openai", "--yes", "-o", "table").out
+    assert "12 changed, 0 unchanged\n" in removed
+
+
 def test_where_nobody_can_be_asked(openai: None, cli: Cli) -> None:
     """A change of several models needs --yes or --dry-run, or is exit 2; one model needs neither."""
     for command in ("disable", "enable", "remove"):
