@@ -215,7 +215,7 @@ def _changes_note(result: Changes) -> str | None:
     note = f"{changed} changed, {len(result.changes) - changed} unchanged"
     # What was added or removed cannot be undone.
     of_status = any(c.changed and c.before and c.after for c in result.changes)
-    return f"{note}; to take it back: modelctl undo {result.operation}" if of_status else note
+    return f"{note}\nto take it back: modelctl undo {result.operation}" if of_status else note
 
 
 def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:

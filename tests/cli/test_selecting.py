@@ -46,7 +46,7 @@ def test_many_changes_are_counted(openai: None, cli: Cli) -> None:
     """Below a long table stands how many models changed, and the command that takes it back."""
     shown = cli("disable", "--provider", "openai", "--yes", "-o", "table").out
     [(operation,)] = sql("SELECT DISTINCT operation FROM modelctl_events WHERE event = 'disabled'")
-    assert f"11 changed, 1 unchanged; to take it back: modelctl undo {operation}\n" in shown
+    assert f"11 changed, 1 unchanged\nto take it back: modelctl undo {operation}\n" in shown
     assert cli("undo", operation).code == 0
     assert off() == 1
     removed = cli("remove", "--provider", "openai", "--yes", "-o", "table").out
