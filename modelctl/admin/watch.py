@@ -53,7 +53,7 @@ class _Watcher:
 
     def __init__(self, fleet: Fleet) -> None:
         """Read it once; an error now is the error of the command, because there is nothing to show."""
-        from modelctl.config.urls import mask_url
+        from modelctl.urls.url import mask_url
 
         config = fleet.config
         self._place = mask_url(config.database.url) or str(config.sqlite_path)

@@ -24,8 +24,9 @@ from modelctl.config.sections import (
     RecoveryConfig,
     RedisConfig,
 )
-from modelctl.config.urls import libpq_url, mask_passwords, sqlite_file
 from modelctl.errors import InvalidConfigError
+from modelctl.urls.accepted import libpq_url, sqlite_file
+from modelctl.urls.url import mask_passwords
 
 if TYPE_CHECKING:
     from modelctl.config.notify import NotifyConfig

@@ -14,9 +14,9 @@ from typing import Any
 
 from modelctl.config.durations import LONGEST
 from modelctl.config.keys import Key, between, duration_between, key
-from modelctl.config.urls import check_database_url, check_redis_url
 from modelctl.errors import CONTROLS, UsageError, clean
 from modelctl.model import FailureType
+from modelctl.urls.accepted import check_database_url, check_redis_url
 
 _MOST = 1_000_000
 

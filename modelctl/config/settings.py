@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from modelctl.config.durations import format_duration
 from modelctl.config.sections import KEYS
-from modelctl.config.urls import mask_url
+from modelctl.urls.url import mask_url
 
 if TYPE_CHECKING:
     from modelctl.config.config import Config

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from modelctl import crash_points
-from modelctl.config.urls import mask_url
 from modelctl.count.cache import LEASE_SECONDS, Hit
 from modelctl.count.redis_link import RedisLink
 from modelctl.count.sweep import Sweep, is_pattern
@@ -20,6 +19,7 @@ from modelctl.model import CacheState
 from modelctl.redis_client import answers
 from modelctl.redis_client.answers import Command
 from modelctl.redis_client.url import identity_of
+from modelctl.urls.url import mask_url
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

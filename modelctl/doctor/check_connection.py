@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.config.urls import mask_url
 from modelctl.doctor.facts import Finding, warning, well, wrong
+from modelctl.urls.url import mask_url
 
 if TYPE_CHECKING:
     from modelctl.doctor.facts import Facts

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
-from modelctl.config.urls import redis_parameters
+from modelctl.urls.accepted import redis_parameters
 
 if TYPE_CHECKING:
     from modelctl.config.sections import RedisConfig

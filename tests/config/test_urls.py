@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from modelctl.config.config import Config
 from modelctl.config.sections import DatabaseConfig, RedisConfig
 from modelctl.config.settings import settings
-from modelctl.config.urls import mask_url
 from modelctl.errors import InvalidConfigError
+from modelctl.urls.url import mask_url
 from tests.config.loading import POSTGRES, database, load, redis
 
 
