@@ -10,6 +10,8 @@ from modelctl.count.reports import DrainResult as DrainResult
 from modelctl.count.results import Count as Count
 from modelctl.count.results import VerifiedCount as VerifiedCount
 from modelctl.doctor.results import Diagnosis as Diagnosis
+from modelctl.edits.results import EditedModel as EditedModel
+from modelctl.edits.results import RenamedModel as RenamedModel
 from modelctl.errors import DatabaseUnavailableError as DatabaseUnavailableError
 from modelctl.errors import ExitCode as ExitCode
 from modelctl.errors import InvalidConfigError as InvalidConfigError

@@ -33,6 +33,11 @@ def complete_provider(ctx: typer.Context, incomplete: str) -> list[str]:
     )
 
 
+def complete_tag(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the tags that begin with *incomplete*; none if the database cannot be asked."""
+    return _ask_fleet(ctx, incomplete, lambda fleet, _: [*fleet.tags()])
+
+
 def _ask_fleet(
     ctx: typer.Context, incomplete: str, ask: Callable[[Fleet, str], list[str]]
 ) -> list[str]:

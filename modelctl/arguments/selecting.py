@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from modelctl import streams
+from modelctl.arguments.completion import complete_tag
 from modelctl.arguments.options import Provider
 from modelctl.errors import RefusedError, UsageError
 from modelctl.model import ModelStatus, numbered
@@ -64,6 +65,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
             typer.Option(
                 metavar="TAG",
                 help="Only models with this tag; given several times: with all of them.",
+                autocompletion=complete_tag,
             ),
         ],
         None,
@@ -74,19 +76,27 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 _MAX_NAMED = 10
 
 
-def selects(command: Callable[..., _T]) -> Callable[..., _T]:
+def selects(
+    command: Callable[..., _T], *, own: tuple[str, ...] = (), with_ids: tuple[str, ...] = ()
+) -> Callable[..., _T]:
     """Give a command the options that select models.
 
     *command* gets them as its parameter ``selection``; None if none of them was given. If it has a
-    parameter ``model_ids``, ids and a selection exclude each other.
+    parameter ``model_ids``, ids and a selection exclude each other. *own*: options of these names
+    mean something else in this command; *with_ids*: only where ids are given.
     """
+
+    options = {name: kind for name, kind in _OPTIONS.items() if name not in own}
 
     @functools.wraps(command)
     def call(ctx: typer.Context, **given: Any) -> _T:
         from modelctl.tables.selection import Selection
 
-        chosen = {name: given.pop(name) for name in _OPTIONS}
-        selection = Selection(**chosen | {"tag": tuple(chosen["tag"] or ())})
+        chosen = {name: given.pop(name) for name in options}
+        for name in with_ids:
+            value = chosen[name]
+            given[name], chosen[name] = (value, None) if given["model_ids"] else (None, value)
+        selection = Selection(**chosen | {"tag": tuple(chosen.get("tag") or ())})
         if not selection.given():
             if given.get("model_ids", "none are needed") is None:
                 hint = "give ids, or a selection such as --provider or --match"
@@ -100,18 +110,19 @@ def selects(command: Callable[..., _T]) -> Callable[..., _T]:
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     del parameters["selection"]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    options = {
-        name: inspect.Parameter(name, keyword, default=default, annotation=option)
-        for name, (option, default) in _OPTIONS.items()
-    }
+    options |= {name: (parameters.pop(name).annotation, None) for name in with_ids}
+    selecting = [
+        inspect.Parameter(name, keyword, default=default, annotation=option)
+        for name, (option, default) in options.items()
+    ]
     ids = parameters.pop("model_ids", None)
     first = [parameters.pop("ctx"), *([ids] if ids else [])]
-    own = (parameter.replace(kind=keyword) for parameter in parameters.values())
-    call.__signature__ = inspect.Signature([*first, *options.values(), *own])  # type: ignore[attr-defined]
+    rest = (parameter.replace(kind=keyword) for parameter in parameters.values())
+    call.__signature__ = inspect.Signature([*first, *selecting, *rest])  # type: ignore[attr-defined]
     annotations = {
         name: kind for name, kind in command.__annotations__.items() if name != "selection"
     }
-    call.__annotations__ = annotations | {name: option for name, (option, _) in _OPTIONS.items()}
+    call.__annotations__ = annotations | {name: option for name, (option, _) in options.items()}
     return call
 
 
@@ -163,7 +174,8 @@ def _show(preview: Changes, verb: str) -> tuple[int, list[str]]:
                 named.append(f"  {change.id} ({change.before})")
             continue
         note = getattr(change, "note", None)
-        why = f"already {change.after}" + (f", {note}" if note else "")
+        why = "has these values" if hasattr(change, "old") else f"already {change.after}"
+        why += f", {note}" if note else ""
         stay[why] = stay.get(why, 0) + 1
     if changing > _MAX_NAMED:
         named.append(f"  and {changing - _MAX_NAMED} more")

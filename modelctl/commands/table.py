@@ -30,6 +30,8 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "remove": "commands.change:remove",
     "disable": "commands.change:disable",
     "enable": "commands.change:enable",
+    "edit": "commands.edit:edit",
+    "rename": "commands.edit:rename",
     "undo": "commands.history:undo",
     "record-success": "commands.outcomes:record_success",
     "record-failure": "commands.outcomes:record_failure",

@@ -31,8 +31,8 @@ class Sql(ABC):
     now: str  # the time at which it is evaluated
     cooldown: str  # seconds; the element of the list :cooldowns for this row's number of ejections
     collation: str  # compare texts by code points, whatever collation the database has
-    # After a column of the application: compare it with a column of ours. Two columns with different
-    # collations cannot be compared, and the index of ours has the collation of the database.
+    # After a column of the application that is compared with a column of ours: the index of ours is
+    # used only for the collation that it has, which is that of the database.
     our_collation: str
     lock: str  # after ORDER BY: lock the rows until the transaction ends, in this order
     lock_to_delete: str  # the same, before a DELETE

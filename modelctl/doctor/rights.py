@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What the README grants. Each right is tried with a statement that touches no row.
 NEEDED = {
     "models": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "modelctl_events": ("SELECT", "INSERT"),
+    "modelctl_events": ("SELECT", "INSERT", "UPDATE (model_id)"),
     "modelctl_outbox": ("SELECT", "UPDATE", "DELETE"),
     "modelctl_state": ("SELECT", "INSERT", "UPDATE"),
     "modelctl_holds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
@@ -185,6 +185,8 @@ class Rights:
                     sql = (
                         f"INSERT INTO {table} ({', '.join(inserted)}) SELECT {nothing} WHERE FALSE"
                     )
+                case "UPDATE (model_id)":
+                    sql = f"UPDATE {table} SET model_id = NULL WHERE FALSE"
                 case "UPDATE":
                     sets = ", ".join(f"{column} = NULL" for column in written)
                     sql = f"UPDATE {table} SET {sets} WHERE FALSE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
+from modelctl.fleet.edits import EditCommands
 from modelctl.fleet.history import HistoryCommands
 from modelctl.fleet.notifying import NotifyCommands
 from modelctl.fleet.reads import ReadCommands
@@ -18,6 +19,7 @@ class Fleet(
     ReadCommands,
     HistoryCommands,
     ChangeCommands,
+    EditCommands,
     RecoveryCommands,
     NotifyCommands,
     UpkeepCommands,

@@ -112,6 +112,12 @@ class ReadCommands(OpenedFleet):
 
         return sqlite.complete(path, prefix)
 
+    def tags(self) -> tuple[str, ...]:
+        """Return the tags that models have, by code points."""
+        from modelctl.tables.tags import all_tags
+
+        return all_tags(self._store.database)
+
     def look_alikes(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return pairs of ids that a person would mistake for each other.
 

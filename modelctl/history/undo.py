@@ -16,6 +16,7 @@ from modelctl.database.bulk import chunks, spooled
 from modelctl.database.locks import take_guard_lock
 from modelctl.database.sql import text
 from modelctl.errors import ModelNotFoundError, RefusedError
+from modelctl.history import undo_edits
 from modelctl.history.results import LeftChange
 from modelctl.model import ModelStatus, storable
 from modelctl.models.changes import CLEAR_DISABLED_COLUMNS, Change, Decision
@@ -140,6 +141,15 @@ class Undo:
             raise ModelNotFoundError(
                 f"the history has no operation {operation}",
                 hint="modelctl events -o json shows the operations",
+            )
+        if any(row[1] in undo_edits.EVENTS for row in found):
+            return undo_edits.undo_edits(
+                self._database,
+                operation,
+                found,
+                actor=actor,
+                reason=reason,
+                dry_run=dry_run,
             )
         first = next(_befores(iter(found)), None)
         if first is None:

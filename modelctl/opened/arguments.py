@@ -57,6 +57,18 @@ def selection(value: Selection) -> Selection:
     return replace(value, status=value.status and status(value.status), **texts)
 
 
+def tags_to_change(
+    add: str | Sequence[str], remove: str | Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return tags to add and to remove, as they are stored."""
+    from modelctl.tables.tags import check_tags
+
+    to_add, to_remove = (check_tags([t] if isinstance(t, str) else t) for t in (add, remove))
+    if both := {*to_add} & {*to_remove}:
+        raise UsageError(f"the tag '{min(both)}' is both to be added and to be removed")
+    return to_add, to_remove
+
+
 def models(
     ids: Sequence[str], select: Selection | None, limit_to: int | None
 ) -> list[str] | Selection:

@@ -96,6 +96,14 @@ def tags_of(
     return {row[0]: tags for row in rows if (tags := read_tags(row[1]))}
 
 
+def all_tags(database: Database) -> tuple[str, ...]:
+    """Return every tag of a model once, by code points."""
+    sql = f"SELECT DISTINCT tags FROM {database.own}modelctl_tags"
+    with database.reading() as connection:
+        stored = connection.execute(text(sql)).scalars()
+        return tuple(sorted({tag for tags in stored for tag in read_tags(tags) or ()}))
+
+
 def set_tags(
     database: Database, connection: sa.Connection, tags: Mapping[str, Sequence[str]]
 ) -> None:

@@ -226,6 +226,8 @@ def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:
         return _recorded_failure(change, failure_type)
     if not getattr(change, "recorded", True):
         return "not recorded: the caller went away"
+    if edited := _edited(change, dry_run):
+        return edited
     if not change.changed:
         status = f"{unchanged} {change.after or 'removed'}"
         kept = getattr(change, "note", None)
@@ -234,6 +236,24 @@ def _what_happened(change: StatusChange, dry_run: bool, unchanged: str) -> str:
         return f"{status}, {kept}" if kept else status
     result = "added" if change.before is None else change.after or "removed"
     return f"would be {result}" if dry_run else result
+
+
+def _edited(change: Any, dry_run: bool) -> str | None:
+    """Return what `edit` or `rename` did, as in "edited: name 'b'"; None: it was another command."""
+    would = "would be " if dry_run else ""
+    if old_id := getattr(change, "old_id", None):
+        return f"{would if change.changed else 'already '}renamed from {old_id}"
+    if not hasattr(change, "new"):
+        return None
+    if not change.changed:
+        return "unchanged"
+    values = (
+        f"tags {', '.join(value) or 'none'}"
+        if name == "tags"
+        else f"{name.removeprefix('display_')} '{value}'"
+        for name, value in change.new.items()
+    )
+    return f"{would}edited: {'; '.join(values)}"
 
 
 def _recorded_failure(change: Any, failure_type: str) -> str:

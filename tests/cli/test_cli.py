@@ -27,7 +27,7 @@ ELSEWHERE = {
     *(("availability", "--html"), ("availability", "--png")),  # tests/availability
     ("doctor", "--nagios"),  # tests/doctor/test_nagios.py
     *(
-        *((name, "--timed") for name in ("list", "disable", "enable", "remove", "recover")),
+        *((name, "--timed") for name in ("list", "disable", "enable", "remove", "edit", "recover")),
         ("recover", "--probe"),
         ("recover", "--check"),
     ),  # tests/recovery/test_guards.py, test_recovery.py, tests/models/test_selection.py

@@ -25,6 +25,7 @@ WORDS = {
     "provider behind =": ("list --provider = o", ["other"]),
     "provider of a new model": ("add x --provider o", ["other"]),
     "statuses": ("list --status ", [*ModelStatus]),
+    "tags": ("list --tag ", ["eu", "prod"]),
     "sort keys": ("list --sort ", [*SORT_KEYS]),
     "types": ("record-failure x --type ", [*FailureType]),
     "formats": ("import x --format ", [*CatalogFormat]),
