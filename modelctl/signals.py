@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Terminated(BaseException):
@@ -14,35 +18,80 @@ class Terminated(BaseException):
         self.number = number
 
 
-@contextmanager
-def unwinding_on_signals() -> Iterator[None]:
-    """Raise an exception on SIGTERM, SIGHUP and SIGINT while the commands of probes are running.
+class Signals:
+    """What the signals of this process do: they raise an exception, at once or after some work."""
 
-    Only the first signal counts: a second one must not interrupt the killing of the children.
-    """
-    import signal
-    import threading
+    # How long work may go on after a signal that `put_off` puts off (seconds).
+    GRACE = 2.0
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # A signal that the caller ignores, as nohup does, stays ignored.
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) in usual}
+    def __init__(self) -> None:
+        self._busy = False
+        self._pending: int | None = None
+        self._before: dict[int, Any] = {}
 
-    def unwind(number: int, _: object) -> None:
-        for other in before:
+    def watch(self) -> None:
+        """Handle the signals that usually end a program; one that the caller ignores stays ignored."""
+        import signal
+
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in usual:
+                self._before[number] = signal.signal(number, self._came)
+
+    def leave(self) -> None:
+        """Let the signals do what they did before."""
+        import signal
+
+        if self._pending is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Let the work inside end before a signal raises its exception, but no longer than `GRACE`."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+        if self._pending is not None:
+            self._stop(self._pending)
+
+    def _came(self, number: int, _: object) -> None:
+        import signal
+
+        if not self._busy or self._pending is not None:
+            self._stop(number)
+        self._pending = number
+        alarm = signal.signal(signal.SIGALRM, lambda *_: self._stop(number))
+        self._before[signal.SIGALRM] = alarm
+        signal.setitimer(signal.ITIMER_REAL, self.GRACE)
+
+    def _stop(self, number: int) -> None:
+        """Raise the exception; from now on no signal may interrupt the killing of the children."""
+        import signal
+
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for other in self._before:
             signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    for number in before:
-        signal.signal(number, unwind)
+
+@contextmanager
+def unwinding_on_signals() -> Iterator[Signals]:
+    """Raise an exception on SIGTERM, SIGHUP and SIGINT, so that the commands of probes end, too."""
+    import threading
+
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    signals.watch()
     try:
-        yield
+        yield signals
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signals.leave()
 
 
 def end_by_signal(number: int) -> None:

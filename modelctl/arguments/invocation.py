@@ -43,11 +43,13 @@ class Invocation:
 
 
 @contextmanager
-def open_fleet(ctx: typer.Context, actor: str | None = None) -> Iterator[Fleet]:
+def open_fleet(
+    ctx: typer.Context, actor: str | None = None, *, pool_size: int = 1
+) -> Iterator[Fleet]:
     """Open the fleet for one command: with one connection, and with warnings on stderr."""
     from modelctl.fleet.fleet import Fleet
 
-    with Fleet(ctx.obj.load_config(), actor=actor, pool_size=1) as fleet:
+    with Fleet(ctx.obj.load_config(), actor=actor, pool_size=pool_size) as fleet:
         fleet.on_warning = lambda message: streams.say(f"warning: {message}")
         yield fleet
 

@@ -41,13 +41,12 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "pause": "commands.recovery:pause",
     "resume": "commands.recovery:resume",
     "import": "commands.catalog:import_models",
-    "export": "admin.backup:export",
-    "restore": "admin.backup:restore",
     "doctor": "admin.installation:doctor",
     "metrics": "admin.monitoring:metrics",
     "watch": "admin.watch:watch",
     "prune": "admin.housekeeping:prune",
     "notify": "admin.notify:notify",
+    "run": "admin.jobs:run",
     "cache": CommandGroup(
         "Look at the cache, clear it, deliver queued invalidations.",
         {

@@ -27,7 +27,7 @@ def queue(facts: Facts) -> Finding | None:
         # modelctl did not run since another program changed a model.
         if age is not None and age > facts.config.cache.ttl:
             return wrong(
-                f"{detail}; run: modelctl cache drain (--follow if other programs write models)"
+                f"{detail}; run: modelctl cache drain (modelctl run if other programs write models)"
             )
         return well(detail)
     # If other processes deliver, the check `delivery` says so.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from modelctl.fleet.backup import BackupCommands
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.edits import EditCommands
@@ -24,7 +23,6 @@ class Fleet(
     RecoveryCommands,
     NotifyCommands,
     UpkeepCommands,
-    BackupCommands,
 ):
     """The models of one database, their count and its cache.
 

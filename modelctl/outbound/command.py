@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _LARGEST_TAIL = 65536  # bytes of stderr that are kept
 _POLL_SECONDS = 0.02
+# The commands that are running; each is the leader of a process group.
+_running: set[int] = set()
 
 
 class CannotRunError(Exception):
@@ -79,13 +81,14 @@ async def _watch(child: subprocess.Popen[bytes]) -> Ended:
     tail = b""
     with cast("IO[bytes]", child.stderr) as pipe:
         os.set_blocking(pipe.fileno(), False)
+        _running.add(child.pid)
         try:
             while child.poll() is None:
                 await asyncio.sleep(_POLL_SECONDS)
                 tail = (tail + (pipe.read(_LARGEST_TAIL) or b""))[-_LARGEST_TAIL:]
         finally:
-            with suppress(OSError):
-                os.killpg(child.pid, signal.SIGKILL)
+            _kill(child.pid)
+            _running.discard(child.pid)
             # A process that changed its user cannot be killed by us.
             with suppress(subprocess.TimeoutExpired):
                 child.wait(1)
@@ -94,3 +97,14 @@ async def _watch(child: subprocess.Popen[bytes]) -> Ended:
         tail = tail[-_LARGEST_TAIL:].partition(b"\n")[2]
     lines = tail.decode(errors="replace").strip().splitlines()
     return Ended(child.returncode, lines[-1] if lines else "")
+
+
+def kill_all() -> None:
+    """Kill the commands that still run; for a process that ends without waiting for its threads."""
+    for group in tuple(_running):
+        _kill(group)
+
+
+def _kill(group: int) -> None:
+    with suppress(OSError):
+        os.killpg(group, signal.SIGKILL)

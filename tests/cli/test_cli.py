@@ -19,8 +19,8 @@ CHANGE = {"id", "before", "after", "changed", "result"}
 
 
 # Covered on their own.
-# They need a configuration or an operation, or have no -o: they have tests of their own.
-NEEDY = (("probe",), ("undo",), ("metrics",), ("watch",), ("notify",), ("export",))
+# They need a configuration or an operation, have no -o or no end: they have tests of their own.
+NEEDY = (("probe",), ("undo",), ("metrics",), ("run",), ("watch",), ("notify",))
 ELSEWHERE = {
     *(("cache drain", "--follow"), ("doctor", "--audit")),
     *(("events", name) for name in ("--follow", "--actor", "--operation")),  # tests/history

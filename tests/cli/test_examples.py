@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import ROOT
+from tests.commands import Cli
 
 UNITS = sorted((ROOT / "examples" / "systemd").iterdir())
 INSTALLED = "/opt/modelctl/bin/modelctl"
+URL_FILES = {"MODELCTL_DATABASE_URL_FILE", "MODELCTL_REDIS_URL_FILE"}
 PROGRAM = Path(sys.executable).with_name("modelctl")
 
 
@@ -62,6 +65,28 @@ def test_the_drain_service_runs_a_command_that_exists() -> None:
     assert b"--follow" in usage.stdout
 
 
+def test_the_service_and_the_deployment_run_a_command_that_exists(cli: Cli) -> None:
+    """systemd and Kubernetes start `run` with options that it has."""
+    unit = exec_start(ROOT / "examples" / "systemd" / "modelctl.service").split()
+    page = (ROOT / "docs" / "operations.md").read_text()
+    [text] = re.findall("^```yaml\n(apiVersion.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    deployment = yaml.safe_load(text)
+    assert deployment["kind"] == "Deployment"
+    pod = deployment["spec"]["template"]
+    assert pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
+    [container] = pod["spec"]["containers"]
+    names = {volume["name"] for volume in pod["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert {*mounts.values()} == names
+    for words in (unit[1:], container["args"]):
+        assert words[0] == "run"
+        assert cli(*words, "-h").code == 0
+    file = container["args"][container["args"].index("--metrics") + 1]
+    assert str(Path(file).parent) in mounts
+    assert file in container["readinessProbe"]["exec"]["command"][-1]
+    assert {variable["name"] for variable in container["env"]} <= URL_FILES
+
+
 def test_the_timer_comes_as_often_as_the_crontab() -> None:
     """Cron and systemd bring models back equally often."""
     timer = (ROOT / "examples" / "systemd" / "modelctl-recover.timer").read_text()
@@ -79,7 +104,7 @@ if ANALYZE := shutil.which("systemd-analyze"):
             text = unit.read_text().replace(INSTALLED, str(PROGRAM))
             (tmp_path / unit.name).write_text(text)
         done = subprocess.run(
-            [ANALYZE, "verify", *tmp_path.glob("modelctl-*")], capture_output=True, text=True
+            [ANALYZE, "verify", *tmp_path.glob("modelctl*.*")], capture_output=True, text=True
         )
         ours = [line for line in done.stderr.splitlines() if "modelctl" in line]
         assert (done.returncode, ours) == (0, []), done.stderr
