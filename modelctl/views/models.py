@@ -94,7 +94,7 @@ def _shown(model: Model, name: str) -> Any:
     """Return what a table shows in a column; its times have no seconds, to be narrow."""
     value = _value(model, name)
     if name == "tags":
-        return ", ".join(model.tags)
+        return ", ".join(model.tags) or None
     if name == "back_at" and value is None and model.status is not ModelStatus.ACTIVE:
         return "never"
     return f"{value:%Y-%m-%d %H:%MZ}" if value and name in ("since", "back_at") else value

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from modelctl import (
@@ -22,6 +24,12 @@ from tests.commands import Cli, sql
 from tests.fleets import ACTIVE, DISABLED, everything, is_sqlite, seed
 from tests.models.test_kept import trigger
 from tests.models.test_store import sent
+from tests.waiting import until
+
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 def shown(fleet: Fleet, model_id: str) -> tuple[str, str, tuple[str, ...]]:
@@ -180,6 +188,20 @@ def test_a_row_that_the_database_keeps(fleet: Fleet, fleet_url: str) -> None:
         fleet.edit("a", name="New", tag="eu")
     assert everything(fleet_url) == tables
     fleet.edit("b", name="New", tag="eu")
+
+
+def test_tags_of_two_edits_at_once_are_all_there(pg_database: str) -> None:
+    """An edit that waits for another one of the same model begins with the tags that it left."""
+    with fleets.opened(pg_database) as fleet, psycopg.connect(pg_database) as other:
+        seed(fleet, "a")
+        other.execute("SELECT FROM models WHERE id = 'a' FOR NO KEY UPDATE")
+        other.execute("INSERT INTO modelctl_tags (model_id, tags) VALUES ('a', '{eu}')")
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(fleet.edit, "a", tag="us")
+            until(lambda: fleets.sql(pg_database, WAITING) == [(1,)])
+            other.commit()
+            assert waiting.result().changes[0].changed
+        assert shown(fleet, "a")[2] == ("eu", "us")
 
 
 def test_names_that_a_column_cuts(pg_database: str) -> None:
