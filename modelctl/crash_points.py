@@ -1,4 +1,4 @@
-"""Named points between the steps of a change and a count, where a test stops or kills the process.
+"""Named points between the steps of a change, of a count and of `notify`, where a test stops or kills the process.
 
 Nothing sets `hook` in production; then a point costs one comparison.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from modelctl.notify.results import Notified
 
 _SECONDS_BETWEEN_RUNS = 5
+_FIRST = "this is the first run: what happens from now on will be sent"
 
 
 def notify(
@@ -52,14 +54,19 @@ def notify(
 
 
 def _report(ctx: typer.Context, result: Notified, output: OutputFormat | None) -> None:
-    if result.busy:
-        streams.say("another notify is running")
-    if result.began:
-        streams.say("this is the first run: what happens from now on will be sent")
-    if result.problem:
-        streams.say(_problem(result))
+    if output is not OutputFormat.JSON:
+        streams.say(*_notes(result))
     if output or result.sent or result.dry_run or streams.can_ask():
         print_result(ctx, result, output)
+
+
+def _notes(result: Notified) -> Iterator[str]:
+    if result.busy:
+        yield "another notify is running"
+    if result.began:
+        yield _FIRST
+    if result.problem:
+        yield _problem(result)
 
 
 def _problem(result: Notified) -> str:
@@ -76,7 +83,7 @@ def _repeat(ctx: typer.Context, fleet: Fleet, output: OutputFormat | None) -> No
             if result.sent:
                 print_result(ctx, result, output)
             if result.began:
-                streams.say("this is the first run: what happens from now on will be sent")
+                streams.say(_FIRST)
         except DatabaseUnavailableError as exc:
             problem = f"warning: {exc.message}"
         if problem and problem != reported:

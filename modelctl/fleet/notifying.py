@@ -20,7 +20,8 @@ class NotifyCommands(OpenedFleet):
 
         At least once and in order: the cursor moves after the receiver accepted a message. The first
         run sends nothing that is older. If the receiver does not accept a message, it is tried again
-        for *patience* seconds, then the result says why, and the next run goes on. An event that it
+        for *patience* seconds (and at last for the timeout of one try); then the result says why, and
+        the next run goes on. An event that it
         did not accept for a day is dropped. If another run is at work, this run does nothing.
         *dry_run*: send and store nothing.
 
@@ -41,6 +42,7 @@ class NotifyCommands(OpenedFleet):
             config,
             max_ejections=self.config.recovery.max_ejections,
             count=lambda: store.outbox.count()[0],
+            patience=patience,
             warn=lambda warning: self.on_warning(warning),
         )
-        return run.rehearse() if dry_run else run.run(patience)
+        return run.rehearse() if dry_run else run.run()

@@ -55,8 +55,8 @@ def message(
     items: list[dict[str, Any]] = []
     size = 0
     for event in events:
-        item = asdict(event) | {"at": written(event.at)}
-        size += len(json.dumps(item))
+        item = asdict(event) | {"at": event.at and written(event.at)}
+        size += len(_json(item))
         if items and size > _MOST_BYTES:
             break
         items.append(item)
@@ -74,14 +74,23 @@ def message(
         )
     text = _escaped("\n".join([_heading(items), *lines]))
     document = {"text": text, "events": items, "dropped": dropped}
-    return Message(text, json.dumps(document).encode(), number, len(items))
+    return Message(text, _json(document).encode(), number, len(items))
 
 
 def ejected(event: Event, max_ejections: int) -> bool:
     """Whether a model waits for a person after this event: it was auto-disabled too often."""
-    new = (event.details or {}).get("new")
+    new = _detail(event, "new")
     times = new.get("ejections") if isinstance(new, dict) else None
     return event.event == "auto-disabled" and type(times) is int and 0 < max_ejections <= times
+
+
+def _detail(event: Event, name: str) -> Any:
+    """Return a detail; another program may have written anything."""
+    return event.details.get(name) if isinstance(event.details, dict) else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 def _heading(items: Sequence[dict[str, Any]]) -> str:
@@ -93,15 +102,15 @@ def _line(event: Event, max_ejections: int) -> str:
     """Return a line of the text; control characters are escaped, so it is one line."""
     of = event.model_id or (f"provider {event.provider}" if event.provider else "the fleet")
     why = [word for word in (event.reason, event.failure_type) if word]
-    guard = (event.details or {}).get("guard")
+    guard = _detail(event, "guard")
     if event.event == "would-disable" and isinstance(guard, str):
         why.insert(0, f"kept active by the guard {guard}")
-    words = f"{of} {event.event}" + (f": {', '.join(why)}" if why else "")
+    by = f" by {event.actor}" if event.actor else ""
+    words = f"{of} {event.event}{by}" + (f": {', '.join(why)}" if why else "")
     # The id comes first, so that a long reason is cut and not the id.
     line = clean(words, longest=_LONGEST_LINE)
-    return f"- {event.at:%m-%d %H:%MZ} {line}" + (
-        "; it waits for a person" if ejected(event, max_ejections) else ""
-    )
+    at = f"{event.at:%m-%d %H:%MZ} " if event.at else ""
+    return f"- {at}{line}" + ("; it waits for a person" if ejected(event, max_ejections) else "")
 
 
 def _item(notice: Notice) -> dict[str, Any]:

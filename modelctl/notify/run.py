@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,7 @@ from modelctl import crash_points, deadline
 from modelctl.config.notify import EJECTED
 from modelctl.database.lease import claim
 from modelctl.database.sql import text
-from modelctl.errors import DatabaseUnavailableError
+from modelctl.errors import DatabaseUnavailableError, ModelctlError
 from modelctl.history.follow import up_to_the_horizon
 from modelctl.history.reading import EventFilter, iter_events
 from modelctl.model import numbered
@@ -61,13 +62,17 @@ class NotifyRun:
         *,
         max_ejections: int,
         count: Callable[[], int],
+        patience: float,
         warn: Callable[[str], None],
     ) -> None:
-        """*count* returns the number of active models. *warn* is told about dropped events."""
+        """*count* returns the number of active models. *patience*: for how many seconds a message
+        that was not accepted is tried again. *warn* is told about dropped events.
+        """
         self._database = database
         self._config = config
         self._max_ejections = max_ejections
         self._count = count
+        self._patience = patience
         self._warn = warn
         self._cursor = Cursor(database)
         # A model that is ejected is auto-disabled, and its event says so.
@@ -75,8 +80,8 @@ class NotifyRun:
         self._names = tuple(names)
         self._only_ejected = EJECTED in config.events and "auto-disabled" not in config.events
 
-    def run(self, patience: float) -> Notified:
-        """Send what is new; try for *patience* seconds, and then for the timeout of one try."""
+    def run(self) -> Notified:
+        """Send what is new."""
         secrets = self._config.address(), self._config.token()
         stored = self._cursor.read()
         if self._has_nothing_to_do(stored):
@@ -87,10 +92,11 @@ class NotifyRun:
             cursor = stored.progress.cursor if stored.progress else None
             return Notified(0, 0, 0, cursor, busy=True)
         try:
-            end = time.monotonic() + patience
+            end = time.monotonic() + self._patience
             return self._send_all(self._cursor.read(), secrets, owner, end)
         finally:
-            claim(self._database, _LEASE, 0, owner)
+            with suppress(ModelctlError):
+                claim(self._database, _LEASE, 0, owner)
 
     def rehearse(self) -> Notified:
         """Return what `run` would do; nothing is stored or sent."""
@@ -112,8 +118,11 @@ class NotifyRun:
         return self._next(stored.progress, upto, stored.now).is_empty
 
     def _claim(self, owner: str) -> bool:
-        """Claim, or prolong, the right to send: two runs never send at the same time."""
-        return claim(self._database, _LEASE, 3 * self._config.timeout + 30, owner)
+        """Claim, or prolong, the right to send: two runs never send at the same time.
+
+        It lasts for one try and the longest wait between two.
+        """
+        return claim(self._database, _LEASE, self._config.timeout + self._patience + 15, owner)
 
     # ── Sending ──
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import threading
@@ -197,6 +198,8 @@ def _why(error: BaseException) -> str:
         if isinstance(inner, ssl.SSLCertVerificationError):
             return f"certificate refused: {inner.verify_message}"
         if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
+            # asyncio's own words, and ours, would repeat the address.
+            by_number = inner.errno and not isinstance(inner, socket.gaierror | ssl.SSLError)
+            return os.strerror(inner.errno or 0) if by_number else inner.strerror
         inner = inner.__cause__ or inner.__context__
     return "the connection broke, or does not speak HTTP"

@@ -63,6 +63,9 @@ limit = 10
 expect_every = "15m"
 [probe.openai]
 command = ["true"]
+[notify]
+command = ["true"]
+min_active = 1
 """
 COMMANDS = [
     f"add {ID} --provider openai",
@@ -112,6 +115,10 @@ COMMANDS = [
     "db status",
     "config show",
     "metrics",
+    "notify -o json",
+    f"disable {ID} --reason why --force",
+    "notify",
+    f"enable {ID}",
     "prune --before 90d --dry-run",
     "doctor",
     "doctor --nagios",

@@ -104,7 +104,7 @@ def receiving() -> Iterator[Receiver]:
         thread.join()
 
 
-def telling(url: str, receiver: Receiver | Sequence[str], **notify: Any) -> Fleet:
+def telling(url: str, receiver: Receiver | Sequence[str], /, **notify: Any) -> Fleet:
     """Return a fleet on the database at *url* that tells a receiver, or a command, what happens."""
     to: dict[str, Any] = (
         {"url": receiver.url, "allow_http": True, "allow_private": True}

@@ -55,7 +55,7 @@ def test_what_slack_shows(fleet_url: str, receiver: Receiver) -> None:
     heading, line = text.split("\n")
     assert heading == "modelctl: 1 disabled"
     assert (
-        "a/&lt;!channel&gt;&amp;&lt;http://evil|x&gt; disabled: &lt;!here&gt;\\n\\x1b[31m* done"
+        "a/&lt;!channel&gt;&amp;&lt;http://evil|x&gt; disabled by tester: &lt;!here&gt;\\n\\x1b[31m* done"
         in line
     )
     assert receiver.events == [(nasty, "disabled")]
@@ -174,7 +174,7 @@ def test_a_dry_run(fleet_url: str, receiver: Receiver) -> None:
         result = fleet.notify(dry_run=True)
         assert (result.sent, result.waiting) == (0, 1)
         assert result.text
-        assert "a disabled: why" in result.text
+        assert "a disabled by tester: why" in result.text
         assert sql(fleet_url, "SELECT * FROM modelctl_state ORDER BY name") == stored
         assert receiver.got == []
         assert fleet.notify().sent == 1
