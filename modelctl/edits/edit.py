@@ -157,7 +157,7 @@ def edit_rows(
     found = connection.execute(text(lock), dict(values)).all()
     tags = tags_of(database, connection, [row[0] for row in found])
     done: dict[str, EditedModel] = {}
-    new_rows: list[tuple[str, str, str]] = []
+    new_rows: list[tuple[str, str | None, str | None]] = []
     new_tags: dict[str, tuple[str, ...]] = {}
     events = []
     for model_id, status, *texts in found:
@@ -168,7 +168,8 @@ def edit_rows(
         differing = differences(Fields._fields, old, new) or {"old": {}, "new": {}}
         was, is_now = differing["old"], differing["new"]
         if new[:2] != old[:2]:
-            new_rows.append((model_id, *new[:2]))
+            # What stays is not written: the application may have NULL or another type there.
+            new_rows.append((model_id, is_now.get("display_name"), is_now.get("provider")))
         if new.tags != old.tags:
             new_tags[model_id] = new.tags
         if was:
@@ -202,7 +203,7 @@ def _check_number(model_id: str, old: Fields, new: Fields) -> None:
 def _write(
     database: Database,
     connection: sa.Connection,
-    rows: Sequence[tuple[str, str, str]],
+    rows: Sequence[tuple[str, str | None, str | None]],
     done: Mapping[str, EditedModel],
 ) -> None:
     """Write names and providers, and check that the database kept none of the rows as it was."""
@@ -210,8 +211,8 @@ def _write(
         return
     values = assignments(
         database,
-        display_name="given.display_name",
-        provider="given.provider",
+        display_name="coalesce(given.display_name, models.display_name)",
+        provider="coalesce(given.provider, models.provider)",
         updated_at=database.sql.now,
     )
     update = (

@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelctl import (
     EditedModel,
@@ -103,9 +105,9 @@ def test_edits_that_make_no_sense(fleet: Fleet, fleet_url: str) -> None:
         {"tag": 7},
         {"tag": [f"t{number}" for number in range(51)]},
     ]
-    for given in calls:
+    for wrong in calls:
         with pytest.raises(UsageError):
-            fleet.edit("a", **given)
+            fleet.edit("a", **wrong)
     for ids, select in ((("a", "b"), None), ((), Selection(all=True))):
         with pytest.raises(UsageError, match="one model"):
             fleet.edit(*ids, select=select, name="x")
@@ -202,6 +204,57 @@ def test_tags_of_two_edits_at_once_are_all_there(pg_database: str) -> None:
             other.commit()
             assert waiting.result().changes[0].changed
         assert shown(fleet, "a")[2] == ("eu", "us")
+
+
+def test_what_is_not_edited_stays_as_it_is(fleet: Fleet, fleet_url: str) -> None:
+    """A NULL of the application stays NULL, and a value of another type is not rewritten."""
+    if is_sqlite(fleet_url):
+        value: object = 7
+        fleets.sql(fleet_url, "ALTER TABLE models RENAME COLUMN display_name TO was")
+        fleets.sql(fleet_url, "ALTER TABLE models ADD COLUMN display_name")
+    else:
+        value = None
+        fleets.sql(fleet_url, "ALTER TABLE models ALTER COLUMN display_name DROP NOT NULL")
+    fleets.put(fleet_url, "a", display_name=value)
+    fleet.edit("a", provider="acme", tag="eu")
+    found = fleets.sql(fleet_url, "SELECT display_name, provider FROM models")
+    assert found == [(value, "acme")]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "all"]),
+            st.sets(st.sampled_from(["x", "y", "z"])),
+            st.sets(st.sampled_from(["x", "y", "z"])),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_edits_of_tags(
+    edits: list[tuple[str, set[str], set[str]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Tags are sets: each edit adds and removes, and undoing all, the last first, leaves none."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('edits')}/fleet.db"
+    expected: dict[str, set[str]] = {"a": set(), "b": set()}
+    operations = []
+    with fleets.opened(url) as fleet:
+        fleet.upgrade()
+        seed(fleet, "ab")
+        for which, tags, other in edits:
+            add, remove = sorted(tags - other), sorted(other - tags)
+            if not (add or remove):
+                continue
+            ids, select = ((), Selection(all=True)) if which == "all" else ((which,), None)
+            operations.append(fleet.edit(*ids, select=select, tag=add, untag=remove).operation)
+            for model_id in "ab" if which == "all" else which:
+                expected[model_id] = (expected[model_id] | {*add}) - {*remove}
+            assert {m.id: {*m.tags} for m in fleet.list_models()} == expected
+        for operation in filter(None, reversed(operations)):
+            assert all(change.changed for change in fleet.undo(operation).changes)
+        assert {model.tags for model in fleet.list_models()} == {()}
 
 
 def test_names_that_a_column_cuts(pg_database: str) -> None:
