@@ -87,6 +87,13 @@ class Health:
         return status_of(self.active, self.auto_disabled)
 
 
+def scope_of(provider: str | None, failure_type: str | None) -> str:
+    """Return the key of a hold in the table: there is at most one hold of a scope."""
+    if failure_type is not None:
+        return f"incident:{failure_type}:{provider}"
+    return "fleet" if provider is None else f"provider:{provider}"
+
+
 def status_of(active: bool, auto_disabled: bool) -> ModelStatus:
     """Derive a status from its two columns; *active* wins."""
     if active:

@@ -91,8 +91,8 @@ def _say_notes(result: ImportResult) -> None:
         statuses = "1 status was" if ignored == 1 else f"{ignored} statuses were"
         streams.say(
             f"note: {statuses} ignored (on in the fleet and off in the catalogue, or the other"
-            " way round): import never changes a status; use enable or disable"
-            " (restore, for a whole fleet, does not exist yet)"
+            " way round): import never changes a status; use enable or disable,"
+            " or restore for an export of a whole fleet"
         )
     for rejection in result.rejected:
         streams.say(f"rejected: {rejection.id}: {rejection.why}")

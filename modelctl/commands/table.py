@@ -41,6 +41,8 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "pause": "commands.recovery:pause",
     "resume": "commands.recovery:resume",
     "import": "commands.catalog:import_models",
+    "export": "admin.backup:export",
+    "restore": "admin.backup:restore",
     "doctor": "admin.installation:doctor",
     "metrics": "admin.monitoring:metrics",
     "watch": "admin.watch:watch",

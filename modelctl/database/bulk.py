@@ -11,6 +11,8 @@ from modelctl.spool import Spool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import sqlalchemy as sa
+
     from modelctl.database.database import Database
 
 T = TypeVar("T")
@@ -38,9 +40,19 @@ def spooled(
     with database.connect() as connection:
         if database.on_sqlite:
             connection = connection.execution_options(begin=None)
-        how = {"yield_per": 1000}
-        with connection.execute(query, parameters, execution_options=how) as found:
-            return Spool(map(make, _by_page(found)))
+        return Spool(map(make, by_page(connection, query, parameters)))
+
+
+def by_page(connection: sa.Connection, query: Any, parameters: Any = None) -> Iterator[Any]:
+    """Give the rows of a query in a transaction, with a page of them in memory.
+
+    Each page that arrives renews the deadline of the call.
+    """
+    how = {"yield_per": _PAGE}
+    with connection.execute(query, parameters, execution_options=how) as found:
+        for page in found.partitions():
+            deadline.renew()
+            yield from page
 
 
 def rows_of(database: Database, query: Any, limit: int | None) -> Iterable[Any]:
@@ -50,10 +62,3 @@ def rows_of(database: Database, query: Any, limit: int | None) -> Iterable[Any]:
     with database.reading() as connection:
         rows: list[Any] = [*connection.execute(query)]
         return rows
-
-
-def _by_page(found: Any) -> Iterator[Any]:
-    """Give the rows. Each page that arrives renews the deadline of the call."""
-    for page in found.partitions():
-        deadline.renew()
-        yield from page

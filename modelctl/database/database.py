@@ -46,6 +46,8 @@ _WRITE = (
     f"{BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time(),"
     f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true); SET CONSTRAINTS ALL IMMEDIATE"
 )
+# All statements of the transaction see the database as it is at the first of them.
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _RESOLVE_SECONDS = 2.0
 _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
 
@@ -88,6 +90,8 @@ class Database:
         self._closed = False
         sa.event.listen(self.engine, "checkin", self._close_late)
         self._reading = self.engine.execution_options(begin=None)
+        snapshot = None if self.on_sqlite else _SNAPSHOT
+        self._snapshot = self.engine.execution_options(begin=snapshot)
         self._writing = self.engine.execution_options(begin=_WRITE)
 
     @property
@@ -122,6 +126,14 @@ class Database:
     def connect(self) -> Iterator[sa.Connection]:
         """Give a connection whose first statement begins a transaction."""
         with self._translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """Give a connection for several reads, which all see the same state of the database."""
+        with self._translated(), self._snapshot.connect() as connection:
+            if self.on_sqlite:  # a transaction of a reader, which lets others write
+                connection.exec_driver_sql("BEGIN")
             yield connection
 
     @contextmanager

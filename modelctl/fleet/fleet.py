@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelctl.fleet.backup import BackupCommands
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.edits import EditCommands
@@ -23,6 +24,7 @@ class Fleet(
     RecoveryCommands,
     NotifyCommands,
     UpkeepCommands,
+    BackupCommands,
 ):
     """The models of one database, their count and its cache.
 

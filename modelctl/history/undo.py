@@ -44,7 +44,7 @@ _WHY_NOT = {
     "removed": "it was removed, and its event does not hold all of it",
     "updated": "its name or provider was changed (modelctl import changes them)",
 }
-_UNDONE = ("disabled", "enabled", "recovered", "auto-disabled", "undone")
+_UNDONE = ("disabled", "enabled", "recovered", "auto-disabled", "undone", "restored")
 # A model before the operation. A text that was empty is '', and one that did not change is NULL.
 _TARGET = {
     "id": "text",
@@ -215,7 +215,7 @@ class Undo:
         newest = (
             f"SELECT max(e.id) FROM ({last}) o JOIN {self._events} e ON e.model_id = o.model_id"
             f" AND e.id > o.id WHERE {sql.differs('e.before', 'e.after')}"
-            " OR e.event IN ('disabled', 'undone')"
+            " OR e.event IN ('disabled', 'undone', 'restored')"
             f" OR {sql.text_at('e.details', 'new', 'disabled_reason')} IS NOT NULL"
             " GROUP BY e.model_id"
         )
@@ -336,6 +336,8 @@ def _before(model_id: str, changes: Iterable[_Written]) -> _Before:
         of_reason = event.event == "updated" and "disabled_reason" in old
         if event.event not in _UNDONE and not of_reason:
             was.why_not = _WHY_NOT.get(event.event, f"'{event.event}' cannot be undone")
+        elif event.event == "restored" and event.before is None:
+            was.why_not = _WHY_NOT["added"]
         elif event.before not in [*ModelStatus] or event.after not in [*ModelStatus]:
             was.why_not = "its event cannot be read"
         for name in _VALUES:

@@ -100,7 +100,7 @@ def import_models(
             progress(done)
         return added, differ, ignored
 
-    return _inserting(database, lambda: write(database, work, dry_run=dry_run))
+    return inserting(database, lambda: write(database, work, dry_run=dry_run))
 
 
 def add(database: Database, entry: tuple[str, str, str], *, actor: str) -> StatusChange:
@@ -126,10 +126,11 @@ def add(database: Database, entry: tuple[str, str, str], *, actor: str) -> Statu
         is_new = bool(result.new)
         return StatusChange(model.id, None if is_new else after, after, is_new)
 
-    return _inserting(database, lambda: write(database, work))
+    return inserting(database, lambda: write(database, work))
 
 
-def _inserting(database: Database, transaction: Callable[[], T]) -> T:
+def inserting(database: Database, transaction: Callable[[], T]) -> T:
+    """Run a transaction that inserts models; explain an error of a column that modelctl does not know."""
     try:
         return transaction()
     except RefusedError as exc:

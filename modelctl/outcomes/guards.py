@@ -132,7 +132,7 @@ class StoredGuards:
         """
         reasons = {incident: numbered(models) for incident, models in guards.began.items()}
         rows = [
-            (f"incident:{kind}:{provider}", provider, kind, reasons.get((provider, kind)))
+            (health.scope_of(provider, kind), provider, kind, reasons.get((provider, kind)))
             for provider, kind in guards.went_on | guards.began.keys()
         ]
         if not rows:

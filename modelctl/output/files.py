@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(name: str) -> Iterator[BinaryIO]:
+def replacing(name: str, *, private: bool = False) -> Iterator[BinaryIO]:
     """Give a file to write, which takes the place of *name* at the end, unless there is an error.
 
-    A file that was there keeps its mode; a new one has that of the umask. A link stays a link.
+    A file that was there keeps its mode; a new one has that of the umask, or, if *private*,
+    only its owner can read it. A link stays a link.
 
     Raises:
         UsageError: the file cannot be written.
@@ -30,7 +31,8 @@ def replacing(name: str) -> Iterator[BinaryIO]:
         if os.path.exists(place) and not os.path.isfile(place):  # a device would be lost
             raise UsageError(f"cannot write {name}: it is not a regular file")
         beside = f"{place}.{secrets.token_hex(4)}.tmp"
-        with open(beside, "xb") as file:
+        rights = 0o600 if private else 0o666
+        with open(beside, "xb", opener=lambda path, flags: os.open(path, flags, rights)) as file:
             try:
                 yield file
                 file.flush()

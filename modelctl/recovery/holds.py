@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from modelctl.database.sql import text
-from modelctl.health import Hold
+from modelctl.health import Hold, scope_of
 from modelctl.models.events import NewEvent, differences, log
 from modelctl.tables.columns import UtcTime
 from modelctl.times import FOREVER, written
@@ -70,7 +70,7 @@ class Holds:
         earlier = sa.text(f"SELECT until, reason FROM {self._table} WHERE scope = :scope").columns(
             until=UtcTime
         )
-        parameters = {"scope": _scope(provider), "provider": provider, "seconds": seconds}
+        parameters = {"scope": scope_of(provider, None), "provider": provider, "seconds": seconds}
         parameters |= {"reason": reason, "actor": actor}
 
         def work(connection: sa.Connection) -> datetime:
@@ -96,7 +96,7 @@ class Holds:
         ).columns(until=UtcTime)
 
         def work(connection: sa.Connection) -> bool:
-            found = connection.execute(delete, {"scope": _scope(provider)}).first()
+            found = connection.execute(delete, {"scope": scope_of(provider, None)}).first()
             if found:
                 old = {"until": found.until and written(found.until), "reason": found.reason}
                 resumed = NewEvent(
@@ -106,8 +106,3 @@ class Holds:
             return bool(found)
 
         return self._database.write(work)
-
-
-def _scope(provider: str | None) -> str:
-    """Return the key of a pause; incidents have keys of another form."""
-    return "fleet" if provider is None else f"provider:{provider}"

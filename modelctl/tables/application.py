@@ -208,10 +208,11 @@ def look_at_columns(database: Database, connection: sa.Connection | None = None)
 
 def assignments(database: Database, **values: str) -> str:
     """Write what follows SET: the expression of each column, made to fit the column."""
-    return ", ".join(f"{column} = {_fit(database, column, values[column])}" for column in values)
+    return ", ".join(f"{column} = {fit(database, column, values[column])}" for column in values)
 
 
-def _fit(database: Database, column: str, value: str) -> str:
+def fit(database: Database, column: str, value: str) -> str:
+    """Make an expression fit a column: not too long, and not NULL where that is not allowed."""
     known = database.columns.get(column)
     if known and known.length is not None:
         value = f"left(CAST({value} AS text), {known.length})"

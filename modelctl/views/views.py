@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelctl.views import availability as views_availability
+from modelctl.views import backup as views_backup
 from modelctl.views import models as views_models
 from modelctl.views import recovery as views_recovery
 from modelctl.views import upkeep as views_upkeep
@@ -27,6 +28,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "ProbeReport": views_recovery.probes_view,
     "Pause": views_recovery.pause_view,
     "Availability": views_availability.availability_view,
+    "Restored": views_backup.restored_view,
     "CacheReport": views_upkeep.cache_view,
     "DrainResult": views_upkeep.drain_view,
     "SchemaStatus": views_upkeep.schema_view,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backup.exports import export_of, held, model
 from tests.commands import make_fleet
 
 
@@ -23,6 +24,7 @@ def files(tmp_path: Path) -> dict[str, str]:
         "BATCH": '{"id": "acme/one", "outcome": "success"}\n',
         "CONFIG": "[cache]\nttl = '30s'\n[probe.acme]\ncommand = ['true']\n",
     }
+    texts["EXPORT"] = export_of(held("acme/one"), model("new/model")).decode()
     names = {name: str(tmp_path / name.lower()) for name in texts}
     for name, text in texts.items():
         Path(names[name]).write_text(text)

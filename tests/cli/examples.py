@@ -45,6 +45,10 @@ def status_of(model_id: str) -> str:
     return "active" if active else "auto-disabled" if automatic else "disabled"
 
 
+RESTORED = {
+    *("added", "updated", "unchanged", "left_off", "untouched", "holds"),
+    *("changes", "cache", "dry_run", "operation"),
+}
 AVAILABILITY = {"since", "until", "known_since", "total", "providers", "models"}
 PAUSE = {"provider", "paused", "until", "reason", "changed", "operation"}
 
@@ -137,6 +141,8 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
         0,
         IMPORTED,
     ),
+    ("restore EXPORT --dry-run", 0, RESTORED),
+    ("restore EXPORT --yes --enable --force --actor me", 0, RESTORED),
     ("events", 0, EVENT),
     ("events acme/one --since 2d --until 2999-12-01T08:00Z --limit 500", 0, EVENT),
     ("events --provider acme --event added --oldest-first --after 0", 0, EVENT),

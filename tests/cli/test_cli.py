@@ -20,7 +20,7 @@ CHANGE = {"id", "before", "after", "changed", "result"}
 
 # Covered on their own.
 # They need a configuration or an operation, have no -o or no end: they have tests of their own.
-NEEDY = (("probe",), ("undo",), ("metrics",), ("run",), ("watch",), ("notify",))
+NEEDY = (("probe",), ("undo",), ("metrics",), ("run",), ("watch",), ("notify",), ("export",))
 ELSEWHERE = {
     *(("cache drain", "--follow"), ("doctor", "--audit")),
     *(("events", name) for name in ("--follow", "--actor", "--operation")),  # tests/history

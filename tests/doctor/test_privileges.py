@@ -15,6 +15,7 @@ import redis
 from modelctl.cli.main import main
 from modelctl.doctor import rights
 from tests import ROOT, fleets
+from tests.backup.exports import PAUSE, export_of, held, model
 from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
 README = ROOT / "README.md"
@@ -109,6 +110,9 @@ COMMANDS = [
     "events",
     "availability",
     "import {catalog}",
+    "export",
+    "restore {export} --yes --force",
+    "restore {export} --dry-run",
     "cache show",
     "cache clear",
     "cache drain",
@@ -144,11 +148,13 @@ def test_every_command_works_with_the_rights_of_the_readme(
     monkeypatch.setenv("MODELCTL_CONFIG", str(config))
     catalog = tmp_path / "catalog.jsonl"
     catalog.write_text('{"id": "a/b"}\n')
+    export = tmp_path / "export.jsonl"
+    export.write_bytes(export_of(held(ID, tags=["eu"]), model("a/b"), {"pause": PAUSE}))
     monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
     url = narrow_redis.url().replace("redis://", "redis://modelctl:s3cret-word@")
     monkeypatch.setenv("MODELCTL_REDIS_URL", url)
     for command in COMMANDS:
-        words = command.format(outcomes=outcomes, catalog=catalog).split()
+        words = command.format(outcomes=outcomes, catalog=catalog, export=export).split()
         code = main(words)
         shown = capfd.readouterr()
         assert (command, code, shown.err) == (command, 0, "")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from modelctl import ExitCode, Fleet, UsageError
 from modelctl.errors import clean
 from modelctl.tables.columns import MODELS, StoredFlag, StoredTime
+from tests.backup.exports import export_of, model
 from tests.commands import Cli
 from tests.fleets import DISABLED, ago, clear, everything, is_sqlite, opened, seed, sql, trip
 from tests.servers import Postgres
@@ -235,6 +236,10 @@ CALLS: dict[str, tuple[Any, str]] = {
     "import": (
         lambda fleet: fleet.import_models(json.dumps({"id": "x", "name": SMILE}).encode()),
         "the name of 'x'",
+    ),
+    "restore": (
+        lambda fleet: fleet.restore(export_of(model("a"), model("x", provider=SMILE))),
+        "line 3: 'provider'",
     ),
     "actor": (as_smile, "the actor"),
 }
