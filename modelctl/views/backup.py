@@ -28,7 +28,7 @@ def restored_view(result: Restored) -> View:
             "dry_run": result.dry_run,
             "operation": result.operation,
         },
-        columns=("", "id", "what"),
+        columns=("change", "id", "what"),
         rows=((_SIGNS[one.kind], one.id, _what(one)) for one in result.changes),
         items=items,
         fields=_FIELDS,
@@ -48,7 +48,7 @@ def summary(result: Restored) -> str:
         f"! {result.left_off} left off",
     ]
     if result.left_off:
-        parts[-1] += " (--enable restores them, too)"
+        parts[-1] += " (--enable restores them)"
     others = f"; not in the export: {numbered(result.untouched)}" if result.untouched else ""
     holds = f"; pauses and incidents restored: {result.holds}" if result.holds else ""
     return f"{', '.join(parts)}{others}{holds}"

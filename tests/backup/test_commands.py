@@ -32,6 +32,22 @@ def test_export_to_a_file_and_back(tool: Cli, fleet: Fleet, tmp_path: Path) -> N
     assert exported(fleet) == before
 
 
+def test_a_diff_fits_80_columns(
+    tool: Cli, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long ids and long differences are folded."""
+    seed(fleet, ["acme/" + "x" * 60, "b"])
+    fleet.disable("b")
+    file = tmp_path / "export"
+    changed = held("acme/" + "x" * 60, disabled_reason="long " * 30)
+    file.write_bytes(export_of(changed, model("b"), model("c")))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = tool("restore", str(file), "--dry-run", "-o", "table")
+    assert shown.code == 0
+    assert max(map(len, shown.lines)) <= 80
+    assert "! 1 left off (--enable restores them)" in shown.out
+
+
 def test_restore_asks(tool: Cli, fleet: Fleet, tmp_path: Path) -> None:
     """Where nobody can be asked, restore needs --yes, and exits 8 without it."""
     file = tmp_path / "export"
