@@ -37,6 +37,8 @@ _A_DAY = 86400.0
 _PAGE = 500
 # A run that finds nothing to do stores its time only if the stored one is older.
 _SECONDS_BETWEEN_NOTES = 60.0
+# How long a run begins new messages while the receiver accepts them; the next run sends the rest.
+_LONGEST_WORK = 10.0
 _LEASE = "notify lease"
 
 
@@ -92,8 +94,7 @@ class NotifyRun:
             cursor = stored.progress.cursor if stored.progress else None
             return Notified(0, 0, 0, cursor, busy=True)
         try:
-            end = time.monotonic() + self._patience
-            return self._send_all(self._cursor.read(), secrets, owner, end)
+            return self._send_all(self._cursor.read(), secrets, owner)
         finally:
             with suppress(ModelctlError):
                 claim(self._database, _LEASE, 0, owner)
@@ -126,13 +127,12 @@ class NotifyRun:
 
     # ── Sending ──
 
-    def _send_all(
-        self, stored: Stored, secrets: tuple[str, str], owner: str, end: float
-    ) -> Notified:
+    def _send_all(self, stored: Stored, secrets: tuple[str, str], owner: str) -> Notified:
         progress = stored.progress or Progress(self._horizon(0))
         upto = self._horizon(progress.cursor)
         sent, failure = 0, None
         sender: Sender | None = None
+        started = time.monotonic()
         while True:
             found = self._next(progress, upto, stored.now)
             if found.is_empty:
@@ -145,12 +145,13 @@ class NotifyRun:
                     progress.problem or "the receiver wants to be left alone"
                 )
                 break
-            if sent and time.monotonic() >= end:
+            elapsed = time.monotonic() - started
+            if sent and elapsed > max(self._patience, _LONGEST_WORK):
                 break
             ready = self._message(found, progress)
             try:
                 sender = sender or Sender(self._config, *secrets)
-                sender.send(ready.content, end - time.monotonic(), lambda: self._prolong(owner))
+                sender.send(ready.content, self._patience - elapsed, lambda: self._prolong(owner))
             except NotDeliveredError as exc:
                 failure = exc
                 progress = _failed(progress, exc, stored.now)
