@@ -50,6 +50,7 @@ def update(database: Database, connection: sa.Connection, models: Sequence[Saved
         return
     sql = database.sql
     values = _values() | {
+        **{name: _kept_if_null(name) for name in ("display_name", "provider")},
         "created_at": "coalesce(target.created_at, models.created_at)",
         # The trigger takes a row that goes off without a new time for one that another program changed.
         "disabled_at": "CASE WHEN target.status = 'active' THEN NULL"
@@ -62,6 +63,11 @@ def update(database: Database, connection: sa.Connection, models: Sequence[Saved
         f" WHERE models.id = target.id"
     )
     connection.execute(text(statement), _parameters(sql, models))
+
+
+def _kept_if_null(column: str) -> str:
+    """SQL: the text of the export; where that is empty, an application's NULL stays NULL."""
+    return f"CASE WHEN target.{column} = '' AND models.{column} IS NULL THEN NULL ELSE target.{column} END"
 
 
 def _values() -> dict[str, str]:

@@ -29,6 +29,7 @@ class BackupCommands(OpenedFleet):
         from modelctl.backup.export import export
 
         selection = None if select is None else arguments.selection(select)
+        self._warn_if_nothing_is_configured()
         return iter(export(self._store.database, selection))
 
     def restore(

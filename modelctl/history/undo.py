@@ -295,7 +295,7 @@ class Undo:
         )
         return (
             f"UPDATE models SET {values} FROM {sql.rows('target', _TARGET)}"
-            f" WHERE models.id = target.id AND {sql.is_among('models.id')} RETURNING models.id"
+            f" WHERE models.id = target.id AND {sql.is_among('target.id')} RETURNING models.id"
         )
 
 

@@ -73,6 +73,13 @@ def test_a_bad_file_exits_2(tool: Cli, fleet: Fleet, tmp_path: Path, text: bytes
     assert fleet.list_models() == []
 
 
+def test_an_export_of_nothing_warns(cli: Cli) -> None:
+    """Without a configuration, as in cron, an export of the empty embedded database warns."""
+    done = cli("export")
+    assert (done.code, len(done.lines)) == (0, 2)
+    assert "no database is configured" in done.err
+
+
 def test_a_file_that_cannot_be_written(tool: Cli, tmp_path: Path) -> None:
     """A folder that is not there is named, and exits 2."""
     refused = tool("export", "--write", str(tmp_path / "nowhere" / "export"))

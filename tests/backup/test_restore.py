@@ -290,6 +290,10 @@ def test_a_table_of_an_application(empty_pg: str) -> None:
         found = fleet.show("a")
         assert (found.display_name, found.status, found.disabled_by) == ("a lon", DISABLED, "ann")
         assert str(found.created_at) == "2026-01-01 00:00:00+00:00"
+        sql(empty_pg, "ALTER TABLE models ALTER provider DROP NOT NULL")
+        sql(empty_pg, "UPDATE models SET provider = NULL WHERE id = 'b'")
+        assert fleet.restore(export_of(model("b", success_count=5))).updated == 1
+        assert sql(empty_pg, "SELECT provider FROM models WHERE id = 'b'") == [(None,)]
         sql(empty_pg, "DELETE FROM models; ALTER TABLE models ADD price numeric NOT NULL")
         with pytest.raises(RefusedError, match="price of models is NOT NULL"):
             fleet.restore(export)
