@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FIRST_PAUSE = 1.0
 # The longest pause while a server is away: whatever the rhythm is, the job goes on soon after the
 # server is back.
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 
 
 class Schedule:
