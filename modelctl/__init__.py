@@ -29,8 +29,8 @@ def _modules() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return [*_modules()]
-    # All public names are classes; the import system asks here for submodules too.
-    if name[:1].isupper() and (module := _modules().get(name)):
+    # The other public names are classes. The import system asks here for submodules too.
+    if (name == "classify" or name[:1].isupper()) and (module := _modules().get(name)):
         from importlib import import_module
 
         value = globals()[name] = getattr(import_module(module), name)

@@ -23,6 +23,7 @@ from modelctl.errors import ModelNotFoundError as ModelNotFoundError
 from modelctl.errors import RefusedError as RefusedError
 from modelctl.errors import StaleCacheError as StaleCacheError
 from modelctl.errors import UsageError as UsageError
+from modelctl.failures.classification import classify as classify
 from modelctl.fleet.fleet import Fleet as Fleet
 from modelctl.health import Hold as Hold
 from modelctl.health import Outcome as Outcome
