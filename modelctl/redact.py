@@ -14,6 +14,8 @@ import re
 from modelctl.model import storable
 
 HIDDEN = "***"
+# Characters of a reason that are looked at: a second for each megabyte, and 500 are stored.
+_LONGEST = 1 << 16
 
 # Keys that are recognised by their first characters, at the beginning of a word.
 _KEYS = (
@@ -102,5 +104,5 @@ def storable_reason(reason: str | None, length: int) -> str | None:
     """
     if not reason:
         return None
-    reason = storable(reason)
+    reason = storable(reason, max(_LONGEST, 2 * length))
     return storable((_redact_again if len(reason) <= 2000 else redact)(reason), length)

@@ -197,3 +197,11 @@ def test_no_way_into_the_database_keeps_a_key(fleet: Fleet, fleet_url: str) -> N
     stored = repr(fleets.everything(fleet_url))
     assert key not in stored
     assert all(f"{n} ***" in stored for n in (2, 3, 4, 6))
+
+
+def test_only_the_beginning_of_a_huge_reason_is_looked_at() -> None:
+    """A reason of 10 MB costs no more than its beginning; a key at the end of what is stored is hidden."""
+    began = time.perf_counter()
+    assert storable_reason("no " * 3_000_000, 500) == ("no " * 200)[:500]
+    assert time.perf_counter() - began < 5
+    assert storable_reason(f"{'- ' * 45_000}sk-proj-{TAIL}", 90_010) == f"{'- ' * 45_000}***"

@@ -199,7 +199,7 @@ def _guess(
 ) -> _Evidence | None:
     """Return what a wrapper says of itself, or a class that no table has."""
     by_class = _lookup(classes, tables.WRAPPERS)
-    known = packages & tables.SDKS
+    known = bool(packages & tables.SDKS) or facts.has_response(exception)
     # `code` and `status` of any other class may be anything.
     status = facts.status_of(exception) if known else facts.status_code_of(exception)
     if status and by_class != (FailureType.NETWORK_ERROR,):

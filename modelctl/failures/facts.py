@@ -1,6 +1,6 @@
 """Read facts from an exception of any class, in bounded time, and without raising.
 
-Nothing here formats an exception (``str`` of it may be slow, huge, or raise). An attribute is read only if
+Only `reason` formats an exception (``str`` of it may be slow, huge, or raise). An attribute is read only if
 the object or its class has it, so that no ``__getattr__`` runs, and a mock says nothing.
 """
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Characters of a message that are searched, and the longest JSON that is parsed.
 _LONGEST_TEXT, _LONGEST_JSON = 2000, 65536
+# Characters of a reason: more than are stored, because hiding keys makes it shorter.
+_LONGEST_REASON = 20_000
 _STATUSES = ("status_code", "http_status", "status", "code")
 _RESPONSES = ("response", "raw_response")
 _BODIES = ("body", "details", "response", "text", "message")
@@ -103,6 +105,24 @@ def text(value: object, longest: int = _LONGEST_TEXT) -> str:
     if isinstance(value, bytes):
         return bytes.__getitem__(value, slice(0, longest)).decode(errors="replace")
     return str.__getitem__(value, slice(0, longest)) if isinstance(value, str) else ""
+
+
+def reason(exception: BaseException) -> str:
+    """Return the text of an exception, as the reason of a failure: its beginning, if it is long.
+
+    The name of the class, if it has no text, or its `__str__` raises. An exception that holds a text of
+    more than 64 KiB is not formatted: its `__str__` could copy that text many times.
+    """
+    args = _args(exception)
+    held = [*args, *_own(exception).values()]
+    long = [value for value in held if text(value, _LONGEST_JSON + 1)[_LONGEST_JSON:]]
+    if long:
+        return text(long[0], _LONGEST_REASON)
+    try:
+        said = text(str(exception), _LONGEST_REASON)
+    except Exception:
+        said = ""
+    return said.strip() or type(exception).__name__
 
 
 def has_response(exception: BaseException) -> bool:

@@ -118,6 +118,8 @@ def _parts(node: Any) -> tuple[list[str] | None, str | None]:
     """
     import ast
 
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
+        node = node.generators[0].iter
     if not isinstance(node, ast.Attribute | ast.Subscript):
         return None, None
     attributes = []

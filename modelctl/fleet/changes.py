@@ -179,29 +179,36 @@ class ChangeCommands(OpenedFleet):
     def record_failure(
         self,
         id: str,  # noqa: A002 - its usual name
-        type: FailureType | str | None = "unknown",  # noqa: A002 - its usual name
+        type: FailureType | str | BaseException | None = "unknown",  # noqa: A002 - its usual name
         *,
+        http_status: int | None = None,
         reason: str | None = None,
         actor: str | None = None,
     ) -> Changes:
         """Record a failed call; the 5th counted failure in a row switches the model off.
 
-        *type*: one of `FailureType`; only ``parse-error`` and ``client-error`` count. None: the
-        caller went away before the answer (HTTP status 499). That is no failure of the model, so
-        nothing is recorded, and the change says ``recorded=False``.
-        *reason* is cut to 500 characters.
+        *type*: one of `FailureType`, or the exception that the call raised, for `classify`. Only
+        ``parse-error`` and ``client-error`` count. *http_status*: 400 to 599, instead of a type.
+        *reason*: cut to 500 characters, without keys; by default the text of the exception.
+
+        Nothing is recorded, and the change says ``recorded=False``, if the failure says nothing about
+        the model: the type is None, the status is 499 (the caller went away), or `classify` says so.
 
         Raises:
             ModelNotFoundError: the id is unknown.
-            UsageError: the type is unknown.
+            UsageError: the type is unknown; the status is not 400 to 599; both are given.
         """
         from modelctl import health
 
         arguments.distinct([id])
-        if type is None:
+        kind = arguments.failure(type, http_status)
+        if kind is None:
             return self._not_recorded(id)
-        outcome = health.Outcome(id, health.failure_type(type), self._reason(reason))
-        return self._record(outcome, actor)
+        if reason is None and isinstance(type, BaseException):
+            from modelctl.failures.facts import reason as reason_of
+
+            reason = reason_of(type)
+        return self._record(health.Outcome(id, kind, self._reason(reason)), actor)
 
     def _not_recorded(self, model_id: str) -> Changes:
         from modelctl.models.results import Changes, OutcomeChange

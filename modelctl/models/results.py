@@ -83,7 +83,8 @@ class OutcomeChange(StatusChange):
     *consecutive_failures*: how many count against the model now, of the *threshold* that switches it
     off. *counted*: whether this one does; *failure_type*: its type, None for a success.
     *would_disable*: what keeps the model on although the threshold is reached, as in `Model`.
-    *recorded*: False where the caller went away, so that nothing was stored.
+    *recorded*: False where the failure said nothing about the model (the caller went away, for example), so
+    that nothing was stored.
     """
 
     consecutive_failures: int

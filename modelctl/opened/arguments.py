@@ -11,6 +11,7 @@ from modelctl.model import ModelStatus, storable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from modelctl.model import FailureType
     from modelctl.tables.selection import Selection
 
 LONGEST_SECONDS = 3650 * 86400.0
@@ -28,6 +29,28 @@ def distinct(ids: Sequence[str]) -> list[str]:
                 f"a model id is text, not {type(model_id).__name__}", hint=hint if several else None
             )
     return list(dict.fromkeys(ids))
+
+
+def failure(
+    type_: FailureType | str | BaseException | None, http_status: int | None
+) -> FailureType | None:
+    """Return the type of a failure: given, or that of an HTTP status or of an exception.
+
+    None: nothing is to be recorded.
+    """
+    from modelctl import health
+
+    if http_status is not None:
+        if isinstance(type_, BaseException) or type_ != "unknown":
+            raise UsageError("give either a type (or an exception) or http_status, not both")
+        if not isinstance(http_status, int) or isinstance(http_status, bool):
+            raise UsageError(f"http_status is a number, not {type(http_status).__name__}")
+        return health.failure_type_of_status(http_status)
+    if isinstance(type_, BaseException):
+        from modelctl.failures.classification import classify
+
+        return classify(type_)
+    return None if type_ is None else health.failure_type(type_)
 
 
 def selection(value: Selection) -> Selection:

@@ -101,7 +101,7 @@ def error_body(api: str, status: int, kind: str = "") -> Any:
     return {"error": {"message": message, "type": type_, "code": code or None, "param": None}}
 
 
-_GOOD = {
+_GOOD: dict[str, Any] = {
     "openai": {
         "id": "c1",
         "object": "chat.completion",
@@ -170,8 +170,9 @@ def _event(data: Any, name: str = "") -> bytes:
 
 
 def _first_events(api: str) -> bytes:
+    delta: Any
     if api == "anthropic":
-        start = {**_GOOD["anthropic"], "content": [], "stop_reason": None}
+        start: dict[str, Any] = {**_GOOD["anthropic"], "content": [], "stop_reason": None}
         delta = {"type": "text_delta", "text": "hel"}
         block = {"type": "text", "text": ""}
         return (

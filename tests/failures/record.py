@@ -47,7 +47,11 @@ def describe(exception: BaseException, *, explicit: bool) -> dict[str, Any]:
             f"{cls.__module__}.{cls.__name__}" for cls in mro if cls.__module__ != "builtins"
         ],
         "base": next(cls.__name__ for cls in mro if cls.__module__ == "builtins"),
-        "args": [_short(arg) for arg in exception.args if isinstance(arg, str | int)],
+        "args": [
+            _short(arg)
+            for arg in exception.args
+            if isinstance(arg, str | int) and arg != own.get("message")
+        ],
         "attributes": {n: _short(own[n]) for n in _ATTRIBUTES if n in own and _is_json(own[n])},
         "response": response,
         "explicit": explicit,
@@ -56,7 +60,8 @@ def describe(exception: BaseException, *, explicit: bool) -> dict[str, Any]:
 
 def record(name: str, failure: str, exception: BaseException) -> dict[str, Any]:
     """Return a failure of an SDK as JSON."""
-    chain, explicit = [], True
+    chain: list[dict[str, Any]] = []
+    explicit = True
     at: BaseException | None = exception
     while at is not None and len(chain) < 10:
         chain.append(describe(at, explicit=explicit))

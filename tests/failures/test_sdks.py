@@ -34,7 +34,7 @@ def test_what_an_sdk_raises(server: Answers, name: str) -> None:
     """Each failure of a provider is classified, from what this SDK makes of it."""
     api, call = SDKS[name]
     call(server.url("good", api), stream=False)  # so the failures are those of the provider
-    wrong = {}
+    wrong: dict[str, tuple[str | None, str | None, str]] = {}
     for failure, usual in EXPECTED.items():
         expected = OTHERWISE.get((name, failure), usual)
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from modelctl import Fleet, ModelNotFoundError, OutcomeChange
+from modelctl import Fleet, ModelNotFoundError, OutcomeChange, UsageError
 from modelctl.health import failure_type_of_status
 from tests.commands import Cli
 from tests.fleets import everything, opened, seed, sql
@@ -96,3 +97,84 @@ def test_a_caller_that_went_away(on: str, cli: Cli, fleet: Fleet) -> None:
     with pytest.raises(ModelNotFoundError):
         fleet.record_failure("nobody", None)
     assert everything(on) == before
+
+
+def test_an_exception_is_a_type(fleet: Fleet) -> None:
+    """An exception gives its type and its text, without keys; the caller's own is not recorded."""
+    seed(fleet, "a")
+    refused = ConnectionRefusedError("no route, api_key=abcdef123456")
+    try:
+        raise RuntimeError(f"gave up: {refused}") from refused
+    except RuntimeError as exc:
+        [change] = fleet.record_failure("a", exc).changes
+    assert isinstance(change, OutcomeChange)
+    assert (change.recorded, change.failure_type) == (True, "network-error")
+    assert fleet.show("a").failure_reason == "gave up: no route, api_key=***"
+    [change] = fleet.record_failure("a", TimeoutError(), reason="slow").changes
+    assert fleet.show("a").failure_reason == "slow"
+    fleet.record_failure("a", TimeoutError())
+    assert fleet.show("a").failure_reason == "TimeoutError"
+    for own in (KeyError("app"), KeyboardInterrupt()):
+        [change] = fleet.record_failure("a", own).changes
+        assert isinstance(change, OutcomeChange)
+        assert not change.recorded
+    with pytest.raises(ModelNotFoundError):
+        fleet.record_failure("nobody", KeyError("app"))
+    assert fleet.show("a").failure_count == 3
+
+
+class _SilentError(TimeoutError):
+    """Cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class _LongError(TimeoutError):
+    """Would copy its text a thousand times."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) * 1000
+
+
+@pytest.mark.parametrize(
+    ("exception", "reason"),
+    [
+        (_SilentError(), "_SilentError"),
+        (_SilentError("said"), "_SilentError"),
+        (TimeoutError("   "), "TimeoutError"),
+        (TimeoutError("x" * 10_000_000), "x" * 500),
+        (_LongError("y" * 1_000_000), "y" * 500),
+        (TimeoutError("a\0b\ud800"), "a\ufffdb\ufffd"),
+    ],
+    ids=["silent", "silent with arguments", "blank", "10 MB", "1 GB", "not storable"],
+)
+def test_texts_of_exceptions(fleet: Fleet, exception: BaseException, reason: str) -> None:
+    """The reason is the text of the exception, cut before it is formatted, or its class."""
+    seed(fleet, "a")
+    fleet.record_failure("a", exception)
+    assert fleet.show("a").failure_reason == reason
+
+
+def test_an_http_status_is_a_type(fleet: Fleet) -> None:
+    """`http_status` decides the type, as on the command line; 499 is not recorded."""
+    seed(fleet, "a")
+    fleet.record_failure("a", http_status=429)
+    assert fleet.show("a").failure_type == "rate-limit"
+    [change] = fleet.record_failure("a", http_status=499).changes
+    assert isinstance(change, OutcomeChange)
+    assert not change.recorded
+    wrong: Any
+    for wrong in ("429", True, 4.29):
+        with pytest.raises(UsageError, match="http_status is a number"):
+            fleet.record_failure("a", http_status=wrong)
+    for number in (200, 399, 600, -1):
+        with pytest.raises(UsageError, match="not a failure"):
+            fleet.record_failure("a", http_status=number)
+    for kind in ("timeout", None, TimeoutError()):
+        with pytest.raises(UsageError, match="not both"):
+            fleet.record_failure("a", kind, http_status=503)
+    for wrong in (TimeoutError, 5, b"timeout", object()):
+        with pytest.raises(UsageError, match="no failure type"):
+            fleet.record_failure("a", wrong)
+    assert fleet.show("a").failure_count == 1
