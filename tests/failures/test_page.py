@@ -35,7 +35,7 @@ def test_the_example(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(lambda **_: (_ for _ in ()).throw(TimeoutError("too slow")))
     with pytest.raises(TimeoutError):
         scope["ask"]("a", [])
-    answers(lambda **_: {}["own"])
+    answers(lambda **_: scope["own"])
     with pytest.raises(KeyError):
         scope["ask"]("a", [])
     model = fleet.show("a")
