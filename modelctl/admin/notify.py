@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelctl import streams
-from modelctl.arguments.invocation import open_fleet, print_result
+from modelctl.arguments.invocation import open_fleet, print_result, prints_table
 from modelctl.arguments.options import Output
 from modelctl.errors import DatabaseUnavailableError, ExitCode, UsageError
 from modelctl.output.formats import OutputFormat
@@ -55,18 +55,20 @@ def notify(
 
 def _report(ctx: typer.Context, result: Notified, output: OutputFormat | None) -> None:
     if output is not OutputFormat.JSON:
-        streams.say(*_notes(result))
+        streams.say(*_notes(result, output))
     if output or result.sent or result.dry_run or streams.can_ask():
         print_result(ctx, result, output)
 
 
-def _notes(result: Notified) -> Iterator[str]:
+def _notes(result: Notified, output: OutputFormat | None) -> Iterator[str]:
     if result.busy:
         yield "another notify is running"
     if result.began:
         yield _FIRST
     if result.problem:
         yield _problem(result)
+    if result.text and prints_table(output):
+        yield from result.text.split("\n")
 
 
 def _problem(result: Notified) -> str:
@@ -89,6 +91,6 @@ def _repeat(ctx: typer.Context, fleet: Fleet, output: OutputFormat | None) -> No
         if problem and problem != reported:
             streams.say(f"{problem}; trying again")
         elif reported and not problem:
-            streams.say("the receiver is back")
+            streams.say("it works again")
         reported = problem
         time.sleep(_SECONDS_BETWEEN_RUNS)

@@ -151,10 +151,14 @@ def _check_variable(name: str, value: str, known: list[str]) -> None:
     from modelctl.config.spelling import is_misspelt
 
     # A misspelt section is an error too: without its URL another fleet would be used.
-    of_section = name.startswith(tuple(f"MODELCTL_{section.upper()}_" for section in SECTIONS))
+    sections = (*SECTIONS, *FILE_SECTIONS)
+    of_section = name.startswith(tuple(f"MODELCTL_{section.upper()}_" for section in sections))
     by_kubernetes = re.search(_KUBERNETES, name) or value.startswith(("tcp://", "udp://"))
     if (of_section or is_misspelt(name, known)) and not by_kubernetes:
         hint = f"the nearest is {_closest(name, known)}"
+        for section in FILE_SECTIONS:
+            if name.startswith(f"MODELCTL_{section.upper()}_"):
+                hint = f"only the file sets [{section}]; url_env or token_env there may name it"
         raise InvalidConfigError(f"unknown environment variable {name}", hint=hint)
 
 

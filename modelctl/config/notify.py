@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ class NotifyConfig:
     def token(self) -> str:
         """Return the token, "" if none is configured; raises as `address` does."""
         token = read_secret("the token of [notify]", self.token_env, self.token_file)
-        if not (token.isascii() and token.isprintable()):
+        if not re.fullmatch("[!-~]*", token):
             raise InvalidConfigError("the token of [notify] has characters that no token has")
         return token
 

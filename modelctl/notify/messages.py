@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MOST_BYTES = 90_000
 # Slack recommends at most 4,000 characters.
 _MOST_LINES = 20
-_LONGEST_LINE = 180
+_LONGEST_LINE = 160
 
 
 class Notice(NamedTuple):
