@@ -384,7 +384,7 @@ def role(postgres: Postgres, pg_database: str) -> Iterator[str]:
     sql(pg_database, "GRANT USAGE ON SCHEMA modelctl TO reader")
     for table in (
         "models",
-        *(f"modelctl_{name}" for name in ("events", "outbox", "state", "holds")),
+        *(f"modelctl_{name}" for name in ("events", "outbox", "state", "holds", "tags")),
     ):
         sql(pg_database, f"GRANT SELECT ON {table} TO reader")
     yield pg_database.replace("postgres@", "reader@")
