@@ -46,10 +46,12 @@ class Edit(NamedTuple):
 
     def applied(self, old: Fields) -> Fields:
         """Return the fields of a model after the edit."""
+        tags = {*old.tags, *self.tag} - {*self.untag}
         return Fields(
             old.display_name if self.display_name is None else self.display_name,
             old.provider if self.provider is None else self.provider,
-            tuple(sorted({*old.tags, *self.tag} - {*self.untag})),
+            # Another program may have stored them in another order.
+            old.tags if tags == {*old.tags} else tuple(sorted(tags)),
         )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from modelctl.opened.opened_fleet import OpenedFleet
 
+_IDS = ("id", "ids", "old", "new")  # the parameters of methods that are ids of models
 _T = TypeVar("_T", bound="type[OpenedFleet]")
 
 
@@ -55,5 +56,5 @@ def _texts(
     """Give each argument of a call with a description of it, at last the actor."""
     for name, value in inspect.signature(method).bind(fleet, *args, **kwargs).arguments.items():
         for text in value if isinstance(value, tuple) else (value,):
-            yield f"the id '{text}'" if name in ("id", "ids") else f"the {name}", text
+            yield f"the id '{text}'" if name in _IDS else f"the {name}", text
     yield "the actor", fleet._actor

@@ -217,6 +217,10 @@ def test_what_is_not_edited_stays_as_it_is(fleet: Fleet, fleet_url: str) -> None
         fleets.sql(fleet_url, "ALTER TABLE models ALTER COLUMN display_name DROP NOT NULL")
     fleets.put(fleet_url, "a", display_name=value)
     fleet.edit("a", provider="acme", tag="eu")
+    stored = '["us", "eu"]' if is_sqlite(fleet_url) else "{us,eu}"
+    fleets.sql(fleet_url, "UPDATE modelctl_tags SET tags = ?", stored)
+    [change] = fleet.edit("a", provider="acme", tag="eu").changes
+    assert (change.changed, fleet.show("a").tags) == (False, ("us", "eu"))
     found = fleets.sql(fleet_url, "SELECT display_name, provider FROM models")
     assert found == [(value, "acme")]
 
