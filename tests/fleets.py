@@ -65,6 +65,17 @@ def execute(
     return cursor.fetchall() if cursor.description else []
 
 
+def sql_without_events(url: str, statement: str, *values: object) -> None:
+    """Run a statement as `sql` does; the trigger of PostgreSQL writes nothing into the history."""
+    if is_sqlite(url):
+        sql(url, statement, *values)
+        return
+    with psycopg.connect(url) as connection:
+        mark = "SELECT set_config('modelctl.transaction', pg_current_xact_id()::text, true)"
+        connection.execute(mark.encode())
+        execute(connection, statement, *values)
+
+
 @dataclass(frozen=True)
 class Ago:
     """A time for `put` and `alter`: seconds before the database's clock; negative: to come."""
@@ -80,7 +91,7 @@ def ago(url: str, seconds: float) -> str:
 
 
 def put(url: str, *ids: str, **columns: object) -> None:
-    """Add models as another program would; active ones, unless *columns* say otherwise."""
+    """Add models as another program would, without events; active ones, unless *columns* say otherwise."""
     _insert(url, "models", [{"id": model_id, **columns} for model_id in ids])
 
 
@@ -111,16 +122,17 @@ def _insert(url: str, table: str, lines: Sequence[Mapping[str, object]]) -> None
         places.append(f"({', '.join(place for place, _ in cells)})")
         values += [value for _, bound in cells for value in bound]
     names = ", ".join(lines[0])
-    sql(url, f"INSERT INTO {table} ({names}) VALUES {', '.join(places)}", *values)
+    insert = f"INSERT INTO {table} ({names}) VALUES {', '.join(places)}"
+    sql_without_events(url, insert, *values)
 
 
 def alter(url: str, *ids: str, **columns: object) -> None:
-    """Set columns of models as another program would; without *ids* of all models."""
+    """Set columns of models as another program would, without events; without *ids* of all models."""
     cells = {name: _cell(url, value) for name, value in columns.items()}
     values = [value for _, bound in cells.values() for value in bound]
     changes = ", ".join(f"{name} = {place}" for name, (place, _) in cells.items())
     where = f" WHERE id IN ({', '.join('?' * len(ids))})" if ids else ""
-    sql(url, f"UPDATE models SET {changes}{where}", *values, *ids)
+    sql_without_events(url, f"UPDATE models SET {changes}{where}", *values, *ids)
 
 
 def _cell(url: str, value: object) -> tuple[str, tuple[object, ...]]:

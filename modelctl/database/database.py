@@ -41,10 +41,14 @@ _TRIES = 3
 #   in a deadlock with another program it is our transaction that fails, and is retried.
 # - An application's deferred triggers run at the end of each statement. So we can check the rows that
 #   a statement has changed, and the COMMIT does not undo them afterwards.
+# - It names itself as a transaction of modelctl, which writes its own events: the triggers then write
+#   none (`schema.triggers`).
 LOCK_TIMEOUT = "150ms"
 _WRITE = (
     f"{BEGIN}; SELECT CAST(pg_current_xact_id() AS text), pg_postmaster_start_time(),"
-    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true); SET CONSTRAINTS ALL IMMEDIATE"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true),"
+    " set_config('modelctl.transaction', CAST(pg_current_xact_id() AS text), true);"
+    " SET CONSTRAINTS ALL IMMEDIATE"
 )
 # All statements of the transaction see the database as it is at the first of them.
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

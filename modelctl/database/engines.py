@@ -114,4 +114,4 @@ def with_settings(begin: str, settings: str) -> str:
     if "SELECT" not in begin:
         return f"{begin}; SELECT {settings}"
     # The settings of a write itself come last, so that they take precedence.
-    return begin.replace(", set_config(", f", {settings}, set_config(")
+    return begin.replace(", set_config(", f", {settings}, set_config(", 1)

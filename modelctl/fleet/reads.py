@@ -84,7 +84,8 @@ class ReadCommands(OpenedFleet):
         from modelctl.recovery.explain import explained
 
         store = self._store
-        return explained(store.models.get(id), self.config, store.holds, store.candidates)
+        model = store.models.get(id)
+        return explained(model, self.config, store.database, store.holds, store.candidates)
 
     def stats(self) -> Stats:
         """Return the totals by status and provider, and the pauses and incidents of now."""

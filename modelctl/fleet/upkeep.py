@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
+from modelctl.model import numbered
 from modelctl.opened import arguments
 from modelctl.opened.opened_fleet import OpenedFleet
 
@@ -26,12 +28,15 @@ class UpkeepCommands(OpenedFleet):
     def upgrade(self, *, dry_run: bool = False) -> SchemaStatus:
         """Create the schema, adopt an existing table ``models``, repair what is missing.
 
+        Then the history gets an event for each model whose status it does not say.
+
         *dry_run*: only return what would be done, and what prevents it.
 
         Raises:
             InvalidConfigError: the table cannot be adopted; the message says why. Nothing is
                 changed.
         """
+        from modelctl.history.catch_up import catch_up
         from modelctl.migrations import migrate
 
         if dry_run:
@@ -40,8 +45,12 @@ class UpkeepCommands(OpenedFleet):
         self._store.version()  # so that a database that does not answer fails in the usual time
         with deadline.patience(UPGRADE_SECONDS):
             result = self._store.schema(migrate.upgrade)
+            found = catch_up(self._store.database, self._actor)
         if result.repaired:
             self._invalidate_after_schema_change()
+        if found:
+            words = f"the history did not say the status of {numbered(found)}"
+            result = replace(result, repaired=(*result.repaired, words))
         return result
 
     def schema_status(self) -> SchemaStatus:

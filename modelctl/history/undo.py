@@ -21,6 +21,7 @@ from modelctl.history.results import LeftChange
 from modelctl.model import ModelStatus, storable
 from modelctl.models.changes import CLEAR_DISABLED_COLUMNS, Change, Decision
 from modelctl.models.events import differences
+from modelctl.models.results import by_whom
 from modelctl.models.status_changes import change_rows, check_floor
 from modelctl.tables.application import assignments, write
 from modelctl.tables.columns import ON, JsonObject
@@ -219,9 +220,12 @@ class Undo:
             f" OR {sql.text_at('e.details', 'new', 'disabled_reason')} IS NOT NULL"
             " GROUP BY e.model_id"
         )
-        select = f"SELECT model_id, event, actor FROM {self._events} WHERE id IN ({newest})"
+        select = (
+            f"SELECT model_id, event, actor, {sql.text_at('details', 'application_name')}"
+            f" FROM {self._events} WHERE id IN ({newest})"
+        )
         rows = connection.execute(text(select), ids | {"operation": operation})
-        return {row[0]: f"{row[1]} by {row[2]}" if row[2] else str(row[1]) for row in rows}
+        return {row[0]: f"{row[1]}{by_whom(*row[2:])}" for row in rows}
 
     def _change(
         self,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modelctl import operation
 from modelctl.database.database import Query
 from modelctl.database.sql import json_text, text
+from modelctl.models.results import by_whom
+from modelctl.tables.odd_values import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +74,23 @@ def insert_one(database: Database, event: NewEvent, actor: str) -> Query:
         f" VALUES ({given}, CAST(:event_details AS jsonb), :event_actor, :event_operation)"
     )
     return Query(sql, values)
+
+
+def other_program(database: Database, model_id: str) -> tuple[str, str] | None:
+    """Return when another program changed the status of a model last (UTC), and `by_whom`.
+
+    None: the last change was by modelctl, or the history does not have it.
+    """
+    sql = (
+        f"SELECT {database.sql.time_as_text('at')}, actor,"
+        f" {database.sql.text_at('details', 'application_name')} FROM {database.own}modelctl_events"
+        f" WHERE model_id = :id AND {database.sql.differs('before', 'after')} ORDER BY id DESC LIMIT 1"
+    )
+    with database.reading() as connection:
+        found = connection.execute(text(sql), {"id": model_id}).first()
+    if found is None or found[2] is None:
+        return None
+    return f"{readable(found[0])[:19]}Z", by_whom(readable(found[1]), readable(found[2]))
 
 
 def differences(

@@ -174,7 +174,8 @@ class Event:
     """One change in the history; without a model it is of a provider or the fleet.
 
     *details*: what changed, as JSON. ``until``: when it ends; ``guard``: what spared the model;
-    ``old`` and ``new``: the values that differ. None where there is nothing more to say.
+    ``old`` and ``new``: the values that differ; ``application_name``: another program made the
+    change, and *actor* is its role in the database. None where there is nothing more to say.
     *operation*: the events that one call wrote have the same one; None in events of earlier releases.
     """
 
@@ -190,3 +191,9 @@ class Event:
     provider: str | None = None
     details: Mapping[str, Any] | None = None
     operation: str | None = None
+
+
+def by_whom(actor: str | None, program: str | None) -> str:
+    """Say who caused an event: `` by web (another program: shop)``; *program* None: modelctl did."""
+    by = f" by {actor}" if actor else ""
+    return by if program is None else f"{by} (another program{program and f': {program}'})"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelctl.config.config import Config
+    from modelctl.database.database import Database
     from modelctl.health import Hold
     from modelctl.models.results import ExplainedModel, Model
     from modelctl.recovery.candidates import Candidates
@@ -54,10 +55,13 @@ def describe(hold: Hold) -> str:
     return f"automatic switching{whose} is paused{by} {end}{why}"
 
 
-def explained(model: Model, config: Config, holds: Holds, candidates: Candidates) -> ExplainedModel:
+def explained(
+    model: Model, config: Config, database: Database, holds: Holds, candidates: Candidates
+) -> ExplainedModel:
     """Return *model* with its explanation; the database is asked what the sentences need."""
     from dataclasses import fields
 
+    from modelctl.models.events import other_program
     from modelctl.models.results import ExplainedModel
 
     current = holds.current()
@@ -65,20 +69,27 @@ def explained(model: Model, config: Config, holds: Holds, candidates: Candidates
     candidate = None if model.active else next(candidates.plan(ids=[model.id]), None)
     is_due = candidate is not None and not candidate.waiting
     ahead = candidates.ahead(model.id) if is_due and config.recovery.limit else 0
-    sentences = explain(model, config, current, candidate, ahead)
+    is_told = model.active or model.disabled_by is not None
+    other = None if is_told else other_program(database, model.id)
+    sentences = explain(model, config, current, candidate, ahead, other)
     values = {field.name: getattr(model, field.name) for field in fields(model)}
     return ExplainedModel(**values, explanation=sentences)
 
 
 def explain(
-    model: Model, config: Config, holds: Iterable[Hold], candidate: Candidate | None, ahead: int
+    model: Model,
+    config: Config,
+    holds: Iterable[Hold],
+    candidate: Candidate | None,
+    ahead: int,
+    other: tuple[str, str] | None,
 ) -> tuple[str, ...]:
     """Return the sentences.
 
     *holds*: the pauses and incidents of now. *candidate*: None if only a person enables the model.
-    *ahead*: how many models are due before it.
+    *ahead*: how many models are due before it. *other*: when another program switched it off, and who.
     """
-    sentences = [_status(model), *_failures(model, config)]
+    sentences = [_status(model, other), *_failures(model, config)]
     if model.status is ModelStatus.ACTIVE:
         sentences += _trust(model, config)
     else:
@@ -93,10 +104,12 @@ def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _status(model: Model) -> str:
+def _status(model: Model, other: tuple[str, str] | None) -> str:
     if model.status is ModelStatus.ACTIVE:
         back = f", back since {moment(model.recovered_at)}" if model.recovered_at else ""
         return f"It is active{back}."
+    if other:
+        return f"It has been off since {other[0]}, switched off{other[1]}."
     since = f" since {moment(model.disabled_at)}" if model.disabled_at else ""
     by = model.disabled_by or "somebody, not by modelctl"
     why = f": {model.disabled_reason}" if model.disabled_reason else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 MODELS = "models"
 OUTBOX = "modelctl_outbox"
+EVENTS = "modelctl_events"
 TAGS = "modelctl_tags"
 CACHE = "modelctl_cache"
 VERSION = "modelctl_version"
@@ -169,7 +170,7 @@ _VERSION = {
 }
 
 _COMMON = {
-    "modelctl_events": _EVENTS,
+    EVENTS: _EVENTS,
     "modelctl_state": _STATE,
     "modelctl_holds": _HOLDS,
     TAGS: _TAGS,
@@ -189,12 +190,10 @@ INDEXES = {
         "(id) WHERE active IS NOT 1 AND auto_disabled IS 1",
     ),
     "modelctl_models_disabled_until": Index(MODELS, *["(id) WHERE disabled_until IS NOT NULL"] * 2),
-    "modelctl_events_model": Index("modelctl_events", *["(model_id, id)"] * 2),
+    "modelctl_events_model": Index(EVENTS, *["(model_id, id)"] * 2),
     # Events are written in the order of their times, so a block range index is enough, and it adds no
     # cost to bulk changes.
-    "modelctl_events_at": Index(
-        "modelctl_events", "USING brin (at) WITH (autosummarize = on)", "(at)"
-    ),
-    "modelctl_events_operation": Index("modelctl_events", *["(operation)"] * 2),
+    "modelctl_events_at": Index(EVENTS, "USING brin (at) WITH (autosummarize = on)", "(at)"),
+    "modelctl_events_operation": Index(EVENTS, *["(operation)"] * 2),
     "modelctl_outbox_due": Index(OUTBOX, "(due)", ""),
 }

@@ -389,9 +389,11 @@ def events_view(events: Iterable[Event]) -> View:
 
 def event_lines(events: Iterable[Event]) -> Iterator[str]:
     """Return a line for a person of each event, as it is printed when it comes."""
+    from modelctl.models.results import by_whom
+
     for event in events:
         of = event.model_id or event.provider or "fleet"
         statuses = f" ({event.before or '-'} -> {event.after or '-'})" if event.after else ""
         why = [word for word in (event.failure_type, event.reason) if word]
-        by = f" by {event.actor}" if event.actor else ""
+        by = by_whom(event.actor, (event.details or {}).get("application_name"))
         yield f"{table_text(event.at)}  {of}  {event.event}{statuses}{by}{': ' * bool(why)}{', '.join(why)}"

@@ -307,8 +307,9 @@ def test_the_rights_suffice_in_another_database_and_on_a_cluster(
 def test_a_website_without_rights_on_our_tables_writes_models(
     postgres: Postgres, roles: str
 ) -> None:
-    """The triggers write the outbox for a role that may not even read it."""
-    with psycopg.connect(postgres.url(roles, user="website"), autocommit=True) as website:
+    """The triggers write the outbox and the history for a role that may not even read them."""
+    url = f"{postgres.url(roles, user='website')}?application_name=shop"
+    with psycopg.connect(url, autocommit=True) as website:
         website.execute("INSERT INTO models (id) VALUES ('a'), ('b')")
         website.execute("UPDATE models SET active = false WHERE id = 'a'")
         website.execute("UPDATE models SET active = true WHERE id = 'a'")
@@ -316,6 +317,10 @@ def test_a_website_without_rights_on_our_tables_writes_models(
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             website.execute("SELECT count(*) FROM modelctl.modelctl_outbox")
     assert postgres.execute("SELECT count(*) FROM modelctl.modelctl_outbox", roles) == [(4,)]
+    told = "SELECT event, actor, details ->> 'application_name' FROM modelctl.modelctl_events ORDER BY id"
+    assert postgres.execute(told, roles) == [
+        (event, "website", "shop") for event in ("added", "added", "disabled", "enabled", "removed")
+    ]
 
 
 def test_only_modelctl_writes_holds(postgres: Postgres, roles: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from modelctl import Fleet, UsageError
 from tests.commands import Cli
-from tests.fleets import HOUR, let_pass, seed, sql
+from tests.fleets import HOUR, let_pass, seed, sql, sql_without_events
 
 
 def found(fleet: Fleet, **wanted: object) -> list[tuple[str | None, str]]:
@@ -60,7 +60,7 @@ def test_garbled_details_stop_no_filter(fleet: Fleet, fleet_url: str) -> None:
     fleet.add("b", provider="p")
     garbled = "{" if fleet_url.startswith("sqlite") else "[1]"
     sql(fleet_url, "UPDATE modelctl_events SET details = ? WHERE model_id = ?", garbled, "a")
-    sql(fleet_url, "DELETE FROM models")
+    sql_without_events(fleet_url, "DELETE FROM models")
     assert found(fleet, provider="p") == [("b", "added")]
 
 

@@ -125,7 +125,11 @@ def test_what_changed_since_is_left_alone(fleet: Fleet, fleet_url: str) -> None:
     assert notes["a"] is None
     assert notes["b"] == "changed since: disabled by bob"
     assert notes["c"] == "changed since: updated by bob"
-    assert "another program" in notes["d"]
+    by = "disabled by postgres (another program)"
+    assert (
+        notes["d"]
+        == f"changed since{', by another program' if is_sqlite(fleet_url) else f': {by}'}"
+    )
     assert "not in the fleet" in notes["e"]
     assert (notes["f"], undone["f"].changed) == (None, False)
 

@@ -10,7 +10,7 @@ import pytest
 from modelctl import Fleet, Hold
 from modelctl.recovery.explain import describe, left, moment
 from tests.commands import Cli
-from tests.fleets import ACTOR, HOUR, Ago, alter, opened, put, put_off, sql
+from tests.fleets import ACTOR, HOUR, Ago, alter, is_sqlite, opened, put, put_off, sql
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 UNTIL = datetime(2026, 1, 2, 4, 4, 5, tzinfo=UTC)
@@ -173,16 +173,20 @@ def test_behind_others(fleet_url: str) -> None:
 
 
 def test_disabled_by_a_person(fleet_url: str) -> None:
-    """The sentence names actor, time and reason; a disable in SQL is called that."""
+    """The sentence names actor, time and reason; of a disable in SQL what the history has."""
     put(fleet_url, "a")
     put(fleet_url, "b")
     with opened(fleet_url) as fleet:
         fleet.disable("a", reason="too dear")
         assert f", switched off by {ACTOR}: too dear." in fleet.show("a").explanation[0]
         sql(fleet_url, "UPDATE models SET active = false WHERE id = 'b'")
-        assert fleet.show("b").explanation[0] == (
-            "It is off, switched off by somebody, not by modelctl."
-        )
+        said = fleet.show("b").explanation[0]
+        if is_sqlite(fleet_url):
+            assert said == "It is off, switched off by somebody, not by modelctl."
+        else:
+            since = moment(fleet.events("b")[0].at)
+            by = "postgres (another program)"
+            assert said == f"It has been off since {since}, switched off by {by}."
         for model_id in "ab":
             assert fleet.show(model_id).explanation[-1].endswith("only a person enables it.")
 

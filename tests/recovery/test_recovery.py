@@ -38,6 +38,7 @@ from tests.fleets import (
     put,
     put_off,
     sql,
+    sql_without_events,
     status,
 )
 from tests.recovery.outcomes import Fail, listed, story, why
@@ -259,7 +260,7 @@ def fill(url: str, count: int, name: str = "some-provider/model") -> None:
         "(WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n"
         f" WHERE n < {count}) SELECT n FROM n) AS numbers"
     )
-    sql(
+    sql_without_events(
         url,
         "INSERT INTO models (id, active, auto_disabled, consecutive_failures, ejections,"
         f" last_failure_at) SELECT '{name}-' || n, false, true, 5, 1, {ago(url, 9 * HOUR)}"
