@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 from modelctl import crash_points
 from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError
 from modelctl.model import CacheState
-from tests.faults.oracle import Foreign, MachineWorld, Reader, Row, ids
+from tests.faults.oracle import KNOWN, Foreign, MachineWorld, Reader, Row, ids
 from tests.world import KEY, LEASE, VOUCH
 
 OTHERS = ("db:stats:overall", "db:leaderboard:all", "db:leaderboard:top:10")
@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
             how |= {"force": force, "duration": 7200 if timed else None}
         change: Callable[..., Any] = getattr(self.fleet, verb)
         # What is gone can be removed once more.
-        gone = {event[0] for event in self.events} if verb == "remove" else set()
+        gone = {row[0] for row in self.world.sql(KNOWN)} if verb == "remove" else set()
         if not self.rows.keys() | gone >= set(wanted):
             with pytest.raises(ModelNotFoundError):
                 change(*chosen, **how)

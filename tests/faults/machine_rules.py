@@ -17,7 +17,8 @@ from modelctl.errors import ModelNotFoundError, RefusedError, StaleCacheError
 from modelctl.model import ModelStatus
 from tests.faults.machine import Machine
 from tests.faults.oracle import COUNTED, EVENTS, IDS, ROWS, Reader, Row, deliveries, ids, rarely
-from tests.fleets import ago
+from tests.fleets import ago, is_sqlite
+from tests.replay import TOLD, replay
 from tests.world import KEY, LEASE
 
 NAMES = ("", "One", "Two")
@@ -200,6 +201,9 @@ class FleetRules(Machine):
         rows = {model_id: Row(*columns) for model_id, *columns in self.world.sql(ROWS)}
         assert rows == self.rows
         assert self.world.sql(EVENTS) == self.events
+        if not is_sqlite(self.world.database):
+            said = {model_id: row.status for model_id, row in self.rows.items()}
+            assert replay(self.world.sql(TOLD)) == said
 
     @invariant()
     def facts_are_not_rewritten(self) -> None:
@@ -410,7 +414,9 @@ class StatusRules(FleetRules):
             with pytest.raises(ModelNotFoundError):
                 self.fleet.show(model_id)
         told = [
-            (e.model_id or "", e.event, e.before, e.after) for e in self.fleet.events(limit=1000)
+            (e.model_id or "", e.event, e.before, e.after)
+            for e in self.fleet.events(limit=1000)
+            if e.operation
         ]
         assert told == self.events[::-1]
         wanted = sorted(i for i, row in self.rows.items() if row.status == status)

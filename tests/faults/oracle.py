@@ -171,7 +171,9 @@ ROWS = (
     " success_count, failure_count, failure_type, failure_reason, disabled_by, disabled_reason,"
     " would_disable, disabled_until IS NOT NULL FROM models"
 )
-EVENTS = "SELECT model_id, event, before, after FROM modelctl_events ORDER BY id"
+# Those of other programs have no operation; what they say is held by `replayed`.
+EVENTS = "SELECT model_id, event, before, after FROM modelctl_events WHERE operation IS NOT NULL ORDER BY id"
+KNOWN = "SELECT DISTINCT model_id FROM modelctl_events"
 
 
 ids = st.sampled_from(IDS)

@@ -25,7 +25,7 @@ from tests.fleets import (
     sql_without_events,
     trip,
 )
-from tests.history.replay import replayed, statuses
+from tests.replay import replayed, statuses
 from tests.servers import PgBouncer, Postgres
 
 OFF = "UPDATE models SET active = false WHERE id = "
