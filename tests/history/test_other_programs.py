@@ -161,27 +161,31 @@ def test_the_commands_tell_each_change_once(pg: Fleet, pg_cleared: str) -> None:
     let_pass(pg_cleared, 48 * HOUR)
     assert len(pg.recover().recovered) == 3
     pg.undo()
+    pg.edit("c", name="C", provider="p", tag="x")
+    pg.rename("c", "z")
     pg.remove("a", "b")
     assert pg.upgrade().repaired == ()
     pg.doctor()
     assert [event for event in pg.events(limit=0) if event.operation is None] == []
     changed = [(e.model_id, e.event) for e in pg.events(limit=0, oldest_first=True)]
+    # The history of a model follows when it is renamed.
     assert changed == [
         ("a", "added"),
-        *(("b", "added"), ("c", "added"), ("d", "added")),
+        *(("b", "added"), ("z", "added"), ("d", "added")),
         *(("d", "updated"), ("e", "added")),
         ("a", "disabled"),
         ("b", "disabled"),
         ("a", "enabled"),
         ("a", "undone"),
-        *(("c", "auto-disabled"), ("d", "auto-disabled")),
+        *(("z", "auto-disabled"), ("d", "auto-disabled")),
         ("e", "auto-disabled"),
-        ("c", "disabled"),
+        ("z", "disabled"),
         ("d", "recovered"),
-        *(("a", "enabled"), ("b", "enabled"), ("c", "enabled")),
+        *(("a", "enabled"), ("b", "enabled"), ("z", "enabled")),
         *(("a", "auto-disabled"), ("b", "auto-disabled")),
         *(("a", "recovered"), ("b", "recovered"), ("e", "recovered")),
         *(("a", "undone"), ("b", "undone"), ("e", "undone")),
+        *(("z", "edited"), ("z", "renamed")),
         *(("a", "removed"), ("b", "removed")),
     ]
     assert replayed(pg_cleared) == statuses(pg_cleared)
@@ -418,7 +422,9 @@ RAW = st.one_of(
     st.just("ROLLBACK"),
 )
 OWN = st.tuples(
-    st.sampled_from(["add", "disable", "enable", "fail", "remove", "recover", "undo", "prune"]),
+    st.sampled_from(
+        ["add", "disable", "enable", "fail", "remove", "recover", "undo", "prune", "rename"]
+    ),
     LISTS,
 )
 
@@ -461,6 +467,8 @@ def _run(fleet: Fleet, url: str, command: str, ids: list[str]) -> None:
                 fleet.undo(own[-1])
         case "prune":
             fleet.prune(0)
+        case "rename" if there and "new" not in statuses(url):
+            fleet.rename(there[0], "new")
         case "disable" | "enable" | "remove" if there:
             getattr(fleet, command)(*there)
 
