@@ -38,6 +38,7 @@ def fill(url: str) -> None:
         text += commands.TAGS.replace('["', '{"').replace('"]', '"}')
         for statement in filter(str.strip, text.split(";")):
             connection.execute(statement.encode())
+        connection.execute("DELETE FROM modelctl_events WHERE operation IS NULL")
 
 
 def test_every_command_on_servers(
