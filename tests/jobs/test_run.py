@@ -54,13 +54,15 @@ def line(stream: object) -> str:
 
 
 def test_all_jobs(fleet_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Raw SQL reaches the count, due models come back, the metrics are whole; SIGTERM ends it with 0."""
+    """Raw SQL reaches the count, due models come back, old events go, the metrics are whole; SIGTERM is 0."""
     redis_url = "" if fleets.is_sqlite(fleet_url) else request.getfixturevalue("redis_url")
     file = tmp_path / "modelctl.prom"
     with World(fleet_url, redis_url) as world:
         fleets.put(fleet_url, "a", "b", "c")
         fleets.put_off(fleet_url, "due", failed=2 * fleets.HOUR)
-        settings = {"redis_url": redis_url} if redis_url else {}
+        old = f"('a', 'edited', {fleets.ago(fleet_url, 40 * 24 * fleets.HOUR)})"
+        world.sql(f"INSERT INTO modelctl_events (model_id, event, at) VALUES {old}, {old}")
+        settings = {"history_keep": "30d"} | ({"redis_url": redis_url} if redis_url else {})
         options = ("--recover-every", "1s", "--metrics", str(file))
         with running(fleet_url, *options, **settings) as process:
             assert line(process.stdout) == "due\n"
@@ -69,6 +71,7 @@ def test_all_jobs(fleet_url: str, request: pytest.FixtureRequest, tmp_path: Path
             until(lambda: world.fleet.count().active == 3)
             fleets.put_off(fleet_url, "later", failed=2 * fleets.HOUR)
             assert line(process.stdout) == "later\n"
+            until(lambda: [model_id for model_id, _ in world.events].count("a") == 1)
             until(file.exists)
             names = {family.name for family in text_string_to_metric_families(file.read_text())}
             assert "modelctl_active_models" in names
@@ -99,7 +102,7 @@ def test_servers_that_go_away(
         with running(pg_database, *options, redis_url=redis_url) as process:
             until(lambda: world.queue[0] == 0)
             world.disconnect()
-            postgres.stop()
+            postgres.kill()
             assert line(process.stderr).startswith("warning: ")
             fails_again(process)
             postgres.start()
@@ -243,7 +246,8 @@ def test_two_of_them(fleet_url: str, request: pytest.FixtureRequest) -> None:
         # A run that has brought models back also says so, although it is stopped then.
         assert sorted(lines[0].split() + lines[2].split()) == sorted(ids)
         assert (lines[1], lines[3]) == ("", "")
-        assert world.events == [(model_id, "recovered") for model_id in sorted(ids)]
+        recovered = [model_id for model_id, event in world.events if event == "recovered"]
+        assert sorted(recovered) == sorted(ids)
 
 
 def test_a_database_that_hangs(pg_database: str, postgres: Postgres, tmp_path: Path) -> None:
