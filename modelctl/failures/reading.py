@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from modelctl.failures import tables
-from modelctl.failures.facts import attribute, package, status_of
+from modelctl.failures.facts import attribute, package, status_of, text
 
 if TYPE_CHECKING:
     import ast
@@ -79,13 +79,33 @@ def _reads_answer(exception: BaseException, frame: TracebackType) -> bool:
     attributes, root = _parts(node) if node else (None, None)
     if attributes is None:
         return False
-    if not tables.ANSWER_ATTRIBUTES.isdisjoint(attributes):
-        return True
     scopes = (frame.tb_frame.f_locals, frame.tb_frame.f_globals)
     value = next((scope[root] for scope in scopes if root in scope), None)
+    if _says_why(value):
+        return False
+    if not tables.ANSWER_ATTRIBUTES.isdisjoint(attributes):
+        return True
     if isinstance(value, dict):
         return "ResponseMetadata" in value  # botocore
     return package(type(value)) in tables.SDKS and (status_of(value) or 200) < 400
+
+
+def _says_why(answer: object) -> bool:
+    """Whether an answer is good and says why it has no text: it was refused, or is a call of a tool."""
+    if attribute(attribute(answer, "prompt_feedback"), "block_reason") is not None:
+        return True
+    holders = [answer]
+    for name in ("choices", "candidates"):
+        if isinstance(items := attribute(answer, name), list):
+            holders += items[:1]
+    reasons = [
+        text(attribute(holder, name), 30).lower()
+        for holder in holders
+        for name in ("finish_reason", "stop_reason")
+    ]
+    if isinstance(answer, dict):  # botocore
+        reasons.append(text(dict.get(answer, "stopReason"), 30))
+    return not tables.REASONS_FOR_NO_TEXT.isdisjoint(reasons)
 
 
 def _expression(frame: TracebackType) -> ast.expr | None:

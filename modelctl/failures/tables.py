@@ -284,6 +284,9 @@ CODES_WITHOUT_STATUS: dict[str, FailureType | None] = {
     "serviceunavailableexception": SERVER,
     "validationexception": CLIENT,
     "accessdeniedexception": CLIENT,
+    "expiredtokenexception": CLIENT,
+    "unrecognizedclientexception": CLIENT,
+    "invalidsignatureexception": CLIENT,
     "resourcenotfoundexception": CLIENT,
 }
 
@@ -377,3 +380,18 @@ MAKING = (
 # Attributes that only answers have; and attributes of answers that a page of HTML (text) does not have.
 ANSWER_ATTRIBUTES = {"choices", "candidates", "finish_reason", "stop_reason", "output_text"}
 HTML_LACKS = ANSWER_ATTRIBUTES | {"content", "message", "output", "data", "usage"}
+# Why a good answer has no text (finish_reason, stop_reason, stopReason).
+REASONS_FOR_NO_TEXT = {
+    *(
+        "content_filter",
+        "refusal",
+        "safety",
+        "recitation",
+        "prohibited_content",
+        "blocklist",
+        "spii",
+    ),
+    *("guardrail_intervened", "content_filtered"),
+    *("length", "max_tokens", "model_context_window_exceeded"),
+    *("tool_calls", "function_call", "tool_use", "pause_turn"),
+}

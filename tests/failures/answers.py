@@ -153,6 +153,24 @@ _GOOD: dict[str, Any] = {
     },
 }
 _GOOD["mistral"] = _GOOD["openai"]
+# A good answer that has no text, because the provider refused the prompt.
+_DECLINED: dict[str, Any] = {
+    "openai": {
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": None, "refusal": "No."},
+                "finish_reason": "content_filter",
+            }
+        ]
+    },
+    "anthropic": {"content": [], "stop_reason": "refusal"},
+    "google": {"candidates": [], "promptFeedback": {"blockReason": "SAFETY"}},
+    "bedrock": {
+        "output": {"message": {"role": "assistant", "content": []}},
+        "stopReason": "guardrail_intervened",
+    },
+}
 # The field of a good answer that is a list, and is empty in the scenario "nochoices".
 _LIST = {"anthropic": "content", "google": "candidates"}
 
@@ -274,6 +292,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _nochoices(self, api: str) -> None:
         self._send(200, json.dumps({**_GOOD[api], _LIST.get(api, "choices"): []}).encode())
+
+    def _declined(self, api: str) -> None:
+        self._send(200, json.dumps({**_GOOD[api], **_DECLINED[api]}).encode())
 
     def _error200(self, api: str) -> None:
         self._send(200, json.dumps(error_body(api, 503)).encode())

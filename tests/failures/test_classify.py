@@ -379,6 +379,10 @@ def create(model): return {}[model]
 Answer: Any = ANSWER["Answer"]
 
 
+REFUSED: Any = Answer(content=[], stop_reason="refusal")
+BLOCKED: Any = Answer(candidates=None, prompt_feedback=Answer(block_reason="SAFETY"))
+
+
 class Own:
     """Something of the application's, with fields that are called like those of an answer."""
 
@@ -394,6 +398,7 @@ def reading(kind: str) -> object:
     """Read an answer as applications do, each in another way."""
     own, answer, page = Own(), Answer(choices=[], content=None, parts={}), "<html>"
     good = Answer(choices=[Answer(message=Answer(content=None))])
+    refused = Answer(choices=[Answer(finish_reason="content_filter", message=Answer(content=None))])
     names: dict[str, int] = {}
     match kind:
         case "empty list":
@@ -406,6 +411,12 @@ def reading(kind: str) -> object:
             return answer.parts["text"]
         case "null text":
             return good.choices[0].message.content.strip()
+        case "refused":
+            return refused.choices[0].message.content.strip()
+        case "refused by Anthropic":
+            return REFUSED.content[0].text
+        case "refused by Google":
+            return BLOCKED.candidates[0].content
         case "field of an object":
             return own.answer.choices[0]
         case "several lines":
@@ -439,6 +450,7 @@ def reading(kind: str) -> object:
         *((kind, "parse-error") for kind in ("page of anthropic", "inside")),
         *((kind, None) for kind in ("own field", "own dictionary", "typo", "own function")),
         *((kind, None) for kind in ("dictionary", "argument")),
+        *((kind, None) for kind in ("refused", "refused by Anthropic", "refused by Google")),
     ],
 )
 def test_answers_that_lack_something(kind: str, expected: str | None) -> None:

@@ -48,6 +48,21 @@ def test_what_an_sdk_raises(server: Answers, name: str) -> None:
     assert wrong == {}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("openai", "openai-async", "anthropic", "anthropic-async", "google-genai", "botocore"),
+        *("google-genai-async", "litellm-openai", "litellm-anthropic"),
+    ],
+)
+def test_an_answer_that_says_why_it_has_no_text(server: Answers, name: str) -> None:
+    """If the provider refused the prompt, reading the text that is not there is no parse error."""
+    api, call = SDKS[name]
+    with pytest.raises((LookupError, AttributeError, TypeError)) as caught:
+        call(server.url("declined", api), stream=False)
+    assert classify(caught.value) is None
+
+
 # The codes of gRPC, and what they are.
 _GRPC = {
     "CANCELLED": None,
