@@ -36,12 +36,11 @@ class NotifyCommands(OpenedFleet):
         if config is None:
             hint = "see [notify] in config.example.toml"
             raise InvalidConfigError("no receiver of notifications is configured", hint=hint)
-        store = self._store
         run = NotifyRun(
-            store.database,
+            self._store.database,
             config,
             max_ejections=self.config.recovery.max_ejections,
-            count=lambda: store.outbox.count()[0],
+            count=lambda: self._cached_count.count(fresh=False, strong=True).active,
             patience=patience,
             warn=lambda warning: self.on_warning(warning),
         )

@@ -103,7 +103,7 @@ def test_fewer_active_models_than_the_minimum(fleet_url: str, receiver: Receiver
         begin(fleet)
         fleet.disable("a")
         assert fleet.notify().sent == 0
-        fleet.disable("b")
+        sql(fleet_url, "UPDATE models SET active = FALSE WHERE id = 'b'")  # another program
         assert fleet.notify().sent == 1
         fleet.disable("c")
         assert fleet.notify().sent == 0
