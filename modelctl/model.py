@@ -16,7 +16,7 @@ ID_LENGTH = 200
 EVENTS = (
     *("added", "updated", "removed", "disabled", "enabled", "recovered", "auto-disabled"),
     *("would-disable", "probe-failed", "incident", "paused", "resumed", "undone"),
-    *("edited", "renamed", "restored"),
+    *("edited", "renamed", "restored", "found"),
 )
 
 

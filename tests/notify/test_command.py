@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from modelctl import Fleet
+from modelctl.model import EVENTS
 from tests import commands
 from tests.commands import Cli, Result
-from tests.fleets import seed
-from tests.notify.receiver import SECRET, Receiver, silent
+from tests.fleets import seed, sql
+from tests.notify.receiver import SECRET, Receiver, silent, telling
 from tests.waiting import until
 
 
@@ -221,3 +222,19 @@ def test_one_message_is_one_json_value(fleet: Fleet, file: Path, tmp_path: Path,
     assert cli("--config", str(file), "notify").code == 0
     printed = cli("--config", str(file), "events", "--limit", "1", "-o", "json").json
     assert json.loads(got.read_text())["events"] == printed
+
+
+def test_every_event_can_be_asked_for(pg: Fleet, pg_cleared: str, receiver: Receiver) -> None:
+    """The names that the section takes are those that the history has, also of other programs."""
+    with telling(pg_cleared, receiver, events=EVENTS) as fleet:
+        seed(pg, "ab")
+        assert fleet.notify().began
+        sql(pg_cleared, "UPDATE models SET active = FALSE WHERE id = 'a'")
+        pg.rename("b", "c")
+        pg.edit("c", name="C")
+        pg.pause(60)
+        pg.resume()
+        assert fleet.notify().sent == 5
+        found = sql(pg_cleared, "SELECT DISTINCT event FROM modelctl_events")
+    assert {name for (name,) in found} <= {*EVENTS}
+    assert receiver.events[0] == ("a", "disabled")
