@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database
     from modelctl.tables.selection import Selection
 
-_TEXTS = tuple(i for i, column in enumerate(MODELS.c) if isinstance(column.type, sa.Text))
+_texts = itemgetter(*(i for i, column in enumerate(MODELS.c) if isinstance(column.type, sa.Text)))
 _ACTIVE, _AUTO_DISABLED, _SPARED = (
     MODELS.c.keys().index(name) for name in ("active", "auto_disabled", "would_disable")
 )
@@ -139,7 +140,7 @@ class Models:
         # Looking at each value costs as much as all the rest, and nearly all rows have usual types.
         usual = tuple(map(type, row)) in self._usual
         usual = usual and row[_ACTIVE] in _FLAGS and row[_AUTO_DISABLED] in _FLAGS
-        if not usual or not all(row[i] is None or is_storable(row[i]) for i in _TEXTS):
+        if not usual or not is_storable("".join(filter(None, _texts(row)))):
             row = self._corrected(row, odd)
         active, auto_disabled = row[_ACTIVE] == 1, row[_AUTO_DISABLED] == 1
         stored_tags, now, retry = row[-3:]
