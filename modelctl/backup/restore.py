@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from modelctl.backup.lines import Saved
+    from modelctl.backup.lines import Line, Saved
     from modelctl.config.config import Config
     from modelctl.config.sections import RecoveryConfig
     from modelctl.database.database import Database
@@ -96,7 +96,7 @@ def restore(
         if floor and switches_off:
             check_floor(connection, floor)
         total = connection.scalar(text("SELECT count(*) FROM models")) or 0
-        holds = one_run.restore_holds(saved)
+        holds = sum(map(one_run.restore_holds, chunks(saved.holds)))
         one_run.odd.finish()
         return Done(changes, counts, total - len(saved.models), holds)
 
@@ -221,9 +221,9 @@ class _Run:
             before, after = one.before and one.before.value, one.after and one.after.value
             yield NewEvent(model_id, "restored", before, after, details=details)
 
-    def restore_holds(self, saved: Saved) -> int:
+    def restore_holds(self, lines: Iterable[Line]) -> int:
         """Restore the pauses and incidents that are not over; return how many."""
-        holds = {line.key: line.hold() for line in saved.holds}
+        holds = {line.key: line.hold() for line in lines}
         restored = write_holds(self._database, self._connection, holds.values())
         events = [
             NewEvent(

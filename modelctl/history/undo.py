@@ -342,6 +342,10 @@ def _before(model_id: str, changes: Iterable[_Written]) -> _Before:
             was.why_not = _WHY_NOT.get(event.event, f"'{event.event}' cannot be undone")
         elif event.event == "restored" and event.before is None:
             was.why_not = _WHY_NOT["added"]
+        elif (
+            event.event == "restored" and event.before == event.after and {*_VALUES}.isdisjoint(old)
+        ):
+            was.why_not = "restore changed its name, tags or totals, which undo does not put back"
         elif event.before not in [*ModelStatus] or event.after not in [*ModelStatus]:
             was.why_not = "its event cannot be read"
         for name in _VALUES:

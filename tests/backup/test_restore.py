@@ -161,6 +161,15 @@ def test_a_mistake_is_taken_back_by_one_undo(fleet: Fleet) -> None:
     assert now == then
 
 
+def test_an_undo_says_what_it_does_not_put_back(fleet: Fleet) -> None:
+    """Where a restore changed no status, undo leaves the model alone, and says why."""
+    seed(fleet, "a")
+    fleet.restore(export_of(model("a", display_name="A", success_count=5)))
+    [left] = fleet.undo().changes
+    assert "which undo does not put back" in getattr(left, "note", "")
+    assert fleet.show("a").display_name == "A"
+
+
 def test_a_dry_run_changes_nothing(fleet: Fleet, fleet_url: str, tool: Cli, tmp_path: Any) -> None:
     """--dry-run shows what would be added, updated and left off, and changes nothing."""
     seed(fleet, "abc")
