@@ -61,9 +61,9 @@ def test_an_event_that_is_larger_than_a_message() -> None:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(answers=st.lists(st.sampled_from([200, 200, 500, 404]), max_size=12))
+@given(answers=st.lists(st.sampled_from([200, 200, 500, 404]), max_size=8))
 def test_whatever_the_receiver_answers(
     sqlite_database: str, receiver: Receiver, answers: list[int]
 ) -> None:
