@@ -375,6 +375,7 @@ class Answer:
     def __init__(self, **fields): self.__dict__.update(fields)
 def _process_response(body): return body["choices"]
 def create(model): return {}[model]
+def final_message(message): assert message is not None
 """)
 Answer: Any = ANSWER["Answer"]
 
@@ -437,6 +438,8 @@ def reading(kind: str) -> object:
             return names["choices"]
         case "inside":
             return ANSWER["_process_response"]({})
+        case "assertion of an SDK":
+            return ANSWER["final_message"](None)
         case "argument":
             return ANSWER["create"]("m")
     raise AssertionError(kind)
@@ -447,7 +450,7 @@ def reading(kind: str) -> object:
     [
         *((kind, "parse-error") for kind in ("empty list", "nothing", "loop", "key", "null text")),
         *((kind, "parse-error") for kind in ("field of an object", "several lines", "page")),
-        *((kind, "parse-error") for kind in ("page of anthropic", "inside")),
+        *((kind, "parse-error") for kind in ("page of anthropic", "inside", "assertion of an SDK")),
         *((kind, None) for kind in ("own field", "own dictionary", "typo", "own function")),
         *((kind, None) for kind in ("dictionary", "argument")),
         *((kind, None) for kind in ("refused", "refused by Anthropic", "refused by Google")),
@@ -455,7 +458,7 @@ def reading(kind: str) -> object:
 )
 def test_answers_that_lack_something(kind: str, expected: str | None) -> None:
     """An exception of Python is a parse error if its expression, or an SDK, reads an answer."""
-    with pytest.raises((LookupError, AttributeError, TypeError)) as caught:
+    with pytest.raises((LookupError, AttributeError, TypeError, AssertionError)) as caught:
         reading(kind)
     assert classify(caught.value) == expected
 
