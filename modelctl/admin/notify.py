@@ -35,9 +35,9 @@ def notify(
 ) -> ExitCode:
     """Tell people what happened: send new events to the receiver in [notify].
 
-    Run it from cron. It prints nothing if it sent nothing. The first run only remembers where the
-    history ends. Exit 6: the receiver could not be reached, and the next run tries again. Exit 3:
-    it refused a message.
+    Run it from cron: in a pipe it prints nothing if all is well. The first run only remembers where
+    the history ends. Exit 6: the receiver could not be reached, and the next run tries again.
+    Exit 3: it refused a message.
     """
     if follow and (dry_run or output is OutputFormat.JSON):
         wrong = "--dry-run" if dry_run else "-o json"
@@ -56,7 +56,7 @@ def notify(
 def _report(ctx: typer.Context, result: Notified, output: OutputFormat | None) -> None:
     if output is not OutputFormat.JSON:
         streams.say(*_notes(result, output))
-    if output or result.sent or result.dry_run or streams.can_ask():
+    if output or result.dry_run or prints_table(output):
         print_result(ctx, result, output)
 
 

@@ -116,7 +116,8 @@ class NotifyRun:
         if stored.progress is None or not 0 <= stored.seconds_ago < _SECONDS_BETWEEN_NOTES:
             return False
         upto = self._horizon(stored.progress.cursor)
-        return self._next(stored.progress, upto, stored.now).is_empty
+        found = self._next(stored.progress, upto, stored.now)
+        return found.is_empty and found.upto >= upto
 
     def _claim(self, owner: str) -> bool:
         """Claim, or prolong, the right to send: two runs never send at the same time.
