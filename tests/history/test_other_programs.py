@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modelctl import Fleet
 from tests import servers
+from tests.backup.exports import export_of, held, model
 from tests.fleets import (
     ACTOR,
     HOUR,
@@ -163,6 +164,7 @@ def test_the_commands_tell_each_change_once(pg: Fleet, pg_cleared: str) -> None:
     pg.undo()
     pg.edit("c", name="C", provider="p", tag="x")
     pg.rename("c", "z")
+    pg.restore(export_of(held("d"), model("f")))
     pg.remove("a", "b")
     assert pg.upgrade().repaired == ()
     pg.doctor()
@@ -186,6 +188,7 @@ def test_the_commands_tell_each_change_once(pg: Fleet, pg_cleared: str) -> None:
         *(("a", "recovered"), ("b", "recovered"), ("e", "recovered")),
         *(("a", "undone"), ("b", "undone"), ("e", "undone")),
         *(("z", "edited"), ("z", "renamed")),
+        *(("d", "restored"), ("f", "restored")),
         *(("a", "removed"), ("b", "removed")),
     ]
     assert replayed(pg_cleared) == statuses(pg_cleared)
