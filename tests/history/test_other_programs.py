@@ -166,6 +166,10 @@ def test_the_commands_tell_each_change_once(pg: Fleet, pg_cleared: str) -> None:
     pg.rename("c", "z")
     pg.restore(export_of(held("d"), model("f")))
     pg.remove("a", "b")
+    lines = "".join(pg.export()).encode()
+    pg.remove("d")
+    pg.disable("e", reason="as before")
+    pg.restore(lines, enable=True)
     assert pg.upgrade().repaired == ()
     pg.doctor()
     assert [event for event in pg.events(limit=0) if event.operation is None] == []
@@ -190,6 +194,8 @@ def test_the_commands_tell_each_change_once(pg: Fleet, pg_cleared: str) -> None:
         *(("z", "edited"), ("z", "renamed")),
         *(("d", "restored"), ("f", "restored")),
         *(("a", "removed"), ("b", "removed")),
+        *(("d", "removed"), ("e", "disabled")),
+        *(("e", "restored"), ("d", "restored")),
     ]
     assert replayed(pg_cleared) == statuses(pg_cleared)
 
