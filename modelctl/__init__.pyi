@@ -46,6 +46,8 @@ from modelctl.models.results import OutcomeChange as OutcomeChange
 from modelctl.models.results import Stats as Stats
 from modelctl.models.results import StatusChange as StatusChange
 from modelctl.notify.results import Notified as Notified
+from modelctl.recorder.recorder import Recorder as Recorder
+from modelctl.recorder.results import RecorderStats as RecorderStats
 from modelctl.recovery.results import Pause as Pause
 from modelctl.recovery.results import Recovery as Recovery
 from modelctl.recovery.results import Waiting as Waiting

@@ -108,6 +108,8 @@ class DatabaseUnavailableError(ModelctlError):
     """The database cannot be reached or is too busy; try again later."""
 
     exit_code = ExitCode.DATABASE_UNAVAILABLE
+    # Whether the change may have been made: the answer to its COMMIT was lost.
+    in_doubt = False
 
 
 class StaleCacheError(ModelctlError):

@@ -304,10 +304,12 @@ class Database:
                         raise DatabaseUnavailableError(
                             f"{why}; the change was not made", hint="try again later"
                         ) from None
-        raise DatabaseUnavailableError(
+        unknown = DatabaseUnavailableError(
             f"{why}; it is not known whether the change was made",
             hint="look before you repeat it; all but recording an outcome may be repeated",
-        ) from None
+        )
+        unknown.in_doubt = True
+        raise unknown from None
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from modelctl.fleet.edits import EditCommands
 from modelctl.fleet.history import HistoryCommands
 from modelctl.fleet.notifying import NotifyCommands
 from modelctl.fleet.reads import ReadCommands
+from modelctl.fleet.recording import RecordingCommands
 from modelctl.fleet.recovery import RecoveryCommands
 from modelctl.fleet.upkeep import UpkeepCommands
 from modelctl.opened.calls import public_methods_in_time
@@ -19,6 +20,7 @@ class Fleet(
     CountCommands,
     ReadCommands,
     HistoryCommands,
+    RecordingCommands,
     ChangeCommands,
     EditCommands,
     RecoveryCommands,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
+from weakref import WeakSet
 
 from modelctl import crash_points, forks
 from modelctl.config.config import Config
@@ -32,6 +33,13 @@ def _log(message: str) -> None:
     logging.getLogger("modelctl").warning("%s", message)
 
 
+class Closeable(Protocol):
+    """What uses the connections of a fleet on its own."""
+
+    def close(self) -> None:
+        """Stop using them."""
+
+
 class OpenedFleet:
     """Opens and closes a fleet; connects on first use."""
 
@@ -44,6 +52,8 @@ class OpenedFleet:
         self._pool_size = pool_size or config.database.pool_size
         self._begin()
         forks.watch(self, OpenedFleet._begin)
+        # What must be closed before the connections are.
+        self._before_closing: WeakSet[Closeable] = WeakSet()
         # Receives the text of a warning: something went wrong that fails no call.
         self.on_warning: Callable[[str], None] = _log
         self._cached_count = CachedCount(
@@ -71,7 +81,9 @@ class OpenedFleet:
         return cls(config, actor=actor)
 
     def close(self) -> None:
-        """Close all connections. The fleet may be used again: then it connects again."""
+        """Close its recorders and all connections. The fleet may be used again: then it connects again."""
+        for each in list(self._before_closing):
+            each.close()
         with self._lock:
             if self._made:
                 self._made.close()

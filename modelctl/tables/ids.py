@@ -34,12 +34,14 @@ def check_found(wanted: Sequence[str], found: Container[str]) -> None:
     """Raise `ModelNotFoundError` unless every id that is *wanted* is *found*."""
     missing = [model_id for model_id in wanted if model_id not in found]
     if missing:
-        error = ModelNotFoundError(
-            f"no model {quoted(missing)}" + ("; nothing was changed" if len(wanted) > 1 else ""),
-            hint="see: modelctl list",
-        )
-        error.missing = tuple(missing)
-        raise error
+        raise unknown(missing, "; nothing was changed" if len(wanted) > 1 else "")
+
+
+def unknown(ids: Sequence[str], remark: str = "") -> ModelNotFoundError:
+    """Return the error that no model has one of these ids."""
+    error = ModelNotFoundError(f"no model {quoted(ids)}{remark}", hint="see: modelctl list")
+    error.missing = tuple(ids)
+    return error
 
 
 def quoted(ids: Sequence[str]) -> str:
