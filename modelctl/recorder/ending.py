@@ -14,20 +14,28 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from modelctl.recorder.recorder import Recorder
+
+class Recording(Protocol):
+    """What the end of the process needs of a `Recorder`."""
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+
+    def flush_before_end(self, seconds: float) -> None:
+        """Write what waits."""
+
 
 # How long SIGTERM is delayed at most. Kubernetes sends SIGKILL after 30 s, Docker after 10 s.
 SIGTERM_SECONDS = 5.0
 
-_open: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_open: weakref.WeakSet[Recording] = weakref.WeakSet()
 _ending = False
 _prepared_in = 0  # the process that calls `_at_exit` when it ends
 
 
-def watch(recorder: Recorder) -> None:
+def watch(recorder: Recording) -> None:
     """Close *recorder* at the end of the process, unless it is closed before.
 
     In the main thread this also sets a handler for SIGTERM, if the application has not set its own: the
@@ -40,7 +48,7 @@ def watch(recorder: Recorder) -> None:
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def forget(recorder: Recorder) -> None:
+def forget(recorder: Recording) -> None:
     """*recorder* is closed. After the last one SIGTERM has its default action again."""
     _open.discard(recorder)
     if not _open and _is_main_thread() and signal.getsignal(signal.SIGTERM) is _on_sigterm:

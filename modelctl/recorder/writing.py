@@ -89,7 +89,7 @@ class BatchWriter:
             if self._not_yet_named([first.id]):
                 self._warn(f"outcomes of {quoted([first.id])} are dropped: {exc.message}")
             return True
-        return all([self.write(part) for part in parts])
+        return all(self.write(part) for part in parts)
 
     def _until_it_answers(self, batch: Sequence[Entry]) -> BatchResult:
         """Record a batch; try again as long as the database is away."""

@@ -11,12 +11,12 @@ from tests.fleets import put, sql
 from tests.recorder.conftest import line, run, script
 
 # Longer than any of these programs runs: so what is in the database was written because of its end.
-SLOW = "import modelctl.recorder.recorder as r; r.SECONDS = 600\n"
+SLOW = "import modelctl.recorder.background as r; r.SECONDS = 600\n"
 
 
 def counts(url: str) -> tuple[int, int]:
     """Return successes and failures of all models."""
-    return sql(url, "SELECT sum(success_count), sum(failure_count) FROM models")[0][:2]  # type: ignore[return-value]
+    return sql(url, "SELECT sum(success_count), sum(failure_count) FROM models")[0][:2]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import Any
 
@@ -11,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError, RefusedError, UsageError
-from modelctl.recorder import recorder as module
-from tests import waiting
-from tests.fleets import clear, events, is_sqlite, opened, put, rows, sql
+from modelctl.recorder import background as module
+from tests import ROOT, waiting
 from tests.fleet.test_forks import child
+from tests.fleets import clear, environ, events, is_sqlite, opened, put, rows, sql
 from tests.recorder.conftest import Told, locked
 from tests.servers import Postgres
 
@@ -130,6 +131,19 @@ def test_the_actor_is_in_the_history(told: Told) -> None:
         assert [event[4] for event in events(told.url) if event[0] == model_id] == [shown]
 
 
+def test_the_example_of_the_page(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in docs/applications.md runs as it is written."""
+    page = (ROOT / "docs" / "applications.md").read_text()
+    (example,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "recorder()" in b]
+    put(told.url, "openai/gpt-5")
+    for name, value in environ(told.url).items():
+        monkeypatch.setenv(name, value)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - our own page
+    names["fleet"].close()
+    assert counts(told.url, "openai/gpt-5") == [(1, 2)]
+
+
 # ── Outcomes that cannot be recorded ──
 
 
@@ -182,7 +196,7 @@ def test_outcomes_that_the_database_refuses(told: Told) -> None:
     assert "outcomes of 'b' are dropped" in told.warnings[0]
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """An exception whose text cannot be had."""
 
     def __str__(self) -> str:
@@ -225,7 +239,7 @@ def test_exceptions_and_long_reasons(told: Told) -> None:
     """An exception is classified; a reason of any length is cut; no key is stored; nothing raises."""
     put(told.url, *IDS)
     with told.fleet.recorder() as recorder:
-        recorder.failure(Text("a"), Unprintable(), wait=True)
+        recorder.failure(Text("a"), UnprintableError(), wait=True)
         recorder.failure("a", TimeoutError("too slow: sk-ant-abcdefgh12345678"), wait=True)
         recorder.failure("b", "parse-error", reason="x" * 10_000_000, wait=True)
         recorder.failure("c", KeyboardInterrupt())
@@ -324,7 +338,12 @@ def test_a_full_recorder_can_block(told: Told) -> None:
     ids = [f"m{number}" for number in range(40)]
     put(told.url, *ids)
     with told.fleet.recorder(capacity=10, when_full="block") as recorder:
-        blocked = threading.Thread(target=lambda: [recorder.success(i) for i in ids])
+
+        def work() -> None:
+            for model_id in ids:
+                recorder.success(model_id)
+
+        blocked = threading.Thread(target=work)
         with locked(told.url):
             recorder.failure("m0", "parse-error")
             blocked.start()
@@ -365,12 +384,10 @@ def test_a_closed_recorder(told: Told) -> None:
         recorder = told.fleet.recorder()
         recorder.success("a")
         (recorder if close == "recorder" else told.fleet).close()
-        for use in (
-            lambda r=recorder: r.success("a"),
-            lambda r=recorder: r.failure("a", wait=True),
-        ):
-            with pytest.raises(UsageError, match="the recorder is closed"):
-                use()
+        with pytest.raises(UsageError, match="the recorder is closed"):
+            recorder.success("a")
+        with pytest.raises(UsageError, match="the recorder is closed"):
+            recorder.failure("a", wait=True)
         recorder.close()
         recorder.flush()
     assert (counts(told.url, "a"), told.warnings) == ([(2, 0)], [])
@@ -378,9 +395,10 @@ def test_a_closed_recorder(told: Told) -> None:
 
 def test_wrong_arguments(told: Told) -> None:
     """A wrong capacity or policy is refused; so is waiting in the function that gets warnings."""
+    wrong: dict[str, Any]
     for wrong in ({"capacity": 0}, {"capacity": 1.5}, {"capacity": True}, {"when_full": "wait"}):
         with pytest.raises(UsageError):
-            told.fleet.recorder(**wrong)  # type: ignore[arg-type]
+            told.fleet.recorder(**wrong)
     raised: list[BaseException] = []
 
     def wait_for_it(text: str) -> None:
