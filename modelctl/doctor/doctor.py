@@ -18,6 +18,7 @@ from modelctl.doctor import (
     check_recovery,
     check_rights,
     check_rows,
+    check_updates,
 )
 from modelctl.doctor.facts import Facts, Finding, wrong
 from modelctl.doctor.results import Check, Diagnosis
@@ -62,6 +63,7 @@ CHECKS = (
     NamedCheck("queue", check_cache.queue, reads=("modelctl_outbox", "modelctl_state")),
     NamedCheck("rows", check_rows.rows, reads=("models",)),
     NamedCheck("counters", check_rows.counters, reads=("models",)),
+    NamedCheck("updates", check_updates.updates),
     NamedCheck("fleet", check_rows.fleet, reads=("models",)),
     NamedCheck("recover", check_recovery.recover, reads=("modelctl_state",)),
     NamedCheck("notify", check_notify.notify, reads=("modelctl_state",)),

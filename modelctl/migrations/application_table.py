@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from modelctl.migrations import adoption
 from modelctl.migrations.plan import listed
 from modelctl.migrations.system_catalog import Relation
-from modelctl.schema.declared import MODELS, MODELS_COLUMNS, OUTBOX
+from modelctl.schema.declared import MODELS, MODELS_COLUMNS, MODELS_FILLFACTOR, OUTBOX
 from modelctl.schema.triggers import FUNCTIONS
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def _create(plan: Plan, catalogue: SystemCatalog) -> Relation:
         plan.obstruct(f"the search path ({path}) has no schema for the table models")
     table = Relation.missing(schemas[0] if schemas else "", MODELS)
     if not plan.obstacles:
-        plan.add(f"there is no table {table.shown}", table.create(MODELS_COLUMNS))
+        create = f"{table.create(MODELS_COLUMNS)} WITH (fillfactor = {MODELS_FILLFACTOR})"
+        plan.add(f"there is no table {table.shown}", create)
     return table
 
 

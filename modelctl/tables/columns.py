@@ -130,6 +130,17 @@ def events_table(schema: str | None) -> sa.Table:
 
 
 COUNTERS = ("success_count", "failure_count", "consecutive_failures", "ejections")
+# The columns that an outcome changes although the status stays.
+RECORDED = (
+    *(
+        "success_count",
+        "failure_count",
+        "consecutive_failures",
+        "last_success_at",
+        "last_failure_at",
+    ),
+    *("failure_type", "failure_reason", "updated_at"),
+)
 
 # The columns of an adopted table may be NULL where ours are NOT NULL: hence IS TRUE and coalesce.
 ON = "active IS TRUE"
