@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Count:
     """How many models are active.
 
-    *source*: ``cache`` or ``database``. *age_seconds*: 0 from the database. *expires_in_seconds*:
-    None from the database.
+    *source*: ``cache``, ``database``, or ``memory`` (of this process, only with *max_age*).
+    *age_seconds*: 0 from the database. *expires_in_seconds*: None from the database.
     """
 
     active: int

@@ -4,23 +4,58 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.errors import UsageError
+from modelctl.opened import arguments
+from modelctl.opened.calls import in_time
 from modelctl.opened.opened_fleet import OpenedFleet
 
 if TYPE_CHECKING:
     from modelctl.count.reports import CacheReport, DrainResult
     from modelctl.count.results import Count, VerifiedCount
+    from modelctl.memory.memory import Memory
 
 
 class CountCommands(OpenedFleet):
     """The number of active models, its cache, and the invalidations that are still queued."""
 
-    def count(self, *, fresh: bool = False, strong: bool = False) -> Count:
+    def count(
+        self, *, fresh: bool = False, strong: bool = False, max_age: float | None = None
+    ) -> Count:
         """Return how many models are active: cached for at most 60 s, never older than a change.
 
         *fresh*: count in the database. The cache is not read, but it is filled if no other process
         is filling it. *strong*: cached, but also right after every committed change of other
         programs. If Redis is unavailable, the count comes from the database.
+
+        *max_age* (seconds): this process may answer from its memory with the number that a call with
+        *max_age* read, if that call began less than so many seconds ago, and while the number would
+        still be cached. It is never older than a change, a drain or a `clear_cache` that any fleet of
+        this process had finished when the call began. A change that another process acknowledged
+        shows after *max_age* at the latest. Such an answer takes less than a microsecond.
+
+        Raises:
+            UsageError: *max_age* is not from 0 s to ten years, or is given with *fresh* or *strong*.
         """
+        if max_age is None:
+            return self._count(fresh, strong)
+        if fresh or strong:
+            raise UsageError("max_age allows a remembered count; fresh and strong do not")
+        # `arguments.seconds` says what is wrong, but takes as long as all the rest.
+        if not (type(max_age) is float and 0 <= max_age < arguments.LONGEST_SECONDS):
+            arguments.seconds(max_age, "max_age")
+        memory = self._memory
+        return (self._open_memory() if memory is None else memory).count(max_age)
+
+    def _open_memory(self) -> Memory:
+        from modelctl.memory.memory import Memory
+
+        with self._lock:
+            if self._memory is None:
+                self._memory = Memory(lambda: self._count(False, False), self.config.cache.ttl)
+            return self._memory
+
+    @in_time
+    def _count(self, fresh: bool, strong: bool) -> Count:
         self._create_embedded()
         count = self._cached_count.count(fresh=fresh, strong=strong)
         if not count.active:
@@ -44,7 +79,10 @@ class CountCommands(OpenedFleet):
         Raises:
             StaleCacheError: Redis is unavailable; the invalidations stay queued.
         """
-        return self._cached_count.drain()
+        try:
+            return self._cached_count.drain()
+        finally:
+            self._forget()
 
     def clear_cache(self) -> DrainResult:
         """Invalidate the caches now, whether or not an invalidation is queued.
@@ -52,7 +90,10 @@ class CountCommands(OpenedFleet):
         Raises:
             StaleCacheError: Redis is unavailable.
         """
-        return self._cached_count.clear()
+        try:
+            return self._cached_count.clear()
+        finally:
+            self._forget()
 
     def cache_report(self) -> CacheReport:
         """Return the keys of the cache as they are, and how many invalidations are queued.

@@ -75,6 +75,7 @@ class UpkeepCommands(OpenedFleet):
         """Clear a count that was cached while no trigger reported changes, or will report none."""
         if self._cached_count.cache.needs_delivery:
             self._cached_count.invalidate(owed=True)
+        self._forget()
 
     def doctor(self, *, audit: bool = False) -> Diagnosis:
         """Check everything once: database, schema, triggers, cache, queue, rows, recover.

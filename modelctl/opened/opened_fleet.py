@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from modelctl.memory.memory import Memory
     from modelctl.model import CacheState
     from modelctl.opened.storage import Storage
 
@@ -63,6 +64,7 @@ class OpenedFleet:
     def _begin(self) -> None:
         """Start without a connection; the child of a fork starts again."""
         self._made: Storage | None = None
+        self._memory: Memory | None = None  # opened by the first `count` with max_age
         self._lock = threading.Lock()
 
     @classmethod
@@ -88,6 +90,7 @@ class OpenedFleet:
             if self._made:
                 self._made.close()
                 self._made = None
+            self._memory = None
         self._cached_count.close()
 
     def __enter__(self) -> Self:
@@ -180,6 +183,21 @@ class OpenedFleet:
     def _invalidate(
         self, *, owed: bool, changed: bool = True, to_the_end: bool = False
     ) -> CacheState:
-        """Invalidate the caches after a commit; see `CachedCount.invalidate`."""
+        """Invalidate the caches after a commit, then what this process remembers.
+
+        See `CachedCount.invalidate`. The memory comes last: a reader that finds the old number in the
+        cache must have begun before the memory forgot.
+        """
         crash_points.reach("after-commit")
-        return self._cached_count.invalidate(owed=owed, changed=changed, to_the_end=to_the_end)
+        try:
+            return self._cached_count.invalidate(owed=owed, changed=changed, to_the_end=to_the_end)
+        finally:
+            if owed:
+                self._forget()
+
+    @staticmethod
+    def _forget() -> None:
+        """Let every fleet of this process read the count anew."""
+        from modelctl.memory import memory
+
+        memory.forget()
