@@ -31,7 +31,7 @@ class CountCommands(OpenedFleet):
         *max_age* read, if that call began less than so many seconds ago, and while the number would
         still be cached. It is never older than a change, a drain or a `clear_cache` that any fleet of
         this process had finished when the call began. A change that another process acknowledged
-        shows after *max_age* at the latest. Such an answer takes less than a microsecond.
+        shows after *max_age* at the latest. Such an answer takes about a microsecond.
 
         Raises:
             UsageError: *max_age* is not from 0 s to ten years, or is given with *fresh* or *strong*.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from modelctl import Fleet, Selection, UsageError, crash_points
 from modelctl.count.results import Count
 from modelctl.memory import memory
+from tests import ROOT
 from tests.backup.exports import export_of, held
 from tests.fleets import alter, opened, put_off, seed, sql, trip
 
@@ -294,6 +296,17 @@ def test_a_child_begins_without_a_memory(pg: Fleet, pg_cleared: str) -> None:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     assert pg.count(max_age=LONG).active == 8
+
+
+def test_the_example_of_the_page(full: Fleet) -> None:
+    """The example in docs/applications.md shows the number of active models."""
+    page = (ROOT / "docs" / "applications.md").read_text()
+    section = page[page.index("## A count on every page") :]
+    found = re.search(r"```python\n(.+?)```", section, re.DOTALL)
+    assert found
+    scope: dict[str, Any] = {"fleet": full}
+    exec(found[1], scope)  # noqa: S102 - our own page
+    assert [scope["heading"]() for _ in range(2)] == ["8 models"] * 2
 
 
 # ── All interleavings ──
