@@ -1,5 +1,6 @@
 """The public names and their modules; `__init__.py` reads this list too."""
 
+from modelctl.aio.fleet import AsyncFleet as AsyncFleet
 from modelctl.availability.results import Availability as Availability
 from modelctl.availability.results import ModelAvailability as ModelAvailability
 from modelctl.availability.results import ProviderAvailability as ProviderAvailability

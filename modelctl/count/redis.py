@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelctl import crash_points
 from modelctl.count.cache import LEASE_SECONDS, Hit
@@ -22,6 +22,7 @@ from modelctl.redis_client.url import identity_of
 from modelctl.urls.url import mask_url
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from modelctl.config.config import Config
@@ -57,7 +58,7 @@ class RedisCache:
         # The braces put all three keys into one slot of a cluster.
         self.lease_key = f"{{{self.count_key}}}:lease"
         self.vouch_key = f"{{{self.count_key}}}:vouch"
-        self._look = (
+        self.look = (
             Command(("MGET", self.count_key, self.vouch_key), answers.is_pair),
             Command(("PTTL", self.vouch_key), answers.is_number),
         )
@@ -75,15 +76,22 @@ class RedisCache:
     def peek(self) -> Hit | None:
         """Return the count if it expires in time and the server that answers vouches for it."""
         self.link.refuse_while_silent()
-        found = self.link.first_look(self._look)
+        found = self.link.first_look(self.look)
         if found is None:
             with self.link.talk() as talk:
-                found = talk.ask(*self._look), talk.server_id
-                (_, vouch), _ = found[0]
-                if vouch and not vouch.endswith(found[1].encode()):
-                    # The vouch names another server, or this one before it was promoted: ask anew.
+                found = talk.ask(*self.look), talk.server_id
+                if self.names_another(*found):
                     found = found[0], talk.server_id_now()
-        ((value, vouch), left), server_id = found
+        return self.believed(*found)
+
+    def names_another(self, look: Sequence[Any], server_id: str) -> bool:
+        """Whether the vouch names another server, or this one before it was promoted."""
+        (_, vouch), _ = look
+        return bool(vouch) and not vouch.endswith(server_id.encode())
+
+    def believed(self, look: Sequence[Any], server_id: str) -> Hit | None:
+        """Return the count if the answers to `look` and the identity of the server allow that."""
+        (value, vouch), left = look
         if value is None or not _COUNT.fullmatch(value) or not 0 < left <= self._ttl_ms:
             return None
         if vouch != _vouch(value.decode(), server_id).encode():

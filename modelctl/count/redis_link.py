@@ -14,9 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from modelctl import forks
-from modelctl.count.first_look import ReplyError, first_look
 from modelctl.errors import InvalidConfigError, ModelctlError, StaleCacheError
 from modelctl.redis_client import waiting
+from modelctl.redis_client.first_look import ReplyError, first_look
 from modelctl.redis_client.url import timeout_of
 from modelctl.redis_client.waiting import Wait
 
@@ -57,7 +57,7 @@ class RedisLink:
         self.timeout = timeout_of(config.redis)
         self._limit = _LimitOfThread()
         self._first = True  # nothing was asked yet
-        self._silent = False  # Redis did not answer the last time
+        self.silent = False  # Redis did not answer the last time
         self._try_at = 0.0  # until then reads do without Redis (monotonic seconds)
         self._begin()
         forks.watch(self, RedisLink._begin)
@@ -95,18 +95,19 @@ class RedisLink:
         When that time is over, one caller passes and tries again; the others are refused for another
         second or two.
         """
-        if not self._silent:
+        if not self.silent:
             return
         with self._trying:
-            now = time.monotonic()
-            if now < self._try_at:
+            if time.monotonic() < self._try_at:
                 raise StaleCacheError(
                     "Redis did not answer just now", hint="it is asked again in a moment"
                 )
-            self._skip_reads_from(now)
+            self.skip_reads()
 
-    def _skip_reads_from(self, now: float) -> None:
-        self._try_at = now + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
+    def skip_reads(self) -> None:
+        """Let reads do without Redis for a second or two: it was silent."""
+        self.silent = True
+        self._try_at = time.monotonic() + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
 
     # ── Conversations ──
 
@@ -146,7 +147,7 @@ class RedisLink:
                 if self._servers is not servers:  # this link was closed meanwhile
                     servers.close()
                 places.put(None)
-            self._silent = False
+            self.silent = False
 
     @contextmanager
     def _known_servers(self) -> Iterator[Server]:
@@ -204,8 +205,7 @@ class RedisLink:
 
     def _error(self, where: str, text: str, silence: bool, refusal: bool) -> ModelctlError:
         if silence:
-            self._silent = True
-            self._skip_reads_from(time.monotonic())
+            self.skip_reads()
             text = f"no answer within {self.timeout:g} s"
         text = " ".join(self._config.hide(where + text).split())
         if refusal:

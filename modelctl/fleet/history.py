@@ -12,6 +12,7 @@ from modelctl.opened.opened_fleet import OpenedFleet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from modelctl.history.follow import Following
     from modelctl.history.reading import EventFilter
     from modelctl.history.results import Undone
     from modelctl.models.results import Event
@@ -98,7 +99,7 @@ class HistoryCommands(OpenedFleet):
         event: str | Sequence[str] = (),
         operation: str | None = None,
         after: int | None = None,
-    ) -> Iterator[list[Event]]:
+    ) -> Following:
         """Give the new events as they come, oldest first, in lists of at least one; never end.
 
         The arguments are those of `events`. Without *after* and *since* it begins with the first
@@ -110,7 +111,8 @@ class HistoryCommands(OpenedFleet):
         from modelctl.history import follow
 
         wanted = _wanted(id, since, None, provider, actor, event, operation, after)
-        return follow.follow(self._store.database, wanted, lambda text: self.on_warning(text))
+        database = self._store.database
+        return follow.Following(follow.looks(database, wanted, lambda text: self.on_warning(text)))
 
     def undo(
         self,

@@ -35,7 +35,7 @@ class _Socket:
     """A socket whose reads and writes end when the conversation's time is over, and that limits an answer."""
 
     def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
+        self.connected = connected
         self._waits = True
         self._taken = 0
 
@@ -44,8 +44,8 @@ class _Socket:
         self._waits = seconds != 0
 
     def recv(self, size: int) -> bytes:
-        self._socket.settimeout(waiting.left() if self._waits else 0)
-        part = self._socket.recv(size)
+        self.connected.settimeout(waiting.left() if self._waits else 0)
+        part = self.connected.recv(size)
         self._taken += len(part)
         if self._taken > LONGEST:
             raise NonsenseError("an answer without an end")
@@ -55,14 +55,14 @@ class _Socket:
         self._taken = 0
         rest = memoryview(data)
         while rest:
-            self._socket.settimeout(waiting.left())
-            rest = rest[self._socket.send(rest) :]
+            self.connected.settimeout(waiting.left())
+            rest = rest[self.connected.send(rest) :]
 
     def shutdown(self, how: int) -> None:
-        self._socket.shutdown(how)
+        self.connected.shutdown(how)
 
     def close(self) -> None:
-        self._socket.close()
+        self.connected.close()
 
 
 class _Buffer(SocketBuffer):
@@ -108,6 +108,11 @@ class _Watched:
 
     def __str__(self) -> str:
         return str(self._host_error())  # type: ignore[attr-defined]
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connected socket, for an event loop, which waits by itself."""
+        return self._sock.connected  # type: ignore[attr-defined, no-any-return]
 
     def has_more(self) -> bool:
         """Whether more arrived than was read."""

@@ -152,7 +152,7 @@ scripts = st.lists(values | nonsense, min_size=1, max_size=8)
 def _look_again(cache: RedisCache) -> object:
     with suppress(StaleCacheError, InvalidConfigError):
         cache.peek()
-    cache.link._silent = False
+    cache.link.silent = False
     return cache.peek()
 
 

@@ -23,7 +23,7 @@ from modelctl.redis_client.url import target_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LONGEST = 65_536
+LONGEST = 65_536
 _DEEPEST = 2
 
 
@@ -61,15 +61,15 @@ def first_look(url: str, commands: Sequence[Command]) -> tuple[list[Any], str] |
     try:
         with waiting.connect(place) as connection:
             connection.settimeout(waiting.left())
-            connection.sendall(b"".join(_request(command.words) for command in asked))
+            connection.sendall(b"".join(request(command.words) for command in asked))
             data = b""
-            while (answers := _answers(data, len(asked))) is None:
+            while (answers := read_answers(data, len(asked))) is None:
                 connection.settimeout(waiting.left())
-                part = connection.recv(_LONGEST)
+                part = connection.recv(LONGEST)
                 data += part
                 if not part:
                     raise ConnectionError("the server closed the connection")
-                if len(data) > _LONGEST:
+                if len(data) > LONGEST:
                     return None
     except Exception as exc:
         exc.add_note(place if isinstance(place, str) else f"{place[0]}:{place[1]}")
@@ -78,12 +78,13 @@ def first_look(url: str, commands: Sequence[Command]) -> tuple[list[Any], str] |
     return checked(asked[:-1], answers)[before:], server_id(info)
 
 
-def _request(words: Sequence[str | bytes]) -> bytes:
+def request(words: Sequence[str | bytes]) -> bytes:
+    """Return a command as Redis reads it."""
     encoded = [word if isinstance(word, bytes) else word.encode() for word in words]
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)
 
 
-def _answers(data: bytes, count: int) -> list[Any] | None:
+def read_answers(data: bytes, count: int) -> list[Any] | None:
     """Read *count* answers; None: they are not complete yet."""
     found, at = [], 0
     try:
