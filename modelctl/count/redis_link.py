@@ -98,16 +98,20 @@ class RedisLink:
         if not self.silent:
             return
         with self._trying:
-            if time.monotonic() < self._try_at:
+            now = time.monotonic()
+            if now < self._try_at:
                 raise StaleCacheError(
                     "Redis did not answer just now", hint="it is asked again in a moment"
                 )
-            self.skip_reads()
+            self._skip_reads_from(now)
 
     def skip_reads(self) -> None:
         """Let reads do without Redis for a second or two: it was silent."""
         self.silent = True
-        self._try_at = time.monotonic() + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
+        self._skip_reads_from(time.monotonic())
+
+    def _skip_reads_from(self, now: float) -> None:
+        self._try_at = now + random.uniform(*SKIP_SECONDS)  # noqa: S311 - jitter
 
     # ── Conversations ──
 
