@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import bulk, growth, inprocess, processes, sweep
+from benchmarks import bulk, growth, inprocess, processes, recording, sweep
 from benchmarks.harness import MissingError, chart, show
 from benchmarks.servers import FULL, QUICK, Bench
 
@@ -23,6 +23,7 @@ _SECTIONS = {
     "processes": processes,
     "inprocess": inprocess,
     "bulk": bulk,
+    "recording": recording,
     "growth": growth,
     "sweep": sweep,
 }

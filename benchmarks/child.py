@@ -1,7 +1,7 @@
 """What is measured in a process of its own: ``python -m benchmarks.child WHAT URL REDIS-URL``.
 
 Memory, because a process that did other things before has room to reuse; and processes that meet
-on one expired key. Prints JSON, one line for each answer.
+on one expired key or one popular model. Prints JSON, one line for each answer.
 """
 
 from __future__ import annotations
@@ -39,6 +39,47 @@ def herd(fleet: Fleet) -> None:
         _answer({"active": fleet.count().active})
 
 
+def singles(fleet: Fleet) -> None:
+    """Record as many successes of a model as each line says."""
+    _when_told(lambda number: _repeat(lambda: fleet.record_success(sys.argv[4]), number))
+
+
+def gathered(fleet: Fleet) -> None:
+    """The same with a recorder."""
+    with fleet.recorder() as recorder:
+
+        def work(number: int) -> None:
+            _repeat(lambda: recorder.success(sys.argv[4]), number)
+            recorder.flush(120)
+
+        _when_told(work)
+
+
+def updates(fleet: Fleet) -> None:
+    """The same with a bare statement."""
+    import psycopg
+
+    with psycopg.connect(sys.argv[2], autocommit=True) as connection:
+        sql = (
+            "UPDATE models SET success_count = success_count + 1, consecutive_failures = 0,"
+            " failure_reason = NULL, last_success_at = now(), updated_at = now() WHERE id = %s"
+        )
+        _when_told(lambda number: _repeat(lambda: connection.execute(sql, [sys.argv[4]]), number))
+
+
+def _when_told(work: Callable[[int], None]) -> None:
+    work(1)
+    _answer({})
+    for line in sys.stdin:
+        work(int(line))
+        _answer({})
+
+
+def _repeat(work: Callable[[], object], number: int) -> None:
+    for _ in range(number):
+        work()
+
+
 def _answer(figures: dict[str, float]) -> None:
     sys.stdout.write(json.dumps(figures) + "\n")
     sys.stdout.flush()
@@ -68,6 +109,13 @@ def _status(name: str) -> float:
 
 
 if __name__ == "__main__":
-    work = {"recover": recover, "sweep": sweep, "herd": herd}[sys.argv[1]]
+    work = {
+        "recover": recover,
+        "sweep": sweep,
+        "herd": herd,
+        "singles": singles,
+        "gathered": gathered,
+        "updates": updates,
+    }[sys.argv[1]]
     with Fleet.open(configured(*sys.argv[2:4])) as opened:
         work(opened)

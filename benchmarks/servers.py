@@ -196,9 +196,7 @@ class Bench:
                 triggers = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'models'::regclass"
                 for (trigger,) in connection.execute(triggers).fetchall():
                     connection.execute(f"DROP TRIGGER {trigger} ON models".encode())
-                tables = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'modelctl%'"
-                for (table,) in connection.execute(tables).fetchall():
-                    connection.execute(f"DROP TABLE {table}".encode())
+                connection.execute("DROP SCHEMA modelctl CASCADE")
         return self._bare[template]
 
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 # SQLSTATEs of a transaction that failed because of another transaction: serialization failure, deadlock,
 # lock timeout. The failed transaction is retried for _RETRY_SECONDS, and is tried at least _TRIES times.
-_RETRIED = ("40001", "40P01", "55P03")
+RETRIED = ("40001", "40P01", "55P03")
 _RETRY_SECONDS = 2.0
 _TRIES = 3
 # How a transaction that writes begins:
@@ -209,7 +209,7 @@ class Database:
                     return transaction()
             except DatabaseUnavailableError as exc:
                 late = time.monotonic() - started > _RETRY_SECONDS
-                if exc.sqlstate not in _RETRIED or (late and attempt >= _TRIES):
+                if exc.sqlstate not in RETRIED or (late and attempt >= _TRIES):
                     raise
                 # Meanwhile the connection is free for threads that want other rows.
                 with deadline.spending():

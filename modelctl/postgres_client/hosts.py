@@ -122,9 +122,13 @@ def _addresses(host: _Host) -> Future[list[str]]:
     key = (host.name, host.port or "5432")
     with _lock:
         running = _lookups.get(key)
-        if running is None:
-            running = _lookups[key] = Future()
-            threading.Thread(target=_look_up, args=key, daemon=True).start()
+        if running is not None:
+            return running
+        running = _lookups[key] = Future()
+    try:
+        threading.Thread(target=_look_up, args=key, daemon=True).start()
+    except RuntimeError:  # at the end of the interpreter no thread can start
+        _look_up(*key)
     return running
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from modelctl.models.results import BatchResult
     from modelctl.recorder.results import RecorderStats
 
-CAPACITY = 100_000
 # An application's own table may have longer ids than ours, but no index of PostgreSQL has such a key.
 _LONGEST_ID = 10 * ID_LENGTH
 
@@ -34,7 +33,8 @@ class Recorder:
     `success` and `failure` only put the outcome in memory. A thread writes what waits with
     `Fleet.record_batch`: every second, as soon as 5,000 outcomes wait, and at once for a failure that
     counts. Outcomes of one model are recorded in the order in which they came. Threads may share a
-    recorder; coroutines may call it in the event loop.
+    recorder. Coroutines may call it in the event loop, but not what waits: ``wait=True``, `flush`, `close`
+    and ``when_full="block"``.
 
     **The database is away**: outcomes are kept, and tried again with growing pauses of at most 5 s.
     `Fleet.on_warning` is told once for each outage. If the connection was lost during a COMMIT, and it
@@ -46,7 +46,7 @@ class Recorder:
     after each other are one entry, together with the failure before them; and so are equal failures.
     What finds no room is dropped, with a warning and counted in `stats`; the last tenth is kept for
     failures that count. With ``when_full="block"`` the caller waits for room instead. An entry has some
-    300 bytes, and the reason of its failure.
+    200 bytes, and the reason of its failure.
 
     **What may be lost**: what waits if the process is killed with SIGKILL, crashes, or ends by `os._exit`.
     `close`, the end of the interpreter and SIGTERM write it first. A failure with ``wait=True`` is
@@ -62,8 +62,8 @@ class Recorder:
         config: Config,
         warn: Callable[[str], None],
         *,
-        capacity: int = CAPACITY,
-        block: bool = False,
+        capacity: int,
+        block: bool,
     ) -> None:
         """*record_batch* writes outcomes and skips unknown ids. *block*: wait for room if it is full."""
         self._config = config

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from modelctl.database.database import RETRIED
 from modelctl.errors import DatabaseUnavailableError, ModelctlError, RefusedError, UsageError, clean
 from modelctl.model import numbered
 from modelctl.tables.ids import quoted, unknown
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Seconds between two tries, at most: the first and the last pause. Random, so that the processes of an
 # application do not all come back at the same moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+# The recorders of many processes may wait for the same rows. It is worth a warning if that lasts.
+_TRIES_IF_BUSY = 5
 # How many models are named in warnings, each once.
 _MOST_NAMED = 1000
 
@@ -46,6 +49,7 @@ class BatchWriter:
         self.trouble: str | None = None
         self.give_up_at = float("inf")
         self.hurry = threading.Event()
+        self._told = False  # of this outage
         self._named: set[str] = set()
 
     def write(self, batch: Sequence[Entry]) -> bool:
@@ -62,7 +66,7 @@ class BatchWriter:
             return False
         missing = {*result.unknown}
         with self._lock:
-            self.trouble = None
+            self.trouble, self._told = None, False
             self.recorded += result.recorded
             self.unknown += result.skipped
             for entry in batch:
@@ -120,13 +124,14 @@ class BatchWriter:
     def _failed(self, state: Any, size: int) -> None:
         """Note that a try failed; warn once for each outage."""
         exc = state.outcome.exception()
-        outage_began = self.trouble is None
         self.trouble = _words(exc)
         with self._lock:
             self.retries += 1
+        busy = getattr(exc, "sqlstate", None) in RETRIED
         if getattr(exc, "in_doubt", False):
             self._warn(f"{numbered(size, 'outcome')} may be recorded twice: {self.trouble}")
-        elif outage_began:
+        elif not self._told and (not busy or state.attempt_number >= _TRIES_IF_BUSY):
+            self._told = True
             self._warn(f"outcomes wait in memory, and will be tried again: {self.trouble}")
 
     def _not_yet_named(self, ids: Iterable[str]) -> list[str]:
