@@ -6,6 +6,7 @@ from modelctl.availability.results import ModelAvailability as ModelAvailability
 from modelctl.availability.results import ProviderAvailability as ProviderAvailability
 from modelctl.backup.results import Restored as Restored
 from modelctl.backup.results import RestoredModel as RestoredModel
+from modelctl.calls.call import Call as Call
 from modelctl.catalog.results import ImportResult as ImportResult
 from modelctl.config.config import Config as Config
 from modelctl.count.reports import CacheReport as CacheReport

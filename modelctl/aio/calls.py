@@ -11,6 +11,7 @@ import functools
 import importlib
 import itertools
 from contextlib import suppress
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,12 +20,14 @@ from modelctl.aio.threads import Threads, in_thread_of_its_own, running_loop
 from modelctl.count.results import Count
 from modelctl.fleet.fleet import Fleet
 from modelctl.history.follow import SECONDS_BETWEEN_LOOKS, Following
+from modelctl.opened import telemetry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
     from pathlib import Path
 
     from modelctl.aio.look import RedisLook
+    from modelctl.calls.call import Call
     from modelctl.config.config import Config
     from modelctl.count.cache import Hit
     from modelctl.models.results import Event
@@ -93,6 +96,11 @@ class AsyncCalls:
     @on_warning.setter
     def on_warning(self, receive: Callable[[str], None]) -> None:
         self._fleet.on_warning = receive
+
+    @property
+    def unrecorded_calls(self) -> int:
+        """How many outcomes of calls this process could not record with `call`."""
+        return self._fleet.unrecorded_calls
 
     async def __aenter__(self) -> Self:
         self._threads.reopen()
@@ -173,6 +181,18 @@ def unchanged(
     return call
 
 
+def called(
+    method: Callable[Concatenate[Fleet, _P], Call],
+) -> Callable[Concatenate[AsyncCalls, _P], Call]:
+    """Make the function of `call`: ``async with`` records in a thread of the fleet."""
+
+    @functools.wraps(method)
+    def call(self: AsyncCalls, /, *args: _P.args, **kwargs: _P.kwargs) -> Call:
+        return method(self._fleet, *args, **kwargs).recorded_in(self._threads.run)
+
+    return call
+
+
 def counted(
     method: Callable[Concatenate[Fleet, _P], Count],
 ) -> Callable[Concatenate[AsyncCalls, _P], Coroutine[Any, Any, Count]]:
@@ -181,9 +201,11 @@ def counted(
 
     @functools.wraps(method)
     async def call(self: AsyncCalls, /, *args: _P.args, **kwargs: _P.kwargs) -> Count:
-        usual = not args and not any(kwargs.values())
+        usual, began = not args and not any(kwargs.values()), time_ns()
         if usual and (hit := await self._peek()):
-            return Count(hit.active, "cache", hit.age, hit.expires_in)
+            found = Count(hit.active, "cache", hit.age, hit.expires_in)
+            telemetry.counted(found, began)
+            return found
         return await count(self, *args, **kwargs)
 
     return call

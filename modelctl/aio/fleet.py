@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelctl.aio.calls import AsyncCalls, counted, followed, in_thread, iterated, unchanged
+from modelctl.aio.calls import AsyncCalls, called, counted, followed, in_thread, iterated, unchanged
 from modelctl.fleet.fleet import Fleet
 
 
@@ -18,7 +18,7 @@ class AsyncFleet(AsyncCalls):
     has begun is not made. A call waits at most ``database.timeout``, for a thread and the database
     together. Errors are those of `Fleet`. *progress* and `on_warning` are called in a thread.
 
-    `recorder` is a plain method. Its ``success`` and ``failure`` wait for nothing, unless ``wait=True``
+    `call` and `recorder` are plain methods: ``async with fleet.call(id):``. A recorder's ``success`` and ``failure`` wait for nothing, unless ``wait=True``
     or ``when_full="block"`` is given; `aclose` writes what waits.
     """
 
@@ -53,6 +53,7 @@ class AsyncFleet(AsyncCalls):
     record_failure = in_thread(Fleet.record_failure)
     record_batch = in_thread(Fleet.record_batch)
     import_models = in_thread(Fleet.import_models)
+    call = called(Fleet.call)
     recorder = unchanged(Fleet.recorder)
 
     edit = in_thread(Fleet.edit)

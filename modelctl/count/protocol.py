@@ -75,7 +75,7 @@ class CachedCount:
     """The number of active models, its cache, and the invalidations that changes must deliver."""
 
     def __init__(
-        self, config: Config, outbox: Callable[[], Outbox], warn: Callable[[str], None]
+        self, config: Config, outbox: Callable[[], Outbox], warn: Callable[..., None]
     ) -> None:
         """*outbox* connects when it is called. *warn* is told what went wrong without failing a call."""
         self.cache = open_cache(config)
@@ -229,8 +229,9 @@ class CachedCount:
                     continue
                 if not changed and self._all_delivered():
                     return CacheState.UNCHANGED
-                self._warn(f"committed, but the invalidation is queued: {exc.message}")
-                return CacheState.QUEUED
+                state = CacheState.QUEUED
+                self._warn(f"committed, but the invalidation is queued: {exc.message}", cache=state)
+                return state
             return CacheState.INVALIDATED
 
     def _deliver_after_commit(self, sweep: float | None) -> None:

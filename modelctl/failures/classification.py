@@ -15,7 +15,7 @@ from modelctl.health import failure_type_of_status
 from modelctl.model import FailureType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 # How many exceptions are looked at: the chain of causes, and the members of groups.
 _MOST = 64
@@ -61,28 +61,35 @@ def classify(exception: BaseException) -> FailureType | None:
     exception: these are ``unknown``. Takes a fraction of a millisecond, and the first time some
     milliseconds, however long the message is.
     """
+    return classify_without(exception, ())
+
+
+def classify_without(
+    exception: BaseException, others: Iterable[BaseException]
+) -> FailureType | None:
+    """Do what `classify` does, but conclude nothing from *others*: they are of calls of other models."""
     try:
         if not issubclass(type(exception), BaseException):
             return FailureType.UNKNOWN
-        found = _follow(exception, [_MOST])
+        found = _follow(exception, [_MOST], frozenset(map(id, others)))
         return found.type if found else None
     except Exception:
         return FailureType.UNKNOWN
 
 
-def _follow(exception: BaseException, left: list[int]) -> _Evidence | None:
+def _follow(exception: BaseException, left: list[int], others: frozenset[int]) -> _Evidence | None:
     """Return the evidence that decides, of an exception and its causes; None: there is none.
 
-    *left*: how many exceptions may still be looked at.
+    *left*: how many exceptions may still be looked at. *others*: not at these, nor at their causes.
     """
     best: _Evidence | None = None
     wrapped = by_chance = False
     at: BaseException | None = exception
-    seen: set[int] = set()
+    seen = set(others)
     while at is not None and id(at) not in seen and left[0] > 0:
         seen.add(id(at))
         left[0] -= 1
-        found = _of_group(at, left) if issubclass(type(at), BaseExceptionGroup) else None
+        found = _of_group(at, left, others) if issubclass(type(at), BaseExceptionGroup) else None
         found = found or _evidence(at, wrapped=wrapped)
         if found and _is_better(found, best, by_chance=by_chance):
             best, by_chance = found, False
@@ -107,12 +114,12 @@ def _is_better(found: _Evidence, best: _Evidence | None, *, by_chance: bool) -> 
     return best.strength is _Strength.CONNECTION and found == _TIMEOUT
 
 
-def _of_group(group: BaseException, left: list[int]) -> _Evidence | None:
+def _of_group(group: BaseException, left: list[int], others: frozenset[int]) -> _Evidence | None:
     """Return the evidence of the first member that says something about the model."""
     found = [
         evidence
         for member in _members(group)[: left[0]]
-        if (evidence := _follow(member, left)) is not None
+        if (evidence := _follow(member, left, others)) is not None
     ]
     return next((each for each in found if each.type), found[0] if found else None)
 

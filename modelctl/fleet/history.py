@@ -112,7 +112,7 @@ class HistoryCommands(OpenedFleet):
 
         wanted = _wanted(id, since, None, provider, actor, event, operation, after)
         database = self._store.database
-        return follow.Following(follow.looks(database, wanted, lambda text: self.on_warning(text)))
+        return follow.Following(follow.looks(database, wanted, self._warn))
 
     def undo(
         self,

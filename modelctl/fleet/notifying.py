@@ -42,6 +42,6 @@ class NotifyCommands(OpenedFleet):
             max_ejections=self.config.recovery.max_ejections,
             count=lambda: self._cached_count.count(fresh=False, strong=True).active,
             patience=patience,
-            warn=lambda warning: self.on_warning(warning),
+            warn=self._warn,
         )
         return run.rehearse() if dry_run else run.run()

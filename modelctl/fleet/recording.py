@@ -1,7 +1,8 @@
-"""The recorder of a fleet: outcomes of an application, gathered in memory."""
+"""What an application records calls with: a block around each call, and a recorder for many."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from modelctl.errors import UsageError
@@ -11,6 +12,8 @@ from modelctl.opened import arguments
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from modelctl.calls.call import Call
+    from modelctl.calls.unrecorded import Unrecorded
     from modelctl.health import Outcome
     from modelctl.models.results import BatchResult
     from modelctl.recorder.recorder import Recorder
@@ -19,7 +22,47 @@ _MOST_ENTRIES = 2**31
 
 
 class RecordingCommands(ChangeCommands):
-    """Recording at a high rate."""
+    """Recording the calls of models where they happen, and at a high rate."""
+
+    def call(
+        self,
+        id: str | None = None,  # noqa: A002 - its usual name
+        *,
+        actor: str | None = None,
+    ) -> Call:
+        """Return a `Call` of a model: ``with fleet.call(id):``, ``async with``, or a decorator.
+
+        Its outcome is written to the database when it ends, which takes as long as `record_success`,
+        and at most ``database.timeout``. With `Recorder.call` nothing waits for the database.
+        *id*: None, if only the block will know it; then it says ``call.model(id)``.
+
+        An unknown id does not fail the call of the model: `on_warning` is told.
+
+        Raises:
+            UsageError: the id or the actor is not text.
+        """
+        from modelctl.calls.call import Call, Sink, in_thread
+
+        arguments.actor(actor)
+        success, failure = (
+            partial(method, actor=actor) for method in (self.record_success, self.record_failure)
+        )
+        return Call(Sink(success, failure, self._unrecorded, in_thread), id)
+
+    @property
+    def unrecorded_calls(self) -> int:
+        """How many outcomes of calls this process could not record with `call`."""
+        return self._unrecorded.number
+
+    @property
+    def _unrecorded(self) -> Unrecorded:
+        from modelctl.calls.unrecorded import Unrecorded
+
+        found: Unrecorded | None = self.__dict__.get("_unrecorded_made")
+        # If two threads come first at the same time, both get the same one.
+        return found or self.__dict__.setdefault(
+            "_unrecorded_made", Unrecorded(partial(self._warn, logger="calls"))
+        )
 
     def recorder(
         self, *, capacity: int = 100_000, when_full: str = "drop", actor: str | None = None
@@ -50,7 +93,7 @@ class RecordingCommands(ChangeCommands):
         made = Recorder(
             write,
             self.config,
-            lambda warning: self.on_warning(warning),
+            partial(self._warn, logger="recorder"),
             capacity=capacity,
             block=block,
         )

@@ -81,7 +81,7 @@ class RecoveryCommands(OpenedFleet):
             if not result.busy:
                 self._prune_some()
         for warning in run.warnings():
-            self.on_warning(warning)
+            self._warn(warning)
         return result
 
     def _prune_some(self) -> None:
@@ -96,7 +96,7 @@ class RecoveryCommands(OpenedFleet):
             prune(self._store.database, before, limit=IN_ONE_RUN)
         except ModelctlError as exc:
             why = f"{exc.message}; {exc.hint}" if exc.hint else exc.message
-            self.on_warning(f"old events could not be deleted: {why}")
+            self._warn(f"old events could not be deleted: {why}")
 
     def probe(
         self,
@@ -145,7 +145,7 @@ class RecoveryCommands(OpenedFleet):
             self._store.probing,
             probes,
             actor=actor,
-            warn=lambda message: self.on_warning(message),
+            warn=self._warn,
             progress=progress,
         )
 
@@ -177,7 +177,7 @@ class RecoveryCommands(OpenedFleet):
         store = self._store
         of_provider = Selection(provider=provider)
         if provider is not None and not [*store.models.iter_models(of_provider, limit=1)]:
-            self.on_warning(f"no model has the provider '{provider}'")
+            self._warn(f"no model has the provider '{provider}'")
         who = self._acting(actor)
         until = store.holds.pause(provider, duration, reason=reason, actor=who)
         return Pause(provider, True, until, reason, True, operation.written())

@@ -1,4 +1,4 @@
-"""What happens around each public method of `Fleet`: its deadline, and more helpful errors."""
+"""What happens around each public method of `Fleet`: its deadline, more helpful errors, telemetry."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from modelctl import deadline
 from modelctl.errors import ModelNotFoundError, UsageError
 from modelctl.model import name_the_text
+from modelctl.opened.telemetry import observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
@@ -39,17 +40,18 @@ def public_methods_in_time(*, besides: Container[str] = ()) -> Callable[[_T], _T
 
 
 def in_time(method: _Method) -> _Method:
-    """Give each call of *method* a time limit, and more helpful errors.
+    """Give each call of *method* a time limit, more helpful errors, and its span and log record.
 
     A call waits at most ``database.timeout`` for the database. The error of an unknown id names the
     nearest ids; that of a character that the database cannot store names the text that has it.
     """
+    watched = observed(method)
 
     @functools.wraps(method)
     def call(self: OpenedFleet, *args: Any, **kwargs: Any) -> Any:
         with deadline.call(self.config.database.timeout):
             try:
-                return method(self, *args, **kwargs)
+                return watched(self, *args, **kwargs)
             except ModelNotFoundError as exc:
                 self._name_the_nearest(exc)
                 raise

@@ -28,10 +28,10 @@ def ignore_progress(_: int) -> None:
     """Report progress to nobody."""
 
 
-def _log(message: str) -> None:
-    import logging
+def _log(message: str, name: str = "fleet", **fields: str | None) -> None:
+    from modelctl import logs
 
-    logging.getLogger("modelctl").warning("%s", message)
+    logs.logger(name).warning("%s", message, extra=logs.fields(**fields))
 
 
 class Closeable(Protocol):
@@ -55,11 +55,9 @@ class OpenedFleet:
         forks.watch(self, OpenedFleet._begin)
         # What must be closed before the connections are.
         self._before_closing: WeakSet[Closeable] = WeakSet()
-        # Receives the text of a warning: something went wrong that fails no call.
+        # Receives the text of a warning: something went wrong that fails no call. By default the logger.
         self.on_warning: Callable[[str], None] = _log
-        self._cached_count = CachedCount(
-            config, lambda: self._store.outbox, lambda message: self.on_warning(message)
-        )
+        self._cached_count = CachedCount(config, lambda: self._store.outbox, self._warn)
 
     def _begin(self) -> None:
         """Start without a connection; the child of a fork starts again."""
@@ -110,7 +108,7 @@ class OpenedFleet:
                 self._made = Storage(
                     self.config,
                     pool_size=self._pool_size,
-                    warn=lambda message: self.on_warning(message),
+                    warn=self._warn,
                 )
             return self._made
 
@@ -144,10 +142,27 @@ class OpenedFleet:
         with suppress(ModelctlError):  # the call itself reports what is wrong with the database
             empty = not sqlite.has_models(path)
         if empty:
-            self.on_warning(
+            self._warn(
                 f"no database is configured, so {path} is used, and it has no models;"
                 " MODELCTL_DATABASE_URL names another"
             )
+
+    def _warn(
+        self,
+        message: str,
+        *,
+        logger: str = "fleet",
+        model_id: str | None = None,
+        cache: str | None = None,
+    ) -> None:
+        """Tell `on_warning`. A log record also has fields, and the operation of the running call."""
+        from modelctl import operation
+
+        if self.on_warning is not _log:
+            self.on_warning(message)
+            return
+        written = operation.written()
+        _log(message, logger, model_id=model_id, operation=written, cache=cache)
 
     @contextmanager
     def _warning_if_unknown(self) -> Iterator[None]:

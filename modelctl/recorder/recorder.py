@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from modelctl import forks
+from modelctl.calls.unrecorded import Unrecorded
 from modelctl.errors import DatabaseUnavailableError, UsageError
 from modelctl.health import Outcome
 from modelctl.model import ID_LENGTH
@@ -18,6 +20,7 @@ from modelctl.redact import storable_reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from modelctl.calls.call import Call
     from modelctl.config.config import Config
     from modelctl.model import FailureType
     from modelctl.models.results import BatchResult
@@ -60,7 +63,7 @@ class Recorder:
         self,
         record_batch: Callable[[Iterable[Outcome]], BatchResult],
         config: Config,
-        warn: Callable[[str], None],
+        warn: Callable[..., None],
         *,
         capacity: int,
         block: bool,
@@ -68,6 +71,8 @@ class Recorder:
         """*record_batch* writes outcomes and skips unknown ids. *block*: wait for room if it is full."""
         self._config = config
         self._tell = warn
+        self._blocks = block
+        self._unrecorded = Unrecorded(self._warn)
         self._make = partial(
             Background, record_batch, config, self._warn, capacity=capacity, block=block
         )
@@ -123,6 +128,20 @@ class Recorder:
         reason = storable_reason(reason, self._config.health.reason_length)
         self._background.add(Outcome(model_id, kind, reason), wait=wait)
 
+    def call(self, id: str | None = None) -> Call:  # noqa: A002 - its usual name
+        """Return a `Call` of a model: ``with recorder.call(id):``, ``async with``, or a decorator.
+
+        As `Fleet.call`, but the outcome is recorded here: nothing waits for the database. An outcome
+        that the recorder refuses, because it is closed or no model can have the id, is dropped.
+
+        Raises:
+            UsageError: the id is not text.
+        """
+        from modelctl.calls.call import Call, Sink, in_thread
+
+        run = in_thread if self._blocks else None
+        return Call(Sink(self.success, self.failure, self._unrecorded, run), id)
+
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything that was recorded before is committed.
 
@@ -144,7 +163,8 @@ class Recorder:
     @property
     def stats(self) -> RecorderStats:
         """What became of the outcomes of this process."""
-        return self._background.stats()
+        stats = self._background.stats()
+        return replace(stats, dropped=stats.dropped + self._unrecorded.number)
 
     def __enter__(self) -> Self:
         return self
@@ -165,10 +185,10 @@ class Recorder:
         arguments.seconds(timeout, "a timeout")
         return timeout
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, message: str, **fields: str | None) -> None:
         # An error of the application's own function must not end the thread or fail its call.
         with suppress(Exception):
-            self._tell(message)
+            self._tell(message, **fields)
 
 
 def _checked(model_id: str) -> str:

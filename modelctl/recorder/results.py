@@ -11,7 +11,7 @@ class RecorderStats:
 
     *recorded*: committed. *waiting*: in memory, not committed. *dropped*: not recorded and not tried
     again, because the recorder was full, because the database refused the outcome, or because the
-    recorder was closed while the database was away. *unknown*: their ids name no model. *retries*: how
+    recorder was closed: while the database was away, or before a `Recorder.call` ended. *unknown*: their ids name no model. *retries*: how
     often a batch was tried again.
     """
 

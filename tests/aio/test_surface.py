@@ -11,12 +11,22 @@ from typing import Any, assert_type
 
 import pytest
 
-from modelctl import AsyncFleet, Changes, Count, Event, Fleet, Model, ModelctlError, UsageError
+from modelctl import (
+    AsyncFleet,
+    Call,
+    Changes,
+    Count,
+    Event,
+    Fleet,
+    Model,
+    ModelctlError,
+    UsageError,
+)
 from modelctl.recorder.recorder import Recorder
 from tests import fleets
 
 NAMES = [name for name, _ in inspect.getmembers(Fleet, inspect.isfunction) if name[0] != "_"]
-UNCHANGED = ("recorder",)  # waits for nothing
+UNCHANGED = ("call", "recorder")  # they wait for nothing
 METHODS = [name for name in NAMES if name != "close"]  # of AsyncFleet it is aclose
 
 
@@ -39,6 +49,7 @@ async def typed(fleet: AsyncFleet) -> None:
     assert_type(await fleet.count(fresh=True), Count)
     assert_type(await fleet.disable("a", reason="r"), Changes)
     assert_type(await fleet.list_models(limit=3), list[Model])
+    assert_type(fleet.call("a", actor="x"), Call)
     assert_type(fleet.recorder(capacity=9), Recorder)
     assert_type(fleet.iter_models(sort="name"), AsyncGenerator[Model, None])
     assert_type(fleet.follow_events(), AsyncGenerator[list[Event], None])
