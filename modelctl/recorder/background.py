@@ -146,7 +146,7 @@ class Background:
     def flush(self, seconds: float) -> None:
         """Wait until what has been added is committed."""
         with self._lock:
-            self._at_once = True
+            self._at_once = bool(self._waiting.size)
             self._work.notify()
             self._writer.hurry.set()
             if not self._wait_until(self._waiting.last_number, seconds):
@@ -180,7 +180,8 @@ class Background:
                 return
             with self._lock:
                 self._batch = []
-                self._was_full = False
+                if self._waiting.has_much_room:
+                    self._was_full = False
                 self._written.notify_all()
 
     def _take_batch(self) -> bool:
@@ -192,12 +193,13 @@ class Background:
                 waiting = self._waiting.size
                 self._work.wait(self._oldest + SECONDS - time.monotonic() if waiting else None)
             self._batch = self._waiting.take(BATCH)
+            # What comes while this batch is written waits for its second again.
+            self._at_once = self._at_once and bool(self._waiting.size)
             return True
 
     def _is_due(self) -> bool:
         size = self._waiting.size
         if not size:
-            self._at_once = False
             return False
         late = time.monotonic() >= self._oldest + SECONDS
         return self._at_once or self.closed or late or size >= BATCH
@@ -205,7 +207,7 @@ class Background:
     def close(self, seconds: float) -> None:
         """Write what waits, and end the thread; give up after so many seconds, and say what is lost."""
         with self._lock:
-            if self.closed:
+            if self._over:
                 return
             self.closed = True
             self._writer.give_up_at = time.monotonic() + seconds
@@ -218,7 +220,7 @@ class Background:
         elif thread is not threading.current_thread():
             thread.join(seconds)
         with self._lock:
-            lost = self._left
+            lost = 0 if self._over else self._left
             self._dropped += lost
             self._over = True
         if lost:

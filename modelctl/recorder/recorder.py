@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # An application's own table may have longer ids than ours, but no index of PostgreSQL has such a key.
 _LONGEST_ID = 10 * ID_LENGTH
+# Characters of a reason in which keys are looked for, while the caller waits: some milliseconds.
+_LONGEST_REASON = 8192
 
 
 class Recorder:
@@ -125,6 +127,8 @@ class Recorder:
             from modelctl.failures.facts import reason as reason_of
 
             reason = reason_of(type)
+        if isinstance(reason, str):
+            reason = reason[: max(_LONGEST_REASON, self._config.health.reason_length)]
         reason = storable_reason(reason, self._config.health.reason_length)
         self._background.add(Outcome(model_id, kind, reason), wait=wait)
 
@@ -157,8 +161,10 @@ class Recorder:
 
         *timeout*: in seconds, None: ``database.timeout``.
         """
-        ending.forget(self)
         self._background.close(self._seconds(timeout))
+        ending.forget(
+            self
+        )  # not if Ctrl-C interrupts that: then the end of the interpreter goes on
 
     @property
     def stats(self) -> RecorderStats:

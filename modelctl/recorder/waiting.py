@@ -82,6 +82,11 @@ class WaitingOutcomes:
         """The number up to which no entry is waiting."""
         return self._entries[0].number - 1 if self._entries else self.last_number
 
+    @property
+    def has_much_room(self) -> bool:
+        """Whether it is at most half full."""
+        return len(self._entries) <= self._capacity // 2
+
     def is_counted(self, outcome: Outcome) -> bool:
         """Whether an outcome is a failure that counts against its model."""
         return outcome.type in self._counted

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.fleets import put, sql
-from tests.recorder.conftest import line, run, script
+from tests.recorder.conftest import line, locked, run, script
 
 # Longer than any of these programs runs: so what is in the database was written because of its end.
 SLOW = "import modelctl.recorder.background as r; r.SECONDS = 600\n"
@@ -73,6 +73,35 @@ work()
     successes, failures = counts(url)
     assert successes >= 1000
     assert abs(successes - failures) <= 4
+
+
+def test_sigterm_while_the_database_is_away(url: str) -> None:
+    """The process still ends by the signal, after a few seconds, and says what it loses."""
+    text = """
+import modelctl.recorder.ending as ending
+ending.SIGTERM_SECONDS = 1.0
+for _ in range(3):
+    recorder.success("a")
+print("1", flush=True)
+time.sleep(60)
+"""
+    with locked(url), script(url, text, database_timeout="2s") as process:
+        assert line(process) == 1
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+        assert process.stderr
+        assert (
+            "the process is ending: 3 outcomes could not be recorded yet" in process.stderr.read()
+        )
+
+
+def test_the_end_while_the_database_is_away(url: str) -> None:
+    """The interpreter ends after the time limit of the database, and says what it loses."""
+    with locked(url):
+        code, _, err = run(url, "recorder.success('a')", database_timeout="1s")
+    assert code == 0
+    assert "the recorder ended before 1 outcome could be recorded; lost, unless" in err
+    assert "Traceback" not in err
 
 
 def test_an_applications_own_handler(url: str) -> None:

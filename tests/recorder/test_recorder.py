@@ -91,6 +91,28 @@ def test_when_it_writes(told: Told) -> None:
         assert recorder.stats.waiting == 0
 
 
+def test_outcomes_that_come_while_it_writes(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure that counts is written at once, but not what comes after it."""
+    from modelctl import crash_points
+
+    put(told.url, *IDS)
+    monkeypatch.setattr(module, "SECONDS", 1.5)
+
+    def come(point: str) -> None:
+        if point == "before-commit":
+            recorder.success("b")
+
+    with told.fleet.recorder() as recorder:
+        crash_points.hook = come
+        try:
+            recorder.failure("a", "parse-error", wait=True)
+        finally:
+            crash_points.hook = None
+        threading.Event().wait(0.5)
+        assert (recorder.stats.recorded, recorder.stats.waiting) == (1, 1)
+        waiting.until(lambda: recorder.stats.waiting == 0)
+
+
 def test_many_at_once(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many waiting outcomes are written before their second is over, in batches."""
     put(told.url, *IDS)
