@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from modelctl import Fleet, UsageError
-from tests.commands import make_fleet, run
+from tests.commands import Cli, make_fleet
 from tests.commands import sql as file_sql
 from tests.fleets import opened, seed, sql
 from tests.servers import Postgres
@@ -70,13 +72,29 @@ def test_a_style_of_the_role_is_not_a_bug(postgres: Postgres, pg_database: str) 
 
 # --- times that people write
 
+LiveIn = Callable[[str], None]
+
+
+@pytest.fixture
+def live_in() -> Iterator[LiveIn]:
+    """Return a function that gives this process another local time zone, until the test ends."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def change(zone: str) -> None:
+            patch.setenv("TZ", zone)
+            time.tzset()
+
+        yield change
+    time.tzset()
+
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"])
 @pytest.mark.parametrize("text", ["08:00", "8:00", "23:59:59", "00:00"])
-def test_time_of_day_is_the_next_one_here(zone: str, text: str) -> None:
+def test_time_of_day_is_the_next_one_here(zone: str, text: str, cli: Cli, live_in: LiveIn) -> None:
     """A time of day means the next such time in the local time zone, and the output shows which."""
     make_fleet()
-    result = run("disable", "acme/one", "--until", text, "-o", "json", TZ=zone)
+    live_in(zone)
+    result = cli("disable", "acme/one", "--until", text, "-o", "json")
     assert result.code == 0, result
     said = datetime.fromisoformat(result.err.removeprefix("until ").partition(" ")[0])
     here = said.astimezone(ZoneInfo(zone))
@@ -98,33 +116,35 @@ def test_time_of_day_is_the_next_one_here(zone: str, text: str) -> None:
         ("2999-12-01T08:00+05:30", ""),
     ],
 )
-def test_a_date_begins_at_local_midnight(text: str, said: str) -> None:
+def test_a_date_begins_at_local_midnight(text: str, said: str, cli: Cli, live_in: LiveIn) -> None:
     """A date begins at midnight here; a time with a zone needs no saying."""
     make_fleet()
-    result = run("disable", "acme/one", "--until", text, TZ="Europe/Berlin")
+    live_in("Europe/Berlin")
+    result = cli("disable", "acme/one", "--until", text)
     assert (result.code, result.err.strip()) == (0, said)
 
 
 @pytest.mark.parametrize(
     ("since", "found"), [("2026-12-01", 2), ("2026-12-01T00:00Z", 1), ("1w", 0), ("2h30m", 0)]
 )
-def test_events_since_a_date(since: str, found: int) -> None:
+def test_events_since_a_date(since: str, found: int, cli: Cli, live_in: LiveIn) -> None:
     """The history from a date on, by the local time zone, or from so long ago."""
     make_fleet()
     for at in ("2026-11-30T22:59:59.999Z", "2026-11-30T23:00:00.000Z", "2026-12-01T00:00:00.000Z"):
         file_sql("INSERT INTO modelctl_events (model_id, event, at) VALUES ('x', 'added', ?)", at)
-    result = run("events", "x", "--since", since, TZ="Europe/Berlin")
+    live_in("Europe/Berlin")
+    result = cli("events", "x", "--since", since)
     assert result.code == 0
     if found or datetime.now(UTC) > datetime(2026, 12, 9, tzinfo=UTC):
         assert len(result.lines) == found
 
 
 @pytest.mark.parametrize("text", ["24:00", "8", "0800", "12:60", "tomorrow", "0001-01-01", "1d2"])
-def test_what_is_not_a_time_is_wrong_usage(text: str) -> None:
+def test_what_is_not_a_time_is_wrong_usage(text: str, cli: Cli) -> None:
     """A text that is not a time is wrong usage, and the error says how to write a time."""
     make_fleet()
     for words in (("disable", "acme/one", "--until", text), ("events", "--since", text)):
-        run(*words).failed(2, "is not a time", "08:00, 2026-12-01")
+        cli(*words).failed(2, "is not a time", "08:00, 2026-12-01")
 
 
 def test_since_in_python(fleet: Fleet) -> None:

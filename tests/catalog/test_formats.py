@@ -13,7 +13,7 @@ from modelctl.catalog.formats import FORMATS, CatalogFormat
 from modelctl.catalog.parse import Catalog, parse
 from tests import fleets
 from tests.catalog.texts import rows, text
-from tests.commands import commands, run
+from tests.commands import Cli, commands
 
 FOLDER = Path(__file__).parent / "catalogues"
 
@@ -425,41 +425,40 @@ def test_a_status_that_the_fleet_does_not_share_is_counted(fleet: Fleet, dry_run
     assert [m.active for m in (fleet.show("on"), fleet.show("off"))] == [True, False]
 
 
-def test_import_on_the_command_line(fleet_url: str, tmp_path: Path) -> None:
+def test_import_on_the_command_line(tool: Cli, tmp_path: Path) -> None:
     """What was left out or ignored is said on stderr and in the JSON, with the right exit codes."""
-    how: dict[str, Any] = {"MODELCTL_DATABASE_URL": fleet_url}
 
     def file(name: str) -> str:
         return str(FOLDER / name)
 
-    done = run("import", file("models_own_export.jsonl"), **how)
+    done = tool("import", file("models_own_export.jsonl"))
     assert done.code == 0
     assert "1 status" in done.err
     assert "ignored" in done.err
     assert "restore" in done.err
-    done = run("import", file("models_own_export.jsonl"), "-o", "json", **how)
+    done = tool("import", file("models_own_export.jsonl"), "-o", "json")
     assert (done.json["unchanged"], done.json["ignored_status"]) == (2, 1)
     # The other way round, and without writing.
     on = tmp_path / "on.jsonl"
     on.write_text('{"id": "a/m1", "active": true}\n{"id": "a/m2", "status": "active"}\n')
-    assert run("disable", "a/m1", "a/m2", **how).code == 0
-    done = run("import", "--dry-run", str(on), **how)
+    assert tool("disable", "a/m1", "a/m2").code == 0
+    done = tool("import", "--dry-run", str(on))
     assert "note: 2 statuses were ignored (on in the fleet and off in the catalogue, or" in done.err
     assert "use enable or disable" in done.err
-    assert run("enable", "a/m1", "a/m2", **how).code == 0
-    assert "ignored" not in run("import", str(on), **how).err
-    assert "1 status" in run("import", file("openwebui_export.json"), **how).err
-    assert "'a/m'" in run("import", file("dup.json"), **how).err
-    assert "1 further deployment" in run("import", file("litellm_model_info.json"), **how).err
-    run("import", file("anthropic_page1.json"), **how).failed(2, "has_more", "--partial")
-    assert run("import", "--partial", file("anthropic_page1.json"), **how).code == 0
-    run("import", file("error_body.json"), **how).failed(2, "The access token is not valid")
-    run("import", file("price_rows.json"), **how).failed(2, "price table")
+    assert tool("enable", "a/m1", "a/m2").code == 0
+    assert "ignored" not in tool("import", str(on)).err
+    assert "1 status" in tool("import", file("openwebui_export.json")).err
+    assert "'a/m'" in tool("import", file("dup.json")).err
+    assert "1 further deployment" in tool("import", file("litellm_model_info.json")).err
+    tool("import", file("anthropic_page1.json")).failed(2, "has_more", "--partial")
+    assert tool("import", "--partial", file("anthropic_page1.json")).code == 0
+    tool("import", file("error_body.json")).failed(2, "The access token is not valid")
+    tool("import", file("price_rows.json")).failed(2, "price table")
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text('{"id": "a"}\n{"id": "b", "response": {}}\n')
-    done = run("import", str(mixed), **how)
+    done = tool("import", str(mixed))
     assert (done.code, "rejected: b: " in done.err) == (0, True)
-    run("import", "--strict", str(mixed), **how).failed(2, "rejected")
+    tool("import", "--strict", str(mixed)).failed(2, "rejected")
     empty = tmp_path / "empty.json"
     empty.write_text('{"data": []}')
-    run("import", str(empty), **how).failed(2, "no models")
+    tool("import", str(empty)).failed(2, "no models")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from modelctl import Fleet, ModelNotFoundError, UsageError
 from tests import commands
-from tests.commands import Cli, add, make_fleet, run
+from tests.commands import Cli, add, make_fleet
 from tests.fleets import opened, seed, sql
 
 MANY = 60_000
@@ -131,26 +133,40 @@ UNATTENDED = [
 ]
 
 
+@pytest.fixture
+def unattended(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the program in this process, with an empty stdin."""
+
+    def call(*words: str) -> commands.Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+        return cli(*words)
+
+    return call
+
+
 @pytest.mark.parametrize("words", UNATTENDED, ids=" ".join)
-def test_nothing_configured(words: list[str]) -> None:
+def test_nothing_configured(words: list[str], unattended: Cli) -> None:
     """Every run, not only the first, warns if no database is configured and the data folder has none."""
     for _ in range(3):
-        result = run(*words, stdin=b"")
+        result = unattended(*words)
         assert "no database is configured" in result.err
         assert "MODELCTL_DATABASE_URL" in result.err
         assert result.code == (4 if words[0] in ("record-success", "record-failure") else 0)
 
 
 @pytest.mark.parametrize("words", UNATTENDED, ids=" ".join)
-def test_a_fleet_that_is_not_empty(words: list[str], sqlite_database: str) -> None:
+def test_a_fleet_that_is_not_empty(
+    words: list[str], sqlite_database: str, unattended: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An embedded database that has models or is configured causes no warning."""
-    configured = run(*words, stdin=b"", MODELCTL_DATABASE_URL=sqlite_database)
-    assert "configured" not in configured.err
+    with monkeypatch.context() as environment:
+        environment.setenv("MODELCTL_DATABASE_URL", sqlite_database)
+        assert "configured" not in unattended(*words).err
     make_fleet()
     add("a")
     commands.sql("UPDATE models SET active = FALSE")
     for _ in range(2):
-        assert "configured" not in run(*words, stdin=b"").err
+        assert "configured" not in unattended(*words).err
 
 
 def test_nothing_configured_in_the_api() -> None:
