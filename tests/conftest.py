@@ -168,6 +168,13 @@ def fleet_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(name))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh_url(request: pytest.FixtureRequest) -> str:
+    """Give the URL of a database of each kind that is the test's own: it may change the schema."""
+    name = "pg_database" if request.param == "postgresql" else "sqlite_database"
+    return str(request.getfixturevalue(name))
+
+
 @pytest.fixture
 def fleet(fleet_url: str) -> Iterator[Fleet]:
     """Give a fleet without models on a database of each kind."""

@@ -126,5 +126,8 @@ class World:
 
     @property
     def events(self) -> list[tuple[Any, ...]]:
-        """The history as model and event, in the order of the ids."""
-        return self.sql("SELECT model_id, event FROM modelctl_events ORDER BY model_id, id")
+        """What modelctl did, as model and event, in the order of the ids."""
+        own = "operation IS NOT NULL"  # not what other programs did
+        return self.sql(
+            f"SELECT model_id, event FROM modelctl_events WHERE {own} ORDER BY model_id, id"
+        )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from modelctl import streams
 from modelctl.errors import ModelctlError
 from modelctl.jobs.schedule import Schedule
-from modelctl.jobs.troubles import AWAY, Troubles
+from modelctl.jobs.troubles import AWAY, ReceiverAwayError, Troubles
 
 if TYPE_CHECKING:
     from modelctl.jobs.systemd import Systemd
@@ -116,8 +116,9 @@ class Runner:
             if first and not isinstance(exc, AWAY):
                 raise
             job.schedule.failed(away=isinstance(exc, AWAY))
-            error = exc if isinstance(exc, ModelctlError) else ModelctlError(self._describe(exc))
-            news = self._troubles.failed(job.name, error)
+            if not isinstance(exc, ModelctlError | ReceiverAwayError):
+                exc = ModelctlError(self._describe(exc))
+            news = self._troubles.failed(job.name, exc)
         else:
             job.schedule.worked()
             news = self._troubles.worked(job.name)

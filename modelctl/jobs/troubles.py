@@ -6,21 +6,24 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from modelctl.errors import DatabaseUnavailableError, ExitCode, ModelctlError, StaleCacheError
+from modelctl.errors import DatabaseUnavailableError, ModelctlError, StaleCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class ReceiverAwayError(ModelctlError):
-    """The receiver of notifications did not accept a message."""
+class ReceiverAwayError(Exception):
+    """The receiver of notifications did not accept a message; no call of a `Fleet` raises this."""
 
-    exit_code = ExitCode.STALE_CACHE
+    def __init__(self, message: str) -> None:
+        self.message = message
+        self.hint = ""
+        super().__init__(message)
 
 
 # Something else is away or refuses: every job that needs it fails alike, and trying again may help.
 # With what is said when it is over.
-_BACK: dict[type[ModelctlError], str] = {
+_BACK: dict[type[Exception], str] = {
     DatabaseUnavailableError: "the database is back",
     StaleCacheError: "Redis is back",
     ReceiverAwayError: "the receiver of notifications is back",
@@ -49,10 +52,13 @@ class Troubles:
         with self._lock:
             return "; ".join(self._open.values()) or "all is well"
 
-    def failed(self, job: str, error: ModelctlError) -> bool:
+    def failed(self, job: str, error: ModelctlError | ReceiverAwayError) -> bool:
         """Note that a job failed; return whether that was news."""
         shared = isinstance(error, AWAY)
-        trouble = type(error).__name__ if shared else f"{job}: {error.exit_code.name}"
+        if shared or isinstance(error, ReceiverAwayError):
+            trouble = type(error).__name__
+        else:
+            trouble = f"{job}: {error.exit_code.name}"
         with self._lock:
             before = self._of_jobs.get(job)
             self._of_jobs[job] = trouble

@@ -178,18 +178,19 @@ def test_an_undo_of_a_status_does_not_mind_an_edit(fleet: Fleet) -> None:
     assert (change.after, change.changed) == (ACTIVE, True)
 
 
-def test_a_row_that_the_database_keeps(fleet: Fleet, fleet_url: str) -> None:
+def test_a_row_that_the_database_keeps(fresh_url: str) -> None:
     """A trigger of the application that puts a name back makes the edit exit 8, tags included."""
-    seed(fleet, "ab")
-    body = "UPDATE models SET display_name = OLD.display_name WHERE id = OLD.id"
-    if not is_sqlite(fleet_url):
-        body = f"IF pg_trigger_depth() = 1 THEN {body}; END IF"
-    trigger(fleet_url, "AFTER", "UPDATE", "'a'", body)
-    tables = everything(fleet_url)
-    with pytest.raises(RefusedError, match="kept 'a'"):
-        fleet.edit("a", name="New", tag="eu")
-    assert everything(fleet_url) == tables
-    fleet.edit("b", name="New", tag="eu")
+    with fleets.opened(fresh_url) as fleet:
+        seed(fleet, "ab")
+        body = "UPDATE models SET display_name = OLD.display_name WHERE id = OLD.id"
+        if not is_sqlite(fresh_url):
+            body = f"IF pg_trigger_depth() = 1 THEN {body}; END IF"
+        trigger(fresh_url, "AFTER", "UPDATE", "'a'", body)
+        tables = everything(fresh_url)
+        with pytest.raises(RefusedError, match="kept 'a'"):
+            fleet.edit("a", name="New", tag="eu")
+        assert everything(fresh_url) == tables
+        fleet.edit("b", name="New", tag="eu")
 
 
 def test_tags_of_two_edits_at_once_are_all_there(pg_database: str) -> None:
@@ -206,23 +207,24 @@ def test_tags_of_two_edits_at_once_are_all_there(pg_database: str) -> None:
         assert shown(fleet, "a")[2] == ("eu", "us")
 
 
-def test_what_is_not_edited_stays_as_it_is(fleet: Fleet, fleet_url: str) -> None:
+def test_what_is_not_edited_stays_as_it_is(fresh_url: str) -> None:
     """A NULL of the application stays NULL, and a value of another type is not rewritten."""
-    if is_sqlite(fleet_url):
-        value: object = 7
-        fleets.sql(fleet_url, "ALTER TABLE models RENAME COLUMN display_name TO was")
-        fleets.sql(fleet_url, "ALTER TABLE models ADD COLUMN display_name")
-    else:
-        value = None
-        fleets.sql(fleet_url, "ALTER TABLE models ALTER COLUMN display_name DROP NOT NULL")
-    fleets.put(fleet_url, "a", display_name=value)
-    fleet.edit("a", provider="acme", tag="eu")
-    stored = '["us", "eu"]' if is_sqlite(fleet_url) else "{us,eu}"
-    fleets.sql(fleet_url, "UPDATE modelctl_tags SET tags = ?", stored)
-    [change] = fleet.edit("a", provider="acme", tag="eu").changes
-    assert (change.changed, fleet.show("a").tags) == (False, ("us", "eu"))
-    found = fleets.sql(fleet_url, "SELECT display_name, provider FROM models")
-    assert found == [(value, "acme")]
+    with fleets.opened(fresh_url) as fleet:
+        if is_sqlite(fresh_url):
+            value: object = 7
+            fleets.sql(fresh_url, "ALTER TABLE models RENAME COLUMN display_name TO was")
+            fleets.sql(fresh_url, "ALTER TABLE models ADD COLUMN display_name")
+        else:
+            value = None
+            fleets.sql(fresh_url, "ALTER TABLE models ALTER COLUMN display_name DROP NOT NULL")
+        fleets.put(fresh_url, "a", display_name=value)
+        fleet.edit("a", provider="acme", tag="eu")
+        stored = '["us", "eu"]' if is_sqlite(fresh_url) else "{us,eu}"
+        fleets.sql(fresh_url, "UPDATE modelctl_tags SET tags = ?", stored)
+        [change] = fleet.edit("a", provider="acme", tag="eu").changes
+        assert (change.changed, fleet.show("a").tags) == (False, ("us", "eu"))
+        found = fleets.sql(fresh_url, "SELECT display_name, provider FROM models")
+        assert found == [(value, "acme")]
 
 
 @settings(max_examples=20, deadline=None)

@@ -86,31 +86,36 @@ def test_what_cannot_be_renamed(fleet: Fleet, fleet_url: str) -> None:
     assert everything(fleet_url) == tables
 
 
-def test_a_foreign_key_of_another_program(fleet: Fleet, fleet_url: str) -> None:
+def test_a_foreign_key_of_another_program(fresh_url: str) -> None:
     """It forbids the renaming, in words, while a row refers to the model; with CASCADE the row follows."""
-    seed(fleet, "ab")
-    for rule, allowed in (("", False), ("ON UPDATE RESTRICT", False), ("ON UPDATE CASCADE", True)):
-        sql(
-            fleet_url,
-            'CREATE TABLE "calls of" (n integer,'
-            f' "model id" text CONSTRAINT of_model REFERENCES models (id) {rule})',
-        )
-        sql(fleet_url, """INSERT INTO "calls of" VALUES (1, 'a'), (2, 'b'), (3, NULL)""")
-        if allowed:
-            fleet.rename("a", "new")
-            found = sql(fleet_url, 'SELECT "model id" FROM "calls of" ORDER BY n')
-            assert found == [("new",), ("b",), (None,)]
-        else:
-            tables = everything(fleet_url)
-            name = "calls of" if is_sqlite(fleet_url) else 'of_model" on table "calls of'
-            with pytest.raises(RefusedError, match=name) as refused:
+    with opened(fresh_url) as fleet:
+        seed(fleet, "ab")
+        for rule, allowed in (
+            ("", False),
+            ("ON UPDATE RESTRICT", False),
+            ("ON UPDATE CASCADE", True),
+        ):
+            sql(
+                fresh_url,
+                'CREATE TABLE "calls of" (n integer,'
+                f' "model id" text CONSTRAINT of_model REFERENCES models (id) {rule})',
+            )
+            sql(fresh_url, """INSERT INTO "calls of" VALUES (1, 'a'), (2, 'b'), (3, NULL)""")
+            if allowed:
                 fleet.rename("a", "new")
-            assert "refer to 'a'" in refused.value.message
-            assert everything(fleet_url) == tables
-            sql(fleet_url, """DELETE FROM "calls of" WHERE "model id" = 'a'""")
-            fleet.rename("a", "new")
-            fleet.rename("new", "a")
-        sql(fleet_url, 'DROP TABLE "calls of"')
+                found = sql(fresh_url, 'SELECT "model id" FROM "calls of" ORDER BY n')
+                assert found == [("new",), ("b",), (None,)]
+            else:
+                tables = everything(fresh_url)
+                name = "calls of" if is_sqlite(fresh_url) else 'of_model" on table "calls of'
+                with pytest.raises(RefusedError, match=name) as refused:
+                    fleet.rename("a", "new")
+                assert "refer to 'a'" in refused.value.message
+                assert everything(fresh_url) == tables
+                sql(fresh_url, """DELETE FROM "calls of" WHERE "model id" = 'a'""")
+                fleet.rename("a", "new")
+                fleet.rename("new", "a")
+            sql(fresh_url, 'DROP TABLE "calls of"')
 
 
 def test_an_undo_gives_the_old_id_back(fleet: Fleet, fleet_url: str) -> None:
@@ -176,20 +181,21 @@ def test_a_renaming_invalidates_the_count(pg_database: str) -> None:
         assert fleet.show("y").status == AUTO
 
 
-def test_a_row_that_the_database_keeps(fleet: Fleet, fleet_url: str) -> None:
+def test_a_row_that_the_database_keeps(fresh_url: str) -> None:
     """If a trigger of the application gives the old id back, nothing is renamed."""
-    seed(fleet, "a")
-    trigger(
-        fleet_url,
-        "AFTER",
-        "UPDATE",
-        "'a'",
-        "UPDATE models SET id = OLD.id WHERE id = 'new'",
-    )
-    tables = everything(fleet_url)
-    with pytest.raises(RefusedError, match="kept 'a'"):
-        fleet.rename("a", "new")
-    assert everything(fleet_url) == tables
+    with opened(fresh_url) as fleet:
+        seed(fleet, "a")
+        trigger(
+            fresh_url,
+            "AFTER",
+            "UPDATE",
+            "'a'",
+            "UPDATE models SET id = OLD.id WHERE id = 'new'",
+        )
+        tables = everything(fresh_url)
+        with pytest.raises(RefusedError, match="kept 'a'"):
+            fleet.rename("a", "new")
+        assert everything(fresh_url) == tables
 
 
 @settings(max_examples=25, deadline=None)

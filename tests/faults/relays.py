@@ -199,6 +199,7 @@ class RelayedWorld(World):
         self.sql("INSERT INTO models (id) SELECT 'm' || n FROM generate_series(0, 4) AS n")
         for row in rows:
             self.sql(row)
+        self.sql("DELETE FROM modelctl_events")
         self.forget()
         self.redis.flushall()
         self.redis.mset({STATS: "old", BOARD: "old"})

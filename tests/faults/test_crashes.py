@@ -190,7 +190,7 @@ class CrashWorld(World):
     def reset(self) -> None:
         """Bring the fleet back to where each test begins, with nothing in Redis."""
         self.mourn()
-        self.sql(f"{CLEAN} {POSTGRES_ROWS}")
+        self.sql(f"{CLEAN} {POSTGRES_ROWS} DELETE FROM modelctl_events")
         self.forget()
         self.redis.flushall()
 

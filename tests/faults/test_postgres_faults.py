@@ -169,6 +169,7 @@ def test_a_commit_without_a_transaction_id(
     world.to_postgres.heal()
     world.fleet.drain()
     world.assert_right()
+    world.fleet.close()  # its transactions would go on to begin like that
 
 
 @pytest.mark.parametrize("kind", SINGLE | MULTIPLE)
