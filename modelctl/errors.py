@@ -108,8 +108,9 @@ class DatabaseUnavailableError(ModelctlError):
     """The database cannot be reached or is too busy; try again later."""
 
     exit_code = ExitCode.DATABASE_UNAVAILABLE
-    # Whether the change may have been made: the answer to its COMMIT was lost.
-    in_doubt = False
+    # The transaction that may have been committed: the answer to its COMMIT was lost. Its id, and when
+    # its server started.
+    in_doubt: tuple[str, object] | None = None
 
 
 class StaleCacheError(ModelctlError):

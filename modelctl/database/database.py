@@ -54,6 +54,11 @@ _WRITE = (
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _RESOLVE_SECONDS = 2.0
 _OUTCOME = "SELECT pg_xact_status(CAST(:xid AS xid8)), pg_postmaster_start_time()"
+# NULL from another server: there another transaction may have the same id, or none yet.
+_OUTCOME_THERE = (
+    "SELECT CASE WHEN pg_postmaster_start_time() = CAST(:server AS timestamptz)"
+    " THEN pg_xact_status(CAST(:xid AS xid8)) END"
+)
 
 # If a connection is lost during a listing, SQLAlchemy logs that it cannot close the cursor. Without
 # a handler Python would print that with a traceback, beside our own message.
@@ -308,8 +313,17 @@ class Database:
             f"{why}; it is not known whether the change was made",
             hint="look before you repeat it; all but recording an outcome may be repeated",
         )
-        unknown.in_doubt = True
+        if xid:
+            unknown.in_doubt = (xid, server)
         raise unknown from None
+
+    def was_committed(self, transaction: tuple[str, object]) -> bool | None:
+        """Return what became of a transaction that was in doubt; None: it cannot be known any more."""
+        xid, server = transaction
+        with self.reading() as connection:
+            values = {"xid": xid, "server": server}
+            status = connection.execute(sa.text(_OUTCOME_THERE), values).scalar_one()
+        return {"committed": True, "aborted": False}.get(status)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from modelctl import deadline
 from modelctl.errors import UsageError
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.opened import arguments
@@ -84,18 +85,36 @@ class RecordingCommands(ChangeCommands):
         if not whole or not 1 <= capacity <= _MOST_ENTRIES:
             raise UsageError(f"a capacity is a whole number from 1 on, not {capacity!r}")
         block = arguments.policy(when_full, ("drop", "block")) == "block"
-        who = self._acting(actor)
-
-        def write(outcomes: Iterable[Outcome]) -> BatchResult:
-            # A method of the fleet, so that it has a deadline of its own.
-            return self.record_batch(outcomes, unknown="skip", actor=who)
-
         made = Recorder(
-            write,
+            _Batches(self, self._acting(actor)),
             self.config,
-            partial(self._warn, logger="recorder"),
+            lambda warning: self.on_warning(warning),
             capacity=capacity,
             block=block,
         )
         self._before_closing.add(made)
         return made
+
+    def _outcome_of_doubt(self, transaction: tuple[str, object]) -> bool | None:
+        """Return whether a transaction was committed, and invalidate the caches if it was."""
+        with deadline.call(self.config.database.timeout):
+            committed = self._store.database.was_committed(transaction)
+            if committed:
+                self._invalidate(owed=True)
+            return committed
+
+
+class _Batches:
+    """The batches of a recorder, recorded in a fleet by *actor*."""
+
+    def __init__(self, fleet: RecordingCommands, actor: str) -> None:
+        self._fleet = fleet
+        self._actor = actor
+
+    def record(self, outcomes: Iterable[Outcome]) -> BatchResult:
+        """Record outcomes in one transaction, without those of unknown ids."""
+        return self._fleet.record_batch(outcomes, unknown="skip", actor=self._actor)
+
+    def was_recorded(self, transaction: tuple[str, object]) -> bool | None:
+        """Return whether a transaction in doubt was committed; None: that cannot be known any more."""
+        return self._fleet._outcome_of_doubt(transaction)

@@ -15,12 +15,12 @@ from modelctl.recorder.waiting import WaitingOutcomes
 from modelctl.recorder.writing import BatchWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from modelctl.config.config import Config
     from modelctl.health import Outcome
-    from modelctl.models.results import BatchResult
     from modelctl.recorder.waiting import Entry
+    from modelctl.recorder.writing import Target
 
 # Outcomes are written when the oldest has waited for so long, or when there are so many.
 SECONDS = 1.0
@@ -32,14 +32,14 @@ class Background:
 
     def __init__(
         self,
-        record_batch: Callable[[Iterable[Outcome]], BatchResult],
+        target: Target,
         config: Config,
         warn: Callable[[str], None],
         *,
         capacity: int,
         block: bool,
     ) -> None:
-        """*record_batch* writes outcomes and skips unknown ids. *block*: wait for room if it is full."""
+        """*block*: wait for room if it is full."""
         self._timeout = config.database.timeout
         self._warn = warn
         self._blocks = block
@@ -48,7 +48,7 @@ class Background:
         self._work = threading.Condition(self._lock)  # the thread waits for outcomes
         self._written = threading.Condition(self._lock)  # callers wait for the thread
         self._waiting = WaitingOutcomes(capacity, config.health.counted)
-        self._writer = BatchWriter(record_batch, self._lock, warn)
+        self._writer = BatchWriter(target, self._lock, warn)
         self._thread: threading.Thread | None = None
         self._batch: list[Entry] = []  # what the thread is writing
         self._oldest = 0.0  # when the oldest outcome came

@@ -18,13 +18,13 @@ from modelctl.recorder.background import Background
 from modelctl.redact import storable_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from modelctl.calls.call import Call
     from modelctl.config.config import Config
     from modelctl.model import FailureType
-    from modelctl.models.results import BatchResult
     from modelctl.recorder.results import RecorderStats
+    from modelctl.recorder.writing import Target
 
 # An application's own table may have longer ids than ours, but no index of PostgreSQL has such a key.
 _LONGEST_ID = 10 * ID_LENGTH
@@ -42,10 +42,10 @@ class Recorder:
     and ``when_full="block"``.
 
     **The database is away**: outcomes are kept, and tried again with growing pauses of at most 5 s.
-    `Fleet.on_warning` is told once for each outage. If the connection was lost during a COMMIT, and it
-    cannot be found out whether the batch was written, the batch is written again: up to 5,000 outcomes
-    may then be recorded twice, and the warning says so. The recorder never leaves them out instead,
-    because a failure that counts could be among them.
+    `Fleet.on_warning` is told once for each outage. If the connection was lost during a COMMIT, the
+    server is asked later what became of it. Only if it was restarted or replaced meanwhile, nobody knows:
+    then the batch is written again, up to 5,000 outcomes may be recorded twice, and a warning says so. The
+    recorder never leaves them out instead, because a failure that counts could be among them.
 
     **It is full**: *capacity* is the number of entries that may wait. All successes of a model that come
     after each other are one entry, together with the failure before them; and so are equal failures.
@@ -63,21 +63,19 @@ class Recorder:
 
     def __init__(
         self,
-        record_batch: Callable[[Iterable[Outcome]], BatchResult],
+        target: Target,
         config: Config,
         warn: Callable[..., None],
         *,
         capacity: int,
         block: bool,
     ) -> None:
-        """*record_batch* writes outcomes and skips unknown ids. *block*: wait for room if it is full."""
+        """*block*: wait for room if it is full."""
         self._config = config
         self._tell = warn
         self._blocks = block
         self._unrecorded = Unrecorded(self._warn)
-        self._make = partial(
-            Background, record_batch, config, self._warn, capacity=capacity, block=block
-        )
+        self._make = partial(Background, target, config, self._warn, capacity=capacity, block=block)
         self._background = self._make()
         forks.watch(self, Recorder._begin_again)
         ending.watch(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelctl.database.database import RETRIED
 from modelctl.errors import DatabaseUnavailableError, ModelctlError, RefusedError, UsageError, clean
@@ -27,6 +27,16 @@ _TRIES_IF_BUSY = 5
 _MOST_NAMED = 1000
 
 
+class Target(Protocol):
+    """Where batches are written."""
+
+    def record(self, outcomes: Iterable[Outcome]) -> BatchResult:
+        """Record outcomes in one transaction, without those of unknown ids."""
+
+    def was_recorded(self, transaction: tuple[str, object]) -> bool | None:
+        """Return whether a transaction in doubt was committed; None: that cannot be known any more."""
+
+
 class BatchWriter:
     """Writes the batches of one recorder; only its thread calls `write`.
 
@@ -37,12 +47,12 @@ class BatchWriter:
 
     def __init__(
         self,
-        record_batch: Callable[[Iterable[Outcome]], BatchResult],
+        target: Target,
         lock: threading.RLock,
         warn: Callable[[str], None],
     ) -> None:
         """*lock* protects the counters, which other threads read."""
-        self._record_batch = record_batch
+        self._target = target
         self._lock = lock
         self._warn = warn
         self.recorded = self.unknown = self.refused = self.retries = 0
@@ -50,6 +60,7 @@ class BatchWriter:
         self.give_up_at = float("inf")
         self.hurry = threading.Event()
         self._told = False  # of this outage
+        self._in_doubt: tuple[str, object] | None = None
         self._named: set[str] = set()
 
     def write(self, batch: Sequence[Entry]) -> bool:
@@ -64,11 +75,11 @@ class BatchWriter:
         except Exception as exc:
             self.trouble = _words(exc)
             return False
-        missing = {*result.unknown}
+        missing = {*result.unknown} if result else set()
         with self._lock:
             self.trouble, self._told = None, False
-            self.recorded += result.recorded
-            self.unknown += result.skipped
+            self.recorded += result.recorded if result else sum(entry.size for entry in batch)
+            self.unknown += result.skipped if result else 0
             for entry in batch:
                 if entry.id in missing:
                     entry.error = unknown([entry.id])
@@ -95,21 +106,28 @@ class BatchWriter:
             return True
         return all(self.write(part) for part in parts)
 
-    def _until_it_answers(self, batch: Sequence[Entry]) -> BatchResult:
-        """Record a batch; try again as long as the database is away."""
+    def _until_it_answers(self, batch: Sequence[Entry]) -> BatchResult | None:
+        """Record a batch; try again as long as the database is away.
+
+        None: it was recorded by a try whose COMMIT got no answer.
+        """
         import tenacity
 
-        def record() -> BatchResult:
+        size = sum(entry.size for entry in batch)
+
+        def record() -> BatchResult | None:
             if self._given_up():  # during the pause before this try
                 raise DatabaseUnavailableError(self.trouble)
-            return self._record_batch(o for entry in batch for o in entry.outcomes())
+            if self._in_doubt and self._was_recorded(self._in_doubt, size):
+                return None
+            return self._target.record(o for entry in batch for o in entry.outcomes())
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_help),
             wait=tenacity.wait_random_exponential(_FIRST_PAUSE, _LONGEST_PAUSE),
             stop=lambda _: self._given_up(),
             sleep=self._pause,
-            before_sleep=lambda state: self._failed(state, sum(entry.size for entry in batch)),
+            before_sleep=self._failed,
             reraise=True,
         )
         return retrying(record)
@@ -121,16 +139,26 @@ class BatchWriter:
         self.hurry.wait(seconds)
         self.hurry.clear()
 
-    def _failed(self, state: Any, size: int) -> None:
+    def _was_recorded(self, transaction: tuple[str, object], size: int) -> bool:
+        """Whether the try in doubt recorded the batch. If nobody knows, it may be recorded twice."""
+        recorded = self._target.was_recorded(transaction)
+        self._in_doubt = None
+        if recorded is None:
+            self._warn(
+                f"{numbered(size, 'outcome')} may be recorded twice: the connection was lost during"
+                " COMMIT, and the server has been restarted or replaced"
+            )
+        return bool(recorded)
+
+    def _failed(self, state: Any) -> None:
         """Note that a try failed; warn once for each outage."""
         exc = state.outcome.exception()
         self.trouble = _words(exc)
         with self._lock:
             self.retries += 1
+        self._in_doubt = getattr(exc, "in_doubt", None) or self._in_doubt
         busy = getattr(exc, "sqlstate", None) in RETRIED
-        if getattr(exc, "in_doubt", False):
-            self._warn(f"{numbered(size, 'outcome')} may be recorded twice: {self.trouble}")
-        elif not self._told and (not busy or state.attempt_number >= _TRIES_IF_BUSY):
+        if not self._told and (not busy or state.attempt_number >= _TRIES_IF_BUSY):
             self._told = True
             self._warn(f"outcomes wait in memory, and will be tried again: {self.trouble}")
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from modelctl import DatabaseUnavailableError, Fleet, ModelNotFoundError, RefusedError, UsageError
 from modelctl.recorder import background as module
 from tests import ROOT, waiting
+from tests.faults.relays import RelayedWorld
+from tests.faults.test_postgres_faults import COMMIT
 from tests.fleet.test_forks import child
 from tests.fleets import clear, environ, events, is_sqlite, opened, put, rows, sql
 from tests.recorder.conftest import Told, locked
-from tests.servers import Postgres
+from tests.servers import Postgres, Redis
 
 IDS = ("a", "b", "c")
 KINDS = (None, None, "parse-error", "client-error", "timeout")
@@ -331,7 +333,38 @@ def test_a_commit_in_doubt_is_said(pg_database: str, postgres: Postgres) -> None
         finally:
             crash_points.hook = None
     assert counts(pg_database, "a") == [(1, 0)]
-    assert warnings[0].startswith("1 outcome may be recorded twice: ")
+    assert len(warnings) == 2
+    assert warnings[1].startswith("1 outcome may be recorded twice: ")
+
+
+@pytest.mark.parametrize("how", ["lose", "drop"])
+def test_a_commit_whose_answer_is_lost(
+    postgres: Postgres, pg_template: str, redis_server: Redis, how: str
+) -> None:
+    """If the same server is back after the connection was cut, nothing is lost or recorded twice."""
+    name = postgres.create_database(pg_template)
+    cut = threading.Event()
+
+    def fault(request: bytes) -> str | None:
+        if COMMIT in request:
+            cut.set()
+            return how
+        return "drop" if cut.is_set() else None
+
+    with RelayedWorld(postgres, name, redis_server) as world:
+        put(world.database, *IDS)
+        with world.fleet.recorder() as recorder:
+            recorder.failure("b", "timeout", wait=True)
+            world.to_postgres.fault = fault
+            recorder.success("a")
+            waiting.until(lambda: world.warnings)
+            world.to_postgres.heal()
+            recorder.flush(30)
+            assert recorder.stats.recorded == 2
+        assert counts(world.database, "a", "b") == [(1, 0), (0, 1)]
+        assert len(world.warnings) == 1
+        assert "it is not known whether" in world.warnings[0]
+    postgres.drop_database(name)
 
 
 def test_a_full_recorder_drops_what_finds_no_room(told: Told) -> None:
