@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.harness import MissingError, Row, at_least, at_most, interleave, optional
 from benchmarks.servers import COUNT_KEY, Bench
 from modelctl import Fleet
+from modelctl.memory import memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import psycopg
 
-PARTS = ("hit", "herd")
+PARTS = ("hit", "remembered", "herd")
 _CALLS = 100
 _THREADS = 8
 _PROCESSES = 4
@@ -33,7 +34,7 @@ _SLOW = 0.4  # seconds
 def measure(bench: Bench, parts: Iterable[str]) -> None:
     """Measure these parts."""
     for part in parts:
-        {"hit": _hit, "herd": _herd}[part](bench)
+        {"hit": _hit, "remembered": _remembered, "herd": _herd}[part](bench)
 
 
 # ── A hit ───────────────────────────────────────────────────────────────────────────────────────
@@ -93,16 +94,62 @@ def _hit(bench: Bench) -> None:
             )
 
 
-def _block(work: Callable[[], object]) -> Callable[[], float]:
+def _block(work: Callable[[], object], calls: int = _CALLS) -> Callable[[], float]:
     """Calls per second, over a block of calls."""
 
     def block() -> float:
         start = time.perf_counter()
-        for _ in range(_CALLS):
+        for _ in range(calls):
             work()
-        return _CALLS / (time.perf_counter() - start)
+        return calls / (time.perf_counter() - start)
 
     return block
+
+
+def _remembered(bench: Bench) -> None:
+    """A count that the process remembers, beside a hit in Redis and a lookup in a dict."""
+    database = bench.fleet(bench.scale.sizes[0], 1)
+    numbers = {COUNT_KEY: 99}
+    with Fleet.open(bench.config(database)) as fleet:
+        calls = 100 * _CALLS
+        remembered = _block(lambda: fleet.count(max_age=3600.0), calls)
+
+        def anew() -> float:
+            """An application asks less often than once a millisecond, so each answer is made anew."""
+            shared, memory._SHARED_SECONDS = memory._SHARED_SECONDS, 0.0
+            try:
+                return remembered()
+            finally:
+                memory._SHARED_SECONDS = shared
+
+        contenders = {
+            "shared": remembered,
+            "anew": anew,
+            "hit": _block(lambda: fleet.count()),
+            "dict": _block(lambda: numbers[COUNT_KEY], calls),
+        }
+
+        def refill() -> None:
+            fleet.count()
+            if fleet.count(max_age=3600.0).source == "database":
+                raise RuntimeError("the count is not cached")
+
+        bench.say("a remembered count, a hit, a dict")
+        rates = interleave(contenders, 2 * bench.scale.block_rounds, between=refill)
+    what = "Fleet.count(max_age=), remembered"
+    for name, floor, words, target in (
+        ("shared", "hit", "Fleet.count(), a hit in Redis", at_least(200)),
+        ("shared", "dict", "a lookup in a dict", None),
+        ("anew", "hit", "Fleet.count(), a hit in Redis", None),
+    ):
+        label = what if name == "shared" else f"{what}, once a millisecond"
+        bench.report.add(
+            Row(
+                *("inprocess.remembered", label, rates[name], words, rates[floor]),
+                target=target,
+                unit="per second",
+            )
+        )
 
 
 @contextmanager
