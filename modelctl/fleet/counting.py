@@ -31,7 +31,9 @@ class CountCommands(OpenedFleet):
         *max_age* read, if that call began less than so many seconds ago, and while the number would
         still be cached. It is never older than a change, a drain or a `clear_cache` that any fleet of
         this process had finished when the call began. A change that another process acknowledged
-        shows after *max_age* at the latest. Such an answer takes about a microsecond.
+        shows after *max_age* at the latest; usually within milliseconds if Redis tells of changes (a
+        thread listens for that, from the first call with *max_age* to `close`). Such an answer takes
+        about a microsecond.
 
         Raises:
             UsageError: *max_age* is not from 0 s to ten years, or is given with *fresh* or *strong*.
@@ -50,9 +52,13 @@ class CountCommands(OpenedFleet):
         from modelctl.memory.memory import Memory
 
         with self._lock:
-            if self._memory is None:
-                self._memory = Memory(lambda: self._count(False, False), self.config.cache.ttl)
-            return self._memory
+            memory = self._memory
+            if memory is None:
+                memory = Memory(lambda: self._count(False, False), self.config.cache.ttl)
+                if self.config.redis.url and not self.config.sqlite_path:
+                    memory.listen(self.config)
+                self._memory = memory
+            return memory
 
     @in_time
     def _count(self, fresh: bool, strong: bool) -> Count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from modelctl.count.results import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from modelctl.config.config import Config
+    from modelctl.memory.listener import Listener
 
 # The age in an answer is right to this many seconds: calls within them share one answer, because to
 # make an answer takes longer than all else.
@@ -58,6 +62,20 @@ class Memory:
         self._read = read
         self._ttl = ttl
         self._number: _Number | None = None
+        self._listener: Listener | None = None
+
+    def listen(self, config: Config) -> None:
+        """Let Redis tell this process of changes by others, where it does that."""
+        from modelctl.memory.listener import Listener
+
+        # The thread must not keep alive what nobody uses any more.
+        self._listener = Listener(config, forget, weakref.ref(self))
+        self._listener.start()
+
+    def close(self) -> None:
+        """End the listener."""
+        if self._listener is not None:
+            self._listener.close()
 
     def count(self, max_age: float) -> Count:
         """Return the number that this process read less than *max_age* seconds ago, or read it now."""

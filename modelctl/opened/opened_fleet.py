@@ -88,7 +88,9 @@ class OpenedFleet:
             if self._made:
                 self._made.close()
                 self._made = None
-            self._memory = None
+            memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
         self._cached_count.close()
 
     def __enter__(self) -> Self:

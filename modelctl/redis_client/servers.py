@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -21,11 +23,11 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from modelctl.redis_client import connections, waiting
-from modelctl.redis_client.answers import INFO, Command, NonsenseError, checked, server_id
+from modelctl.redis_client.answers import INFO, Command, NonsenseError, checked, is_ok, server_id
 from modelctl.redis_client.url import target_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from modelctl.config.sections import RedisConfig
     from modelctl.redis_client.url import RedisTarget
@@ -40,6 +42,9 @@ _SENTINEL_SECONDS = 1.0
 # How often a node of a cluster is asked for its identity: it may become the primary again while our
 # connection to it stays open. (A Sentinel closes the connections of a server whose role it changes.)
 _SERVER_ID_SECONDS = 1.0
+# After so much silence a server that ought to tell of changes is asked something.
+_QUIET_SECONDS = 20.0
+_RESP3: tuple[str, ...] = ("HELLO", "3")
 _SETTINGS: dict[str, Any] = {
     # RESP2 and no CLIENT SETINFO: a hit is one round trip after the connection.
     "protocol": 2,
@@ -104,6 +109,40 @@ class Talk:
                 connection.server_id_asked_at + connection.server_id_seconds
             )
         return checked(commands, answers)
+
+    def follow(self, *prefixes: str) -> Iterator[None]:
+        """Give a value each time that a key with one of these prefixes may have changed.
+
+        The server tells of them (CLIENT TRACKING, in RESP3), until the connection fails: it raises
+        then as `ask` does. Nothing here reads RESP3, and nothing has to: whatever arrives counts as a
+        change, also the answer to HELLO and, after a while without changes, that to a question.
+        """
+        connection = self._connection
+        each = [word for prefix in prefixes for word in ("PREFIX", prefix)]
+        self.ask(Command(("CLIENT", "TRACKING", "ON", "BCAST", *each), is_ok))
+        question = _RESP3
+        while True:
+            try:
+                with waiting.Wait(_QUIET_SECONDS):
+                    if question:
+                        connection.send_packed_command(connection.pack_command(*question))
+                    part = connection._sock.recv(65_536)
+            except TimeoutError:
+                if question:
+                    raise
+                question = ("GET", prefixes[0])
+                continue
+            if not part:
+                raise ConnectionError("the server closed the connection")
+            if question == _RESP3 and part.startswith(b"-"):
+                raise NonsenseError("the server does not speak RESP3")
+            question = ()
+            yield
+
+    def interrupt(self) -> None:
+        """Let `follow` fail, in another thread that is waiting in it."""
+        with suppress(OSError):
+            self._connection._sock.shutdown(socket.SHUT_RDWR)
 
 
 def _answer(connection: Any) -> Any:

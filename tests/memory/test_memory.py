@@ -22,6 +22,8 @@ from modelctl.memory import memory
 from tests import ROOT
 from tests.backup.exports import export_of, held
 from tests.fleets import alter, opened, put_off, seed, sql, trip
+from tests.servers import Redis
+from tests.waiting import until
 
 IDS = [f"m{number}" for number in range(8)]
 LONG = 50.0
@@ -54,10 +56,15 @@ def full(fleet: Fleet) -> Fleet:
 
 
 @pytest.fixture
-def cached(pg_cleared: str, redis_url: str) -> Iterator[Fleet]:
-    """Give a fleet of eight models on PostgreSQL and Redis."""
-    with opened(pg_cleared, redis_url=redis_url) as fleet:
+def cached(pg_cleared: str, redis_url: str, redis_server: Redis) -> Iterator[Fleet]:
+    """Give a fleet of eight models on PostgreSQL and a Redis that does not tell of changes."""
+    words = ("on", ">s3cret", "~*", "+@all", "-client|tracking")
+    redis_server.ask("ACL", "SETUSER", "deaf", *words)
+    url = redis_url.replace("redis://", "redis://deaf:s3cret@")
+    with opened(pg_cleared, redis_url=url) as fleet:
         seed(fleet, IDS)
+        fleet.count(max_age=0)
+        until(lambda: "modelctl-count" not in {thread.name for thread in threading.enumerate()})
         yield fleet
 
 
