@@ -105,6 +105,7 @@ class Background:
         while True:
             left = end - time.monotonic()
             if left <= 0:
+                self._dropped += 1
                 raise self._not_yet(f"the failure of '{outcome.id}' found no room and is dropped")
             self._written.wait(min(left, threading.TIMEOUT_MAX))
             self._check_open(True)

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-import weakref
+from contextlib import suppress
 from typing import Any, Protocol
 
 
@@ -30,7 +30,8 @@ class Recording(Protocol):
 # How long SIGTERM is delayed at most. Kubernetes sends SIGKILL after 30 s, Docker after 10 s.
 SIGTERM_SECONDS = 5.0
 
-_open: weakref.WeakSet[Recording] = weakref.WeakSet()
+# Not weak references: an application may forget its recorder, but what it has recorded waits there.
+_open: set[Recording] = set()
 _ending = False
 _prepared_in = 0  # the process that calls `_at_exit` when it ends
 
@@ -45,7 +46,8 @@ def watch(recorder: Recording) -> None:
     _open.add(recorder)
     prepare()
     if _is_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _on_sigterm)
+        with suppress(ValueError):  # in another interpreter than the main one, as in mod_wsgi
+            signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def forget(recorder: Recording) -> None:
@@ -89,8 +91,11 @@ def _on_sigterm(number: int, _: Any) -> None:
     signal.signal(number, signal.SIG_DFL)
     try:
         threading.Thread(target=_flush_and_end, args=(number,), daemon=True).start()
-    except RuntimeError:  # the interpreter is ending
-        os.kill(os.getpid(), number)
+    except (
+        RuntimeError
+    ):  # no thread can start: the interpreter is ending, and perhaps writing already
+        if not _ending:
+            os.kill(os.getpid(), number)
 
 
 def _flush_and_end(number: int) -> None:

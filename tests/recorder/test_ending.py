@@ -151,6 +151,24 @@ recorder.success("a")
     assert counts(url) == (2, 0)
 
 
+@pytest.mark.parametrize("end", ["", "fleet.close()", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_a_forgotten_recorder(url: str, end: str) -> None:
+    """What it was given is written, although the application has no reference to it any more."""
+    text = f"""{SLOW}
+import gc
+def work():
+    fleet.recorder().success("a")
+work()
+del recorder
+gc.collect()
+{end}
+{"time.sleep(60)" if "SIGTERM" in end else ""}
+"""
+    code, _, err = run(url, text)
+    assert (code, err) == (-signal.SIGTERM if "SIGTERM" in end else 0, "")
+    assert counts(url) == (1, 0)
+
+
 def test_outcomes_that_come_too_late(url: str) -> None:
     """After the interpreter has closed the recorder, outcomes are dropped with a warning, not an error."""
     text = """
