@@ -12,7 +12,7 @@ import importlib
 import itertools
 from contextlib import suppress
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from modelctl import forks
@@ -196,11 +196,15 @@ def called(
 def counted(
     method: Callable[Concatenate[Fleet, _P], Count],
 ) -> Callable[Concatenate[AsyncCalls, _P], Coroutine[Any, Any, Count]]:
-    """Make the coroutine function of `count`: a hit in Redis needs no thread."""
+    """Make the coroutine function of `count`: a hit in Redis, or in the memory, needs no thread."""
     count = in_thread(method)
 
     @functools.wraps(method)
     async def call(self: AsyncCalls, /, *args: _P.args, **kwargs: _P.kwargs) -> Count:
+        if (max_age := kwargs.get("max_age")) is not None:
+            refused = bool(kwargs.get("fresh") or kwargs.get("strong"))
+            remembered = self._fleet._recall(cast("float", max_age), refused)
+            return await count(self, *args, **kwargs) if remembered is None else remembered
         usual, began = not args and not any(kwargs.values()), time_ns()
         if usual and (hit := await self._peek()):
             found = Count(hit.active, "cache", hit.age, hit.expires_in)

@@ -40,13 +40,18 @@ class CountCommands(OpenedFleet):
         """
         if max_age is None:
             return self._count(fresh, strong)
-        if fresh or strong:
+        remembered = self._recall(max_age, fresh or strong)
+        return self._open_memory().read() if remembered is None else remembered
+
+    def _recall(self, max_age: float, refused: bool) -> Count | None:
+        """Return the remembered count, without waiting for anything. *refused*: it is not allowed."""
+        if refused:
             raise UsageError("max_age allows a remembered count; fresh and strong do not")
         # `arguments.seconds` says what is wrong, but takes as long as all the rest.
         if not (type(max_age) is float and 0 <= max_age < arguments.LONGEST_SECONDS):
             arguments.seconds(max_age, "max_age")
         memory = self._memory
-        return (self._open_memory() if memory is None else memory).count(max_age)
+        return None if memory is None else memory.recall(max_age)
 
     def _open_memory(self) -> Memory:
         from modelctl.memory.memory import Memory

@@ -77,14 +77,18 @@ class Memory:
         if self._listener is not None:
             self._listener.close()
 
-    def count(self, max_age: float) -> Count:
-        """Return the number that this process read less than *max_age* seconds ago, or read it now."""
+    def recall(self, max_age: float) -> Count | None:
+        """Return the number that this process read less than *max_age* seconds ago; None: it has none."""
         number = self._number
         if number is not None and number.generation is _generation:
             elapsed = monotonic() - number.asked_at
             if elapsed < max_age and elapsed < number.lives:
                 until, count = number.shown
                 return count if count is not None and elapsed < until else number.answer(elapsed)
+        return None
+
+    def read(self) -> Count:
+        """Read the number, and remember it."""
         generation, asked_at = _generation, monotonic()
         count = self._read()
         # What is cached expires for this process when it expires for all others.

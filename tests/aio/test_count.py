@@ -17,7 +17,7 @@ import pytest
 import trustme
 import uvloop
 
-from modelctl import AsyncFleet, deadline
+from modelctl import AsyncFleet, UsageError, deadline
 from modelctl.redis_client import waiting
 from tests import fleets
 from tests.aio.conftest import Stop
@@ -61,6 +61,29 @@ def relay(
 
     threading.Thread(target=accept, daemon=True).start()
     return listener
+
+
+def test_a_remembered_count_needs_no_thread(cached_url: str, stop: Stop) -> None:
+    """While every thread is stopped in the database, it is answered at once, without Redis too."""
+
+    async def main() -> None:
+        async with opened(cached_url, "") as fleet:
+            assert (await fleet.count(max_age=50.0)).source == "database"
+            size = fleet.config.database.pool_size
+            stop.point = "before-commit"
+            changes = [asyncio.create_task(fleet.disable("a")) for _ in range(size)]
+            await asyncio.to_thread(stop.wait)
+            remembered = await fleet.count(max_age=50.0)
+            assert (remembered.active, remembered.source) == (3, "memory")
+            with pytest.raises(UsageError):
+                await fleet.count(max_age=-1.0)
+            with pytest.raises(UsageError):
+                await fleet.count(max_age=50.0, strong=True)
+            stop.go_on.set()
+            await asyncio.gather(*changes)
+            assert (await fleet.count(max_age=50.0)).active == 2
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])

@@ -36,7 +36,9 @@ SLACK = 1_000
 # So long after a fault a session may notice that it was hit (microseconds).
 AFTERMATH = 500_000
 READERS, WRITERS, MODELS = 4, 3, 40
-READS = ("count", "strong", "fresh")
+READS = ("count", "strong", "fresh", "remembered")
+# How old the number of a remembered read may be (seconds).
+MAX_AGE = 0.2
 # These invalidate also when no row changed, and so speak for everything committed before them.
 ALWAYS = ("disable", "enable", "recover")
 # The outcomes of a change whose COMMIT was answered.
@@ -166,6 +168,7 @@ def judge(history: History) -> list[Broken]:
       before a call that invalidates in any case;
     - *drain*: everything committed before a drain that ended well;
     - *strong* (and fresh): everything that was visible when the read began;
+    - of a remembered read: what was promised `MAX_AGE` before it began;
     - *committed*: not more than has happened.
     """
     states, own = history.states, own_commits(history)
@@ -203,8 +206,9 @@ def judge(history: History) -> list[Broken]:
         if read.what not in READS or read.number is None:
             continue
         ceiling = bisect.bisect_right(commits, read.end + SLACK) - 1
-        floors = [(name, *promise.at(read.start)) for name, promise in promises.items()]
-        if read.what != "count":
+        since_when = read.start - (round(MAX_AGE * 1e6) if read.what == "remembered" else 0)
+        floors = [(name, *promise.at(since_when)) for name, promise in promises.items()]
+        if read.what in ("strong", "fresh"):
             floors.append(("strong", max(floors[-1][1], before(read.start - SLACK)), None))
         if first.get(read.number, ceiling + 1) > ceiling:
             floors = [("committed", 0, None)]

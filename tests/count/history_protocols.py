@@ -19,7 +19,7 @@ from redis.retry import Retry
 from modelctl import Fleet, crash_points
 from modelctl.config.config import Config
 from modelctl.errors import DatabaseUnavailableError
-from tests.count.history import TTL
+from tests.count.history import MAX_AGE, TTL
 from tests.world import KEY
 
 
@@ -77,8 +77,11 @@ class Product:
 
     def count(self, what: str) -> tuple[int, bool]:
         """Count."""
-        found = self.fleet.count(strong=what == "strong", fresh=what == "fresh")
-        return found.active, found.source == "cache"
+        if what == "remembered":
+            found = self.fleet.count(max_age=MAX_AGE)
+        else:
+            found = self.fleet.count(strong=what == "strong", fresh=what == "fresh")
+        return found.active, found.source != "database"
 
     def change(self, what: str, ids: Sequence[str]) -> tuple[str, bool]:
         """Call the method of that name."""
@@ -92,6 +95,12 @@ class Product:
         else:
             result = (self.fleet.disable if what == "disable" else self.fleet.enable)(*ids)
         return str(result.cache), any(change.changed for change in result.changes)
+
+
+class Remembering(Product):
+    """modelctl, in applications that ask on every page."""
+
+    reads: ClassVar[tuple[str, ...]] = ("remembered",) * 16 + ("count",) * 3 + ("strong",)
 
 
 class Sql:

@@ -13,7 +13,7 @@ import pytest
 from modelctl.count.cache import LEASE_SECONDS
 from tests.count.history import Event, Figures, History, State, VoidError, judge, story, unexpected
 from tests.count.history_faults import ServerGroup, Servers
-from tests.count.history_protocols import Naive, Product, Tombstone
+from tests.count.history_protocols import Naive, Product, Remembering, Tombstone
 from tests.count.history_record import record
 from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
@@ -40,6 +40,7 @@ class Size(NamedTuple):
 SHORT = Size("one", 10, 10, 0, 0.6, 100, 20, 10, faults=1, naive_stale=5, lease=0.5)
 SHORT_GROUP = Size("cluster", 5, 0, 0, 0.6, 50, 10, 5, faults=1, naive_stale=0, lease=0.5)
 LONG = Size("one", 360, 30, 60, 3.0, 2000, 500, 200, faults=2, naive_stale=100)
+LONG_MEMORY = LONG._replace(seconds=120, naive_seconds=0, tombstone_seconds=0)
 LONG_GROUP = Size("sentinel", 120, 30, 90, 3.0, 1000, 200, 50, faults=2, naive_stale=100)
 
 
@@ -141,6 +142,20 @@ def test_no_count_is_older_than_an_acknowledged_change(
         _worth_something(size, servers, run)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_no_remembered_count_is_older_than_it_may_be(tmp_path: Path) -> None:
+    """Whatever fails, a remembered number is at most so much older than a count would be."""
+    with started("one") as servers:
+        servers.stop_seconds = LONG_MEMORY.lease + 0.5
+        run = _run(servers, Remembering, LONG_MEMORY, LONG_MEMORY.seconds, tmp_path)
+        broken = judge(run)
+        assert not broken, "\n\n".join(story(run, wrong) for wrong in broken[:5])
+        assert not unexpected(run)
+        assert not run.leftovers
+        _worth_something(LONG_MEMORY, servers, run)
+
+
 # ── The judge itself ────────────────────────────────────────────────────────────────────────────
 
 # 10 becomes 9, 8 and 7; each change is visible at most 2 ms after its commit.
@@ -219,6 +234,16 @@ def read(start: int, end: int, number: int, what: str = "count") -> Event:
             [call("drainer", "drain", 220, 230, "unavailable"), read(240, 250, 9)],
             "",
             id="a drain that failed",
+        ),
+        pytest.param(
+            [call("writer-0", "disable", 90, 120, "invalidated"), read(310, 312, 10, "remembered")],
+            "",
+            id="remembered since before the change",
+        ),
+        pytest.param(
+            [call("writer-0", "disable", 90, 120, "invalidated"), read(330, 340, 10, "remembered")],
+            "read your writes",
+            id="remembered for too long",
         ),
         pytest.param([read(240, 250, 9, "strong")], "strong", id="strong"),
         pytest.param([read(240, 250, 9, "fresh")], "strong", id="fresh"),
