@@ -237,16 +237,18 @@ class Call:
             self._sink.unrecorded.tell(self._id, why)
             return None
         finally:
+            if outer:
+                outer._inner.extend(self._inner)
+                if exc is not None:
+                    outer._inner.append(exc)
             self._inner.clear()
-            if outer and exc is not None:
-                outer._inner.append(exc)
 
     def _outcome(self, exc: BaseException | None) -> Outcome | None:
         if self._process != os.getpid():  # the child of a fork leaves the block of its parent
             return None
         said = self._said
         if said is None and exc is not None:
-            kind = classify_without(exc, self._inner)
+            kind = classify_without(exc, tuple(self._inner))
             said = _Said(kind, facts.reason(exc) if kind else None)
         if said and said.type is None:
             return None

@@ -23,23 +23,23 @@ CHANGES = (
 
 def observed(method: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a method: a count gets a span, a change a span and a log record."""
-    name = method.__name__.removeprefix(
-        "_"
-    )  # `_count` is what `count` does if it does not remember
+    # `_count` is what `count` does if it does not remember.
+    name = method.__name__.removeprefix("_")
     if name != "count" and name not in CHANGES:
         return method
-    is_change = name in CHANGES
+    span_name, is_change = f"modelctl.{name}", name in CHANGES
 
     @functools.wraps(method)
     def call(self: OpenedFleet, *args: Any, **kwargs: Any) -> Any:
-        # An application that traces has loaded OpenTelemetry. So there is nothing to import.
-        trace = sys.modules.get("opentelemetry.trace")
-        if trace is None:
+        trace = _opentelemetry()
+        span = _tracer(trace).start_span(span_name) if trace is not None else None
+        if span is None or not span.get_span_context().is_valid:  # the application does not trace
             result = method(self, *args, **kwargs)
         else:
-            with _span(trace, name) as attributes:
+            with _span(trace, span):
                 result = method(self, *args, **kwargs)
-                attributes.update(_attributes(result))
+                if span.is_recording():
+                    span.set_attributes(_attributes(result))
         if is_change and "logging" in sys.modules:
             _log(name, result)
         return result
@@ -49,40 +49,40 @@ def observed(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def counted(count: object, began: int) -> None:
     """Make the span of a count that began at *began* (nanoseconds since 1970) and ends now."""
-    if (trace := sys.modules.get("opentelemetry.trace")) is not None:
+    if (trace := _opentelemetry()) is not None:
         span = _tracer(trace).start_span("modelctl.count", start_time=began)
         span.set_attributes(_attributes(count))
         span.end()
 
 
+def _opentelemetry() -> Any:
+    """Return the module of OpenTelemetry if it is loaded: an application that traces has loaded it."""
+    trace = sys.modules.get("opentelemetry.trace")
+    # Another thread may be loading it at the moment.
+    return None if trace is None or getattr(trace.__spec__, "_initializing", False) else trace
+
+
+@functools.cache
 def _tracer(trace: Any) -> Any:
     from modelctl import __version__
 
+    # If the application sets its provider later, the API passes that on to this tracer.
     return trace.get_tracer("modelctl", __version__)
 
 
 @contextmanager
-def _span(trace: Any, name: str) -> Iterator[dict[str, Any]]:
-    """Put a span around a call; it gets the attributes that the code inside sets."""
-    attributes: dict[str, Any] = {}
-    span = _tracer(trace).start_span(f"modelctl.{name}")
-    if not span.is_recording():
-        with trace.use_span(span):
-            yield attributes
-        return
-    # The text of an error may name models and servers, so it is not in the span.
+def _span(trace: Any, span: Any) -> Iterator[None]:
+    """Put *span* around a call. The text of an error may name models and servers: it is not in it."""
     with trace.use_span(
         span, end_on_exit=True, record_exception=False, set_status_on_exception=False
     ):
         try:
-            yield attributes
+            yield
         except BaseException as exc:
             code = exc.code if isinstance(exc, ModelctlError) else None
             span.set_attribute("error.type", type(exc).__name__)
             span.set_status(trace.Status(trace.StatusCode.ERROR, code))
             raise
-        finally:
-            span.set_attributes(attributes)
 
 
 def _attributes(result: object) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import gc
 import inspect
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -465,6 +467,23 @@ def test_a_fallback_s_own_exception_is_its_own(kept: Kept) -> None:
     assert kept.outcomes == [("inner", None), ("outer", None)]
 
 
+def test_an_exception_that_was_kept_belongs_to_the_call_that_it_left(kept: Kept) -> None:
+    """It may leave its call inside of another one, and be raised later, by itself or in a new group."""
+    failed: list[Exception] = []
+    for grouped in (False, True):
+        with suppress(TimeoutError, ExceptionGroup), kept.call("outer"):
+            with kept.call("middle") as middle:
+                middle.ignore()
+                try:
+                    with kept.call("inner"):
+                        raise TimeoutError
+                except TimeoutError as exc:
+                    failed[:] = [exc]
+            raise ExceptionGroup("all models failed", failed) if grouped else failed[0]
+        assert kept.outcomes == [("inner", "timeout")]
+        kept.outcomes.clear()
+
+
 def test_inner_calls_in_tasks_belong_to_the_outer_call(kept: Kept) -> None:
     """What a group of tasks raises in calls of their own says nothing about the model around them."""
 
@@ -838,3 +857,39 @@ def test_a_closed_coroutine_records_what_it_said(fleet: Fleet) -> None:
 
     asyncio.run(main())
     assert counters(fleet) == (0, 1)
+
+
+AT_THE_END = """
+import asyncio, atexit, threading
+from modelctl import Fleet
+
+fleet = Fleet.open()
+fleet.add("a")
+
+@fleet.call("a")
+async def stream():
+    yield 1
+    yield 2
+
+@atexit.register
+def last():
+    with fleet.call("a"):
+        pass
+
+async def main():
+    running = stream()
+    await anext(running)
+    globals()["kept"] = running
+
+asyncio.run(main())
+"""
+
+
+def test_the_end_of_the_interpreter() -> None:
+    """A call in atexit is recorded; a stream that its consumer never ended says nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with Fleet.open() as fleet:
+        assert counters(fleet) == (1, 0)
