@@ -88,7 +88,7 @@ class RecordingCommands(ChangeCommands):
         made = Recorder(
             _Batches(self, self._acting(actor)),
             self.config,
-            lambda warning: self.on_warning(warning),
+            partial(self._warn, logger="recorder"),
             capacity=capacity,
             block=block,
         )
