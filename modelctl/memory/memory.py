@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -69,8 +70,10 @@ class Memory:
         from modelctl.memory.listener import Listener
 
         # The thread must not keep alive what nobody uses any more.
-        self._listener = Listener(config, forget, weakref.ref(self))
-        self._listener.start()
+        listener = Listener(config, forget, weakref.ref(self))
+        with suppress(RuntimeError):  # no thread can be started: then max_age alone holds
+            listener.start()
+            self._listener = listener
 
     def close(self) -> None:
         """End the listener."""

@@ -8,15 +8,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 import pytest
+import redis
 
 from modelctl import Fleet
 from modelctl.memory import listener
 from tests import ROOT
+from tests.count.rigs import configured
 from tests.fleets import opened, seed, sql
-from tests.servers import Redis
+from tests.servers import Redis, RedisGroup, redis_cluster, redis_sentinel
 from tests.waiting import until
 from tests.world import KEY
 
@@ -225,6 +227,40 @@ def test_a_child_listens_for_itself(fleet: Fleet, server: Redis, pg_cleared: str
     assert fleet.count(max_age=LONG).source == "memory"
     change_of_another_process(pg_cleared, server, "m0")
     until(lambda: fleet.count(max_age=LONG).active == 7, seconds=10)
+
+
+@pytest.mark.parametrize("hosts", [redis_sentinel, redis_cluster])
+@pytest.mark.long
+def test_the_server_that_has_the_key_is_heard(
+    hosts: Callable[[], AbstractContextManager[RedisGroup]],
+) -> None:
+    """With Sentinel that is the master, in a cluster the node of the key's slot."""
+    heard = threading.Event()
+    with hosts() as group:
+        listening = listener.Listener(configured(group.url), heard.set, lambda: True)
+        listening.start()
+        assert heard.wait(30)
+        heard.clear()
+        for node in group.nodes:
+            with suppress(redis.RedisError):  # a replica, or a node of other keys
+                node.ask("SET", KEY, "1")
+        assert heard.wait(30)
+        listening.close()
+        assert threads() == []
+
+
+def test_no_thread_can_be_started(
+    fleet: Fleet, server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system gives no thread, max_age alone holds."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(listener.Listener, "start", refuse)
+    fleet.count(max_age=LONG)
+    assert fleet.count(max_age=LONG).source == "memory"
+    assert clients(server) == []
 
 
 def test_closing_at_any_moment(server: Redis, pg_cleared: str) -> None:
