@@ -107,7 +107,8 @@ def _changed(result: object) -> tuple[int | None, str | None]:
     if (recovered := getattr(result, "recovered", None)) is not None:  # a run of recover
         return len(recovered), clean(recovered[0]) if len(recovered) == 1 else None
     if (changes := getattr(result, "changes", None)) is None:
-        return None, None
+        added = getattr(result, "added", None)  # of an import
+        return None if added is None else added + getattr(result, "updated", 0), None
     number = sum(change.changed for change in changes)
     return number, clean(changes[0].id) if len(changes) == 1 else None
 

@@ -145,6 +145,32 @@ def test_recover_says_how_many_came_back(fleet: Fleet, fleet_url: str, spans: An
     assert (name, attributes["modelctl.changed"]) == ("modelctl.recover", 2)
 
 
+def test_an_import_says_how_many_models_it_added_and_updated(fleet: Fleet, spans: Any) -> None:
+    """Models that stay as they are do not count."""
+    seed(fleet, ["a", "b"])
+    spans()
+    fleet.import_models(b'{"id": "a", "name": "A"}\n{"id": "b"}\n{"id": "c"}\n')
+    [(name, attributes)] = spans()
+    assert (name, attributes["modelctl.changed"]) == ("modelctl.import_models", 2)
+
+
+def test_a_recorder_has_spans_of_its_batches_and_a_logger(
+    fleet: Fleet, spans: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch is one span without ids; what a recorder warns of is logged by ``modelctl.recorder``."""
+    seed(fleet, ["a"])
+    spans()
+    with fleet.recorder() as recorder:
+        for model_id in ("a", "b", "a"):
+            with recorder.call(model_id):
+                pass
+    for name, attributes in spans():  # one, if the thread did not wait for a second in between
+        assert name == "modelctl.record_batch"
+        assert attributes.keys() <= {"modelctl.cache", "modelctl.changed", "modelctl.operation"}
+    [record] = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert (record.name, "'b'" in record.getMessage()) == ("modelctl.recorder", True)
+
+
 def test_nothing_loads_opentelemetry() -> None:
     """A program that does not trace never imports it, also where it is installed."""
     code = (
