@@ -15,13 +15,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import bulk, growth, inprocess, processes, recording, sweep
+from benchmarks import bulk, eventloop, growth, inprocess, processes, recording, sweep
 from benchmarks.harness import MissingError, chart, show
 from benchmarks.servers import FULL, QUICK, Bench
 
 _SECTIONS = {
     "processes": processes,
     "inprocess": inprocess,
+    "eventloop": eventloop,
     "bulk": bulk,
     "recording": recording,
     "growth": growth,

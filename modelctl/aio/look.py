@@ -40,18 +40,19 @@ class RedisLook:
         self._cache = cache
         self._request = b"".join(request(command.words) for command in cache.look)
         self._connection: Any = None
-        self._next: asyncio.Future[Hit | None] | None = None
+        # Those who wait for the next question; each has a future of its own, which may be cancelled.
+        self._waiting: list[asyncio.Future[Hit | None]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def peek(self) -> Hit | None:
         """Return the count if it may be believed. None: a thread has to find out more."""
-        if self._next is None:
-            loop = asyncio.get_running_loop()
-            self._next = loop.create_future()
-            if self._task is None:
-                # A task of its own: a caller who is cancelled leaves no answer unread.
-                self._task = loop.create_task(self._answer_all(), context=Context())
-        return await asyncio.shield(self._next)
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[Hit | None] = loop.create_future()
+        self._waiting.append(mine)
+        if self._task is None:
+            # A task of its own: a caller who is cancelled leaves no answer unread.
+            self._task = loop.create_task(self._answer_all(), context=Context())
+        return await mine
 
     def close(self) -> None:
         """Close the connection; for a loop that has ended, or in that loop. Nobody is left waiting."""
@@ -74,8 +75,8 @@ class RedisLook:
     async def _answer_all(self) -> None:
         """Ask for those who wait, until nobody waits."""
         try:
-            while self._next is not None:
-                waiting, self._next = self._next, None
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
                 hit = None
                 try:
                     hit = await self._peek()
@@ -83,15 +84,14 @@ class RedisLook:
                     # The thread that asks next finds the same, and reports it.
                     self._disconnect()
                 finally:
-                    waiting.set_result(hit)
+                    _answer(waiting, hit)
         except BaseException:  # the loop ends, or the fleet is closed
             self._disconnect()
             raise
         finally:
             self._task = None
-            if self._next is not None:
-                self._next.set_result(None)
-                self._next = None
+            _answer(self._waiting, None)
+            self._waiting = []
 
     async def _peek(self) -> Hit | None:
         link = self._cache.link
@@ -146,6 +146,12 @@ class RedisLook:
             if not part or len(data) > LONGEST:
                 raise ConnectionError("the server closed the connection, or said too much")
         return checked(commands, answers), connection.server_id
+
+
+def _answer(waiting: list[asyncio.Future[Hit | None]], hit: Hit | None) -> None:
+    for future in waiting:
+        if not future.done():  # it may be cancelled
+            future.set_result(hit)
 
 
 async def _receive(socket: Socket) -> bytes:
