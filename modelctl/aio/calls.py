@@ -12,7 +12,7 @@ import importlib
 import itertools
 from contextlib import suppress
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from modelctl import forks
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modelctl.calls.call import Call
     from modelctl.config.config import Config
     from modelctl.count.cache import Hit
+    from modelctl.memory.memory import Memory
     from modelctl.models.results import Event
 
 _P = ParamSpec("_P")
@@ -44,6 +45,8 @@ _NEEDED_ON_POSTGRES = (
     "modelctl.postgres_client.connections",
     "sqlalchemy.dialects.postgresql.psycopg",
 )
+# More of them make more changes at the same time, but all of them compete with the event loop.
+MOST_THREADS = 3
 _PAGE = 200  # items of an iterator that a thread reads at once
 
 
@@ -53,8 +56,8 @@ class AsyncCalls:
     def __init__(
         self, config: Config, *, actor: str | None = None, pool_size: int | None = None
     ) -> None:
-        """The parameters are those of `Fleet`; at most *pool_size* calls are at work at a time."""
-        size = pool_size or config.database.pool_size
+        """*pool_size*: how many calls are at work at a time; None: 3, or ``database.pool_size`` if less."""
+        size = pool_size or min(MOST_THREADS, config.database.pool_size)
         # Each of our threads uses one connection at a time, and a recorder one. A `Fleet` keeps one
         # more for readers; here readers wait for a thread, so that one is never opened.
         self._fleet = Fleet(config, actor=actor, pool_size=size + 2)
@@ -127,6 +130,25 @@ class AsyncCalls:
     def _end(self) -> None:
         self._threads.end()
         self._fleet.close()
+
+    async def _count_and_remember(self) -> Count:
+        memory: Memory | None = self._fleet._memory
+        if memory is None:
+            memory = await self._threads.run(self._fleet._open_memory)
+        begun = memory.begin()
+        count = await self._count()
+        memory.keep(begun, count)
+        return count
+
+    async def _count(self) -> Count:
+        """Return the cached count; a thread is needed only if the cache has none."""
+        began = time_ns()
+        hit = await self._peek()
+        if hit is None:
+            return await self._threads.run(lambda: self._fleet.count())
+        count = Count(hit.active, "cache", hit.age, hit.expires_in)
+        telemetry.counted(count, began)
+        return count
 
     async def _peek(self) -> Hit | None:
         """Return the cached count if Redis has it and can be asked without a thread."""
@@ -201,16 +223,12 @@ def counted(
 
     @functools.wraps(method)
     async def call(self: AsyncCalls, /, *args: _P.args, **kwargs: _P.kwargs) -> Count:
-        if (max_age := kwargs.get("max_age")) is not None:
-            refused = bool(kwargs.get("fresh") or kwargs.get("strong"))
-            remembered = self._fleet._recall(cast("float", max_age), refused)
-            return await count(self, *args, **kwargs) if remembered is None else remembered
-        usual, began = not args and not any(kwargs.values()), time_ns()
-        if usual and (hit := await self._peek()):
-            found = Count(hit.active, "cache", hit.age, hit.expires_in)
-            telemetry.counted(found, began)
-            return found
-        return await count(self, *args, **kwargs)
+        if args or any(value for name, value in kwargs.items() if name != "max_age"):
+            return await count(self, *args, **kwargs)
+        max_age: Any = kwargs.get("max_age")
+        if max_age is None:
+            return await self._count()
+        return self._fleet._recall(max_age, False) or await self._count_and_remember()
 
     return call
 

@@ -10,16 +10,17 @@ class AsyncFleet(AsyncCalls):
     """`Fleet` for asyncio, for FastAPI, Starlette and Django: the same methods as coroutines.
 
     Open a fleet with `AsyncFleet.open`, once for the application; use it with ``async with``, or
-    `aclose` it. A cached count is asked of Redis in the event loop; all other work is done in at most
-    ``database.pool_size`` threads. Several event loops may share a fleet, and a process may fork.
+    `aclose` it. A cached count is asked of Redis in the event loop. All other work is done in at most
+    three threads, or in *pool_size* of them: ``AsyncFleet(config, pool_size=10)``. Several event loops may share a fleet, and a process may fork.
 
     If a coroutine is cancelled, its thread finishes the call and drops the result, so no connection
     is left in the middle of a transaction: a cancelled change may have been made. A call that no thread
     has begun is not made. A call waits at most ``database.timeout``, for a thread and the database
     together. Errors are those of `Fleet`. *progress* and `on_warning` are called in a thread.
 
-    `call` and `recorder` are plain methods: ``async with fleet.call(id):``. A recorder's ``success`` and ``failure`` wait for nothing, unless ``wait=True``
-    or ``when_full="block"`` is given; `aclose` writes what waits.
+    `call` and `recorder` are plain methods: ``async with fleet.call(id):``. The ``success`` and
+    ``failure`` of a recorder wait for nothing, unless ``wait=True`` or ``when_full="block"`` is given;
+    `aclose` writes what waits.
     """
 
     count = counted(Fleet.count)

@@ -93,7 +93,7 @@ class Threads:
                 raise
             raise DatabaseUnavailableError(
                 "all threads of this fleet are at work",
-                hint="raise database.pool_size, or make fewer calls at the same time",
+                hint="make fewer calls at the same time, or give AsyncFleet a larger pool_size",
             ) from None
         finally:
             timer.cancel()

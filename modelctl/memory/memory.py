@@ -92,9 +92,17 @@ class Memory:
 
     def read(self) -> Count:
         """Read the number, and remember it."""
-        generation, asked_at = _generation, monotonic()
+        begun = self.begin()
         count = self._read()
+        self.keep(begun, count)
+        return count
+
+    def begin(self) -> tuple[object, float]:
+        """Return what `keep` has to know of a call that begins to read now."""
+        return _generation, monotonic()
+
+    def keep(self, begun: tuple[object, float], count: Count) -> None:
+        """Remember what a call read."""
         # What is cached expires for this process when it expires for all others.
         lives = self._ttl if count.expires_in_seconds is None else count.expires_in_seconds
-        self._number = _Number(generation, asked_at, lives, count)
-        return count
+        self._number = _Number(*begun, lives, count)

@@ -18,6 +18,7 @@ import trustme
 import uvloop
 
 from modelctl import AsyncFleet, UsageError, deadline
+from modelctl.aio.calls import MOST_THREADS
 from modelctl.redis_client import waiting
 from tests import fleets
 from tests.aio.conftest import Stop
@@ -69,9 +70,8 @@ def test_a_remembered_count_needs_no_thread(cached_url: str, stop: Stop) -> None
     async def main() -> None:
         async with opened(cached_url, "") as fleet:
             assert (await fleet.count(max_age=50.0)).source == "database"
-            size = fleet.config.database.pool_size
             stop.point = "before-commit"
-            changes = [asyncio.create_task(fleet.disable("a")) for _ in range(size)]
+            changes = [asyncio.create_task(fleet.disable("a")) for _ in range(MOST_THREADS)]
             await asyncio.to_thread(stop.wait)
             remembered = await fleet.count(max_age=50.0)
             assert (remembered.active, remembered.source) == (3, "memory")
@@ -96,8 +96,7 @@ def test_a_hit_needs_no_thread(
     async def main() -> None:
         async with opened(cached_url, redis_url) as fleet:
             await fleet.count()
-            size = fleet.config.database.pool_size
-            changes = [asyncio.create_task(fleet.disable("a")) for _ in range(size)]
+            changes = [asyncio.create_task(fleet.disable("a")) for _ in range(MOST_THREADS)]
             await asyncio.to_thread(stop.wait)
             counts = await asyncio.gather(*(fleet.count() for _ in range(100)))
             assert {(count.active, count.source) for count in counts} == {(3, "cache")}
@@ -189,8 +188,38 @@ def test_many_counts_through_a_miss(cached_url: str, redis_url: str, stop: Stop)
         async with opened(cached_url, redis_url) as fleet:
             counts = await asyncio.gather(*(fleet.count() for _ in range(200)))
             assert {count.active for count in counts} == {3}
-            assert 1 <= stop.passed.count("after-lease") <= fleet.config.database.pool_size
+            assert 1 <= stop.passed.count("after-lease") <= MOST_THREADS
             assert (await fleet.count()).source == "cache"
+
+    asyncio.run(main())
+
+
+def test_max_age(cached_url: str, redis_url: str) -> None:
+    """`max_age` does what it does in Fleet: the memory of the process, never older than a change."""
+
+    async def main() -> None:
+        async with opened(cached_url, redis_url) as fleet:
+            sources = [(await fleet.count(max_age=60)).source for _ in range(3)]
+            assert sources == ["database", "memory", "memory"]
+            assert (await fleet.count()).source == "cache"
+            assert (await fleet.count(max_age=0)).source == "cache"
+            await fleet.disable("a")
+            assert (await fleet.count(max_age=60)).active == 2
+            assert (await fleet.count(max_age=60)).source == "memory"
+            with fleets.opened(cached_url, redis_url=redis_url) as other:
+                other.disable("b")
+                other.count(max_age=60)
+            assert (await fleet.count(max_age=60)).active == 1
+            for wrong in ({"max_age": -1}, {"max_age": "1"}, {"max_age": 1.0, "fresh": True}):
+                with pytest.raises(UsageError):
+                    await fleet.count(**wrong)
+            # A reader that began before a change must not store what it read.
+            memory = fleet._fleet._memory
+            assert memory is not None
+            begun = memory.begin()
+            await fleet.enable("a")
+            memory.keep(begun, await fleet.count())
+            assert memory.recall(60) is None
 
     asyncio.run(main())
 
