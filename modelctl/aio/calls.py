@@ -223,12 +223,14 @@ def counted(
 
     @functools.wraps(method)
     async def call(self: AsyncCalls, /, *args: _P.args, **kwargs: _P.kwargs) -> Count:
-        if args or any(value for name, value in kwargs.items() if name != "max_age"):
-            return await count(self, *args, **kwargs)
         max_age: Any = kwargs.get("max_age")
-        if max_age is None:
-            return await self._count()
-        return self._fleet._recall(max_age, False) or await self._count_and_remember()
+        in_database = bool(kwargs.get("fresh") or kwargs.get("strong"))
+        if args or kwargs.keys() - {"fresh", "strong", "max_age"}:
+            return await count(self, *args, **kwargs)  # an error
+        if max_age is not None:
+            known = self._fleet._recall(max_age, refused=in_database)
+            return known or await self._count_and_remember()
+        return await (count(self, *args, **kwargs) if in_database else self._count())
 
     return call
 
