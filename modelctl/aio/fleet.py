@@ -11,7 +11,7 @@ class AsyncFleet(AsyncCalls):
 
     Open a fleet with `AsyncFleet.open`, once for the application; use it with ``async with``, or
     `aclose` it. A cached count is asked of Redis in the event loop. All other work is done in at most
-    three threads, or in *pool_size* of them: ``AsyncFleet(config, pool_size=10)``. Several event loops may share a fleet, and a process may fork.
+    three threads, or in *pool_size* of them: ``AsyncFleet(Config.load(), pool_size=10)``. Several event loops may share a fleet, and a process may fork.
 
     If a coroutine is cancelled, its thread finishes the call and drops the result, so no connection
     is left in the middle of a transaction: a cancelled change may have been made. A call that no thread

@@ -31,9 +31,13 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 async def in_thread_of_its_own(work: Callable[[], _T]) -> _T:
     """Call *work* in a thread that ends with it."""
-    thread = ThreadPoolExecutor(1, "modelctl")
+    loop, thread = running_loop(), ThreadPoolExecutor(1, "modelctl")
     try:
-        result = await running_loop().run_in_executor(thread, work)
+        job = thread.submit(work)
+    except RuntimeError:  # the interpreter is shutting down and starts no thread
+        return work()
+    try:
+        result = await asyncio.wrap_future(job, loop=loop)
     except BaseException:
         thread.shutdown(wait=False)  # the caller may be cancelled: the thread goes on
         raise
@@ -83,8 +87,12 @@ class Threads:
             nonlocal expired
             expired = job.cancel()
 
-        with self._lock:
-            job = self._started().submit(contextvars.copy_context().run, call)
+        try:
+            with self._lock:
+                job = self._started().submit(contextvars.copy_context().run, call)
+        except RuntimeError:
+            hint = "call it before the end of asyncio.run"
+            raise UsageError("the interpreter is shutting down", hint=hint) from None
         timer = loop.call_later(self._timeout, expire)
         try:
             return await asyncio.wrap_future(job, loop=loop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -377,6 +378,40 @@ def test_fork(cached_url: str, redis_url: str) -> None:
             os._exit(code)
 
     asyncio.run(main())
+
+
+AT_EXIT = """
+import asyncio, atexit, sys
+from modelctl import AsyncFleet, UsageError
+
+fleet = AsyncFleet.open()
+
+async def late():
+    try:
+        await fleet.list_models()
+    except UsageError as exc:
+        print(exc.message)
+    await fleet.aclose()
+    print("closed")
+
+atexit.register(lambda: asyncio.run(late()))
+asyncio.run(fleet.count())
+"""
+
+
+def test_interpreter_shutdown(cached_url: str, redis_url: str) -> None:
+    """While the interpreter shuts down a call that needs a thread is an error; `aclose` still works."""
+    environment = fleets.environ(cached_url, redis_url=redis_url) | {"HOME": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    shown = "the interpreter is shutting down\nclosed\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
 
 
 def test_the_example_in_the_docs(
