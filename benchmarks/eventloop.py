@@ -18,7 +18,7 @@ PARTS = ("hit", "lateness")
 _CALLS = 100
 _CLIENTS = 200  # concurrent requests
 _TICK = 0.001  # seconds
-_ROUND = 1.0  # seconds of load
+_ROUND = 0.6  # seconds of load
 _ELSEWHERE = 0.05  # seconds in which a request does something else: it calls its model
 
 Work = Callable[[], Awaitable[object]]
@@ -134,7 +134,7 @@ def _lateness(bench: Bench) -> None:
             "in the loop": in_the_loop,
             "to_thread": lambda: asyncio.to_thread(usual.record_success, an_id()),
         }
-        late = _taking_turns(works, _late, runner, bench.scale.block_rounds)
+        late = _taking_turns(works, _late, runner, bench.scale.block_rounds // 2)
         runner.run(fleet.aclose())
     for name, words in (
         ("count", "count()"),
