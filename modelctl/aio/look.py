@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,10 @@ class RedisLook:
     def close(self) -> None:
         """Close the connection; for a loop that has ended, or in that loop. Nobody is left waiting."""
         if self._task is not None and not self._task.done():
-            self._task.cancel()
-        else:
-            self._disconnect()
+            with suppress(RuntimeError):  # the loop was closed before its tasks had ended
+                self._task.cancel()
+                return
+        self._disconnect()
 
     async def aclose(self) -> None:
         """Close the connection, when the question that is on its way has ended."""
@@ -150,7 +152,8 @@ class RedisLook:
 
 def _answer(waiting: list[asyncio.Future[Hit | None]], hit: Hit | None) -> None:
     for future in waiting:
-        if not future.done():  # it may be cancelled
+        # It may be cancelled, and its loop may have been closed.
+        if not future.done() and not future.get_loop().is_closed():
             future.set_result(hit)
 
 
@@ -166,7 +169,8 @@ async def _receive(socket: Socket) -> bytes:
         try:
             await readable
         finally:
-            loop.remove_reader(socket)
+            if not loop.is_closed():
+                loop.remove_reader(socket)
 
 
 def _set(readable: asyncio.Future[None]) -> None:

@@ -97,7 +97,8 @@ class Threads:
         try:
             return await asyncio.wrap_future(job, loop=loop)
         except asyncio.CancelledError:
-            if not expired:
+            task = asyncio.current_task()
+            if not expired or (task is not None and task.cancelling()):
                 raise
             raise DatabaseUnavailableError(
                 "all threads of this fleet are at work",

@@ -302,6 +302,46 @@ def test_a_caller_shares_no_earlier_question(
         asyncio.run(main(f"redis://127.0.0.1:{listener.getsockname()[1]}/0"))
 
 
+def test_a_loop_that_was_closed_too_early(
+    cached_url: str, redis_server: Redis, redis_url: str
+) -> None:
+    """A loop that is closed while its question is on its way does not harm the next loop."""
+    answered, go_on = threading.Semaphore(0), threading.Event()
+    go_on.set()
+
+    def hold() -> None:
+        answered.release()
+        assert go_on.wait(30)
+
+    async def count(source: str) -> None:
+        for _ in range(3):
+            count = await fleet.count()
+            assert count.active == 3
+        assert count.source == source
+
+    async def ask() -> None:
+        asking.append(asyncio.create_task(fleet.count()))
+        while answered.acquire(blocking=False):
+            pass
+        await asyncio.to_thread(answered.acquire)
+
+    asking: list[asyncio.Task[object]] = []
+    with relay(redis_server.port, hold=hold) as listener:
+        fleet = opened(
+            cached_url, f"redis://127.0.0.1:{listener.getsockname()[1]}/0", redis_timeout="20s"
+        )
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(count("cache"))
+        go_on.clear()
+        loop.run_until_complete(ask())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        go_on.set()
+        asyncio.run(count("cache"))
+        asyncio.run(fleet.aclose())
+    asking.clear()
+
+
 def test_numbers_of_other_programs(cached_url: str, redis_server: Redis, redis_url: str) -> None:
     """A number that another program stores is not shown, unless it is the one that modelctl stored."""
 
