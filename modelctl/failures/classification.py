@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelctl.failures import facts, reading, tables
 from modelctl.health import failure_type_of_status
@@ -75,6 +75,27 @@ def classify_without(
         return found.type if found else None
     except Exception:
         return FailureType.UNKNOWN
+
+
+def classify_answer(status: int | None, body: bytes | dict[str, Any]) -> FailureType | None:
+    """Return the failure type of an error that a server sent, for code that has no exception.
+
+    *status*: from 400 on; None: the error came in the middle of a stream. None has the same meaning as in
+    `classify`. Never raises.
+    """
+    try:
+        found = _of_answer(facts.said(_AnswerError(status, body)), real=True)
+        return found.type if found else FailureType.SERVER_ERROR
+    except Exception:
+        return FailureType.UNKNOWN
+
+
+class _AnswerError(Exception):
+    """An error that a server sent, as the exception of an SDK holds it."""
+
+    def __init__(self, status: int | None, body: bytes | dict[str, Any]) -> None:
+        self.status_code = status
+        self.body = body
 
 
 def _follow(exception: BaseException, left: list[int], others: frozenset[int]) -> _Evidence | None:

@@ -211,6 +211,18 @@ def _first_events(api: str) -> bytes:
     return _event(_CHUNK)
 
 
+def _last_events(api: str) -> bytes:
+    if api == "anthropic":
+        end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+        return (
+            _event({"type": "content_block_stop", "index": 0}, "content_block_stop")
+            + _event({**end, "usage": {"output_tokens": 3}}, "message_delta")
+            + _event({"type": "message_stop"}, "message_stop")
+        )
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    return _event({**_CHUNK, "choices": [choice]}) + b"data: [DONE]\n\n"
+
+
 def _error_event(api: str) -> bytes:
     if api == "anthropic":
         return _event(
@@ -320,6 +332,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _streamcut(self, api: str) -> None:
         self._stream(api, b"")
+
+    def _streamgood(self, api: str) -> None:
+        self._stream(api, _last_events(api))
+        self.wfile.write(b"0\r\n\r\n")
 
     def _streamerr(self, api: str) -> None:
         self._stream(api, _error_event(api))

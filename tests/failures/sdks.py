@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 TIMEOUT = 0.4  # seconds
 # LiteLLM would fetch a list of prices when it is imported.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+_OPTIONS: dict[str, Any] = {"api_key": "k", "timeout": TIMEOUT, "max_retries": 0}
 _MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 
-def openai(url: str, *, stream: bool) -> None:
+def openai(url: str, *, stream: bool, **options: Any) -> None:
     """The client of OpenAI."""
     from openai import OpenAI
 
-    with OpenAI(base_url=url, api_key="k", timeout=TIMEOUT, max_retries=0) as client:
+    with OpenAI(base_url=url, **{**_OPTIONS, **options}) as client:
         answer = client.chat.completions.create(model="m", messages=_MESSAGES, stream=stream)
         if stream:
             for _ in answer:
@@ -35,12 +36,12 @@ def openai(url: str, *, stream: bool) -> None:
             answer.choices[0].message.content.strip()
 
 
-def openai_async(url: str, *, stream: bool) -> None:
+def openai_async(url: str, *, stream: bool, **options: Any) -> None:
     """The asyncio client of OpenAI."""
     from openai import AsyncOpenAI
 
     async def call() -> None:
-        async with AsyncOpenAI(base_url=url, api_key="k", timeout=TIMEOUT, max_retries=0) as client:
+        async with AsyncOpenAI(base_url=url, **{**_OPTIONS, **options}) as client:
             answer = await client.chat.completions.create(
                 model="m", messages=_MESSAGES, stream=stream
             )
@@ -53,11 +54,11 @@ def openai_async(url: str, *, stream: bool) -> None:
     asyncio.run(call())
 
 
-def anthropic(url: str, *, stream: bool) -> None:
+def anthropic(url: str, *, stream: bool, **options: Any) -> None:
     """The client of Anthropic."""
     from anthropic import Anthropic
 
-    with Anthropic(base_url=url, api_key="k", timeout=TIMEOUT, max_retries=0) as client:
+    with Anthropic(base_url=url, **{**_OPTIONS, **options}) as client:
         answer = client.messages.create(model="m", messages=_MESSAGES, max_tokens=9, stream=stream)
         if stream:
             for _ in answer:
@@ -66,14 +67,12 @@ def anthropic(url: str, *, stream: bool) -> None:
             answer.content[0].text.strip()
 
 
-def anthropic_async(url: str, *, stream: bool) -> None:
+def anthropic_async(url: str, *, stream: bool, **options: Any) -> None:
     """The asyncio client of Anthropic."""
     from anthropic import AsyncAnthropic
 
     async def call() -> None:
-        async with AsyncAnthropic(
-            base_url=url, api_key="k", timeout=TIMEOUT, max_retries=0
-        ) as client:
+        async with AsyncAnthropic(base_url=url, **{**_OPTIONS, **options}) as client:
             answer = await client.messages.create(
                 model="m", messages=_MESSAGES, max_tokens=9, stream=stream
             )
