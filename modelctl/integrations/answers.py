@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LONGEST_BODY = 1 << 20
 _LONGEST_REQUEST = 1 << 18
 _LONGEST_REASON = 1000
-_MODEL = re.compile(rb'"model"\s*:\s*("[^"\\]{1,2000}")')
+_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.){1,2000}")?')
 # Why a good answer may be empty (`status` of OpenAI's Responses, `stop_reason` of Anthropic).
 _FINISHED = ("completed", "end_turn", None)
 
@@ -41,13 +41,11 @@ def endpoint_of(path: str, endpoints: Mapping[str, str | None]) -> str | None:
 
 def model_of(body: bytes) -> str | None:
     """Return the model that a request names in its JSON."""
-    if len(body) > _LONGEST_REQUEST:
-        # Prompts with pictures. In a text inside of JSON, the quotes have backslashes.
-        found = {*_MODEL.findall(body)}
-        if len(found) == 1:
-            return str(json.loads(found.pop()))
+    # Prompts with pictures are long: nothing is parsed if only one thing in them is a model. A quote that is
+    # part of a text has a backslash.
+    found = _MODEL.findall(body) if len(body) > _LONGEST_REQUEST else []
     try:
-        model = json.loads(body)["model"]
+        model = json.loads(found[0]) if len(found) == 1 and found[0] else json.loads(body)["model"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return model if isinstance(model, str) and model else None

@@ -93,11 +93,22 @@ class OutcomeLogger(CustomLogger):
 
     async def async_log_success_event(self, *args: Any, **named: Any) -> None:
         """Record that an async call has succeeded."""
-        self._succeeded(*args, **named)
+        if not self._is_told_twice(args, named):
+            self._succeeded(*args, **named)
 
     async def async_log_failure_event(self, *args: Any, **named: Any) -> None:
         """Record that an async call has failed."""
-        self._failed(*args, **named)
+        if not self._is_told_twice(args, named):
+            self._failed(*args, **named)
+
+    def _is_told_twice(self, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+        """Whether LiteLLM tells the sync method of this call too: a sync stream while a loop is running."""
+        with self._reporter.guarded():
+            call = _arguments(args, named)
+            parameters = call.get("litellm_params") or {}
+            is_async = str(call.get("call_type")).startswith("a") or parameters.get("acompletion")
+            return bool(call.get("stream")) and not is_async
+        return True  # the error is counted
 
     def _succeeded(self, *args: Any, **named: Any) -> None:
         with self._reporter.guarded():
