@@ -9,7 +9,6 @@ def count(fleet: CurrentFleet) -> int:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+# FastAPI reads annotations when the application starts, so these are imported now.
+from modelctl.aio.fleet import AsyncFleet
 from modelctl.errors import UsageError
-
-# FastAPI reads the annotations when the application starts.
-from modelctl.fleet.fleet import Fleet
 from modelctl.recorder.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ def fleet_lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """Return a lifespan that opens a fleet and its recorder, and closes them when the application ends.
 
-    The parameters are those of `Fleet.open`. Each worker process has its own. To have a lifespan of your
+    The parameters are those of `AsyncFleet.open`. Each worker process has its own. To have a lifespan of your
     own as well, enter this one in it, and yield its state::
 
         async with fleet_lifespan()(app) as state:
@@ -45,12 +43,9 @@ def fleet_lifespan(
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
-        fleet = Fleet.open(config, actor=actor)
-        try:
+        async with AsyncFleet.open(config, actor=actor) as fleet:
+            # Closing the fleet writes what waits in the recorder.
             yield {_FLEET: fleet, _RECORDER: fleet.recorder()}
-        finally:
-            # What waits in the recorder is written first, so this may take a while.
-            await asyncio.to_thread(fleet.close)
 
     return lifespan
 
@@ -64,20 +59,17 @@ def _of(connection: HTTPConnection, name: str) -> Any:
     return found
 
 
-def get_fleet(connection: HTTPConnection) -> Fleet:
-    """Return the fleet of the application; a dependency.
-
-    Its methods wait for the database, so use it in ``def`` functions, which FastAPI runs in threads.
-    """
-    fleet: Fleet = _of(connection, _FLEET)
+def get_fleet(connection: HTTPConnection) -> AsyncFleet:
+    """Return the fleet of the application; a dependency."""
+    fleet: AsyncFleet = _of(connection, _FLEET)
     return fleet
 
 
 def get_recorder(connection: HTTPConnection) -> Recorder:
-    """Return the recorder of the application; a dependency. It never waits, so it fits ``async def`` too."""
+    """Return the recorder of the application; a dependency. Its methods wait for nothing."""
     recorder: Recorder = _of(connection, _RECORDER)
     return recorder
 
 
-CurrentFleet = Annotated[Fleet, Depends(get_fleet)]
+CurrentFleet = Annotated[AsyncFleet, Depends(get_fleet)]
 CurrentRecorder = Annotated[Recorder, Depends(get_recorder)]

@@ -7,6 +7,7 @@ In the YAML of a proxy: ``litellm_settings: {callbacks: modelctl.integrations.li
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from modelctl.integrations.reporting import Reporter, named
 if TYPE_CHECKING:
     from modelctl.integrations.reporting import RecordsOutcomes, Reported
 
+# How many calls are remembered, to find those that are reported twice.
+_MOST_SEEN = 1000
 # In the arguments of a call that LiteLLM's proxy refused by itself, such as one with a wrong key.
 _NOT_SENT = "litellm_no_upstream_llm_call"
 
@@ -74,6 +77,8 @@ class OutcomeLogger(CustomLogger):
         super().__init__()
         self._reporter = Reporter(recorder, on_warning)
         self._ids = id
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[Any, ...], None] = {}
 
     @property
     def reported(self) -> Reported:
@@ -93,26 +98,17 @@ class OutcomeLogger(CustomLogger):
 
     async def async_log_success_event(self, *args: Any, **named: Any) -> None:
         """Record that an async call has succeeded."""
-        if not self._is_told_twice(args, named):
-            self._succeeded(*args, **named)
+        self._succeeded(*args, **named)
 
     async def async_log_failure_event(self, *args: Any, **named: Any) -> None:
         """Record that an async call has failed."""
-        if not self._is_told_twice(args, named):
-            self._failed(*args, **named)
-
-    def _is_told_twice(self, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-        """Whether LiteLLM tells the sync method of this call too: a sync stream while a loop is running."""
-        with self._reporter.guarded():
-            call = _arguments(args, named)
-            parameters = call.get("litellm_params") or {}
-            is_async = str(call.get("call_type")).startswith("a") or parameters.get("acompletion")
-            return bool(call.get("stream")) and not is_async
-        return True  # the error is counted
+        self._failed(*args, **named)
 
     def _succeeded(self, *args: Any, **named: Any) -> None:
         with self._reporter.guarded():
             call = _arguments(args, named)
+            if self._is_repeated("success", call, named.get("start_time")):
+                return
             model_id = None if call.get("cache_hit") else self._id(call)
             if model_id:
                 self._reporter.success(model_id)
@@ -125,11 +121,30 @@ class OutcomeLogger(CustomLogger):
             exception = call["exception"]
             if not isinstance(exception, BaseException):
                 raise TypeError(f"an exception is expected, not {type(exception).__name__}")
+            if self._is_repeated("failure", call, named.get("start_time")):
+                return
             model_id = self._id(call)
             if model_id:
                 self._reporter.raised(model_id, exception)
             else:
                 self._reporter.ignored()
+
+    def _is_repeated(self, outcome: str, arguments: Mapping[str, Any], began: object) -> bool:
+        """Whether LiteLLM has reported this before: it sometimes reports one call twice, from two threads.
+
+        The tries of a Router may have one call id, but each began at another time.
+        """
+        call_id = arguments.get("litellm_call_id")
+        if not call_id or not began:
+            return False
+        key = (outcome, call_id, arguments.get("model"), began)
+        with self._lock:
+            if key in self._seen:
+                return True
+            self._seen[key] = None
+            if len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            return False
 
     def _id(self, arguments: Mapping[str, Any]) -> str | None:
         """Return the id of the model that was called; None: the call reached no model."""
