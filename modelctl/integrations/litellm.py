@@ -107,7 +107,7 @@ class OutcomeLogger(CustomLogger):
     def _succeeded(self, *args: Any, **named: Any) -> None:
         with self._reporter.guarded():
             call = _arguments(args, named)
-            if self._is_repeated("success", call, named.get("start_time")):
+            if self._is_repeated(call, "success", getattr(named.get("response_obj"), "id", None)):
                 return
             model_id = None if call.get("cache_hit") else self._id(call)
             if model_id:
@@ -121,7 +121,7 @@ class OutcomeLogger(CustomLogger):
             exception = call["exception"]
             if not isinstance(exception, BaseException):
                 raise TypeError(f"an exception is expected, not {type(exception).__name__}")
-            if self._is_repeated("failure", call, named.get("start_time")):
+            if self._is_repeated(call, "failure", named.get("start_time")):
                 return
             model_id = self._id(call)
             if model_id:
@@ -129,15 +129,15 @@ class OutcomeLogger(CustomLogger):
             else:
                 self._reporter.ignored()
 
-    def _is_repeated(self, outcome: str, arguments: Mapping[str, Any], began: object) -> bool:
-        """Whether LiteLLM has reported this before: it sometimes reports one call twice, from two threads.
+    def _is_repeated(self, arguments: Mapping[str, Any], outcome: str, which: object) -> bool:
+        """Whether LiteLLM has reported this before: it reports some calls twice, from two threads.
 
-        The tries of a Router may have one call id, but each began at another time.
+        *which*: tells answers with one call id apart, and the tries of a Router.
         """
         call_id = arguments.get("litellm_call_id")
-        if not call_id or not began:
+        if not call_id:
             return False
-        key = (outcome, call_id, arguments.get("model"), began)
+        key = (call_id, arguments.get("model"), outcome, which)
         with self._lock:
             if key in self._seen:
                 return True

@@ -51,7 +51,9 @@ def test_an_application(fleet: Fleet, fleet_url: str) -> None:
     lifespan = fleet_lifespan(configured(fleet_url), actor=ACTOR)
     with TestClient(application(lifespan)) as client:
         assert client.get("/count").json() == 2
-        assert [client.post("/ask", params={"model": "a"}).json() for _ in range(3)] == ["hello"] * 3
+        assert [client.post("/ask", params={"model": "a"}).json() for _ in range(3)] == [
+            "hello"
+        ] * 3
     assert fleet.show("a").success_count == 3
 
 
