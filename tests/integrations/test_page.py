@@ -22,7 +22,7 @@ long = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 def example(package: str, language: str = "python") -> str:
     """Return the example that imports a package, or has this line."""
-    blocks = re.findall(rf"```{language}\n(.+?)```", SECTION, re.DOTALL)
+    blocks: list[str] = re.findall(rf"```{language}\n(.+?)```", SECTION, re.DOTALL)
     return next(
         block for block in blocks if re.search(rf"^(from|import) {package}|{package}:", block)
     )
