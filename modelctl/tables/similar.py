@@ -35,7 +35,7 @@ def nearest(database: Database, model_id: str) -> list[str]:
     The work is bounded, however many models there are: candidates are the neighbours in the index
     and, of the first `_NEAR_AMONG` models, those of about the same length with a similar begin or end.
     """
-    from modelctl.look_alikes import nearest
+    from modelctl.tables.look_alikes import nearest
 
     wanted = storable(model_id, 200)
     last = re.split("[/:]", wanted.lower())[-1]
@@ -68,7 +68,7 @@ def _as_pattern(text: str) -> str:
 
 def look_alikes(database: Database, ids: Sequence[str]) -> list[tuple[str, str]]:
     """Return pairs of one of *ids* and another model whose id looks the same."""
-    from modelctl.look_alikes import ASCII_ALIKE, skeleton
+    from modelctl.tables.look_alikes import ASCII_ALIKE, skeleton
 
     wanted: dict[str, list[str]] = {}
     for model_id in ids:

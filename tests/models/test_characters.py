@@ -10,7 +10,7 @@ import pytest
 
 from modelctl import Fleet
 from modelctl.errors import UNSAFE, clean
-from modelctl.look_alikes import ASCII_ALIKE, skeleton
+from modelctl.tables.look_alikes import ASCII_ALIKE, skeleton
 from tests.commands import Cli, add, make_fleet, seen
 from tests.fleets import seed
 

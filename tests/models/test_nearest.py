@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelctl import Fleet, ModelNotFoundError
-from modelctl.look_alikes import nearest
+from modelctl.tables.look_alikes import nearest
 from tests.commands import Cli
 from tests.fleets import opened, seed, sql
 
