@@ -51,12 +51,16 @@ def relay(
         target.close()
 
     def accept() -> None:
-        with suppress(OSError):
+        with listener, suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                if context:
-                    client = context.wrap_socket(client, server_side=True)
-                server = socket.create_connection(("127.0.0.1", port))
+                try:
+                    if context:
+                        client = context.wrap_socket(client, server_side=True)
+                    server = socket.create_connection(("127.0.0.1", port))
+                except OSError:
+                    client.close()
+                    continue
                 for ends in ((client, server, lambda: None), (server, client, hold)):
                     threading.Thread(target=carry, args=ends, daemon=True).start()
 

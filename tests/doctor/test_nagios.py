@@ -28,6 +28,12 @@ def parts(result: Result) -> tuple[str, str, dict[str, str]]:
     return word, text, dict(number.split("=") for number in data)
 
 
+@pytest.fixture
+def fleet_url(fresh_url: str) -> str:
+    """Give a database of its own: doctor also looks at what all programs did with the table."""
+    return fresh_url
+
+
 def test_all_is_well(tool: Cli, fleet: Fleet, fleet_url: str) -> None:
     """A fleet without faults is OK, with its numbers."""
     put(fleet_url, "a", "b")

@@ -28,10 +28,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
-def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fleet]:
     """Open a fleet of eight models on PostgreSQL and Redis, and on SQLite."""
     if request.param == "sqlite":
-        url, settings = f"sqlite:///{tmp_path}/models.db", {}
+        # On a busy machine 30 processes that write one file wait for longer than the usual 5 s.
+        monkeypatch.setattr("modelctl.database.sqlite.BUSY_SECONDS", 30)
+        url, settings = f"sqlite:///{tmp_path}/models.db", {"database_timeout": "30s"}
     else:
         server: Redis = request.getfixturevalue("redis_server")
         url, settings = request.getfixturevalue("pg_database"), {"redis_url": server.url(db=9)}
