@@ -22,11 +22,16 @@ class Line:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
         """End all."""
-        for it in [self._listener, *self._sockets]:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._accepting.join(10)  # it may have accepted a connection just now
+        for it in self._sockets:
             with suppress(OSError):
                 it.shutdown(socket.SHUT_RDWR)
             it.close()
@@ -35,8 +40,9 @@ class Line:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._sockets.append(client)
                 server = socket.create_connection(("127.0.0.1", self._server))
-                self._sockets += [client, server]
+                self._sockets.append(server)
                 for ends in (("up", client, server), ("down", server, client)):
                     threading.Thread(target=self._carry, args=ends, daemon=True).start()
 
