@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.children import child, hear, tell
 from benchmarks.harness import MissingError, Row, at_least, at_most, interleave, optional
 from benchmarks.servers import COUNT_KEY, Bench
 from modelctl import Fleet
@@ -220,14 +218,16 @@ def _herd(bench: Bench) -> None:
             figures = interleave({"modelctl": product, "naive": floor}, rounds)
             slow = [_while_slow(bench, database, product) for _ in range(3)]
         with ExitStack() as stack:
-            command = [sys.executable, "-m", "benchmarks.child", "herd", url, bench.redis.url()]
-            herd = [stack.enter_context(_reader(command)) for _ in range(_PROCESSES)]
+            herd = [
+                stack.enter_context(child("herd", url, bench.redis.url()))
+                for _ in range(_PROCESSES)
+            ]
 
             def processes() -> None:
                 for reader in herd:
-                    _tell(reader)
+                    tell(reader, "go")
                 for reader in herd:
-                    _hear(reader)
+                    hear(reader)
 
             apart = [_counts(bench, processes) for _ in range(rounds)]
     finally:
@@ -304,31 +304,3 @@ def _while_slow(bench: Bench, database: str, work: Callable[[], float]) -> float
             return work()
         finally:
             timer.join()
-
-
-@contextmanager
-def _reader(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            _hear(process)
-            yield process
-        finally:
-            with suppress(OSError):
-                process.communicate(timeout=30)
-
-
-def _tell(process: subprocess.Popen[str]) -> None:
-    assert process.stdin
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-def _hear(process: subprocess.Popen[str]) -> dict[str, float]:
-    assert process.stdout
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError("a process of the herd ended early")
-    answer: dict[str, float] = json.loads(line)
-    return answer

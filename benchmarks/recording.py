@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
 
+from benchmarks.children import child, hear, tell
 from benchmarks.harness import Row, at_least, at_most, interleave, seconds
 from benchmarks.servers import Bench, model_id
 from modelctl import Fleet
@@ -112,9 +111,9 @@ def _hot(bench: Bench) -> None:
         size, updated, hot = bench.postgres.execute(_STATE, database)[0]
         total = 1_000_000 if bench.scale.block_rounds > 20 else 100_000
         for each in workers["gathered"]:
-            _tell(each, total // _PROCESSES)
+            tell(each, total // _PROCESSES)
         for each in workers["gathered"]:
-            _hear(each)
+            hear(each)
     grown, updated_after, hot_after = bench.postgres.execute(_STATE, database)[0]
     share = (hot_after - hot) / max(1, updated_after - updated)
     who = f"{_PROCESSES} processes, one model"
@@ -163,35 +162,15 @@ def _together(workers: list[subprocess.Popen[str]], number: int) -> float:
 
     def work() -> None:
         for each in workers:
-            _tell(each, number)
+            tell(each, number)
         for each in workers:
-            _hear(each)
+            hear(each)
 
     return len(workers) * number / seconds(work)
 
 
-@contextmanager
-def _worker(bench: Bench, name: str, database: str) -> Iterator[subprocess.Popen[str]]:
+def _worker(
+    bench: Bench, name: str, database: str
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a process that records as many outcomes as it is told, when it is told."""
-    url = bench.postgres.url(database)
-    command = [sys.executable, "-m", "benchmarks.child", name, url, "", _POPULAR]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            _hear(process)
-            yield process
-        finally:
-            process.communicate(timeout=60)
-
-
-def _tell(process: subprocess.Popen[str], number: int) -> None:
-    assert process.stdin
-    process.stdin.write(f"{number}\n")
-    process.stdin.flush()
-
-
-def _hear(process: subprocess.Popen[str]) -> None:
-    assert process.stdout
-    if json.loads(process.stdout.readline() or "null") is None:
-        raise RuntimeError("a process that records ended early")
+    return child(name, bench.postgres.url(database), "", _POPULAR)

@@ -10,6 +10,7 @@ import functools
 import sys
 import zlib
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from modelctl.integrations.answers import (
@@ -284,3 +285,60 @@ def recording(
     client = type(f"Recording{base.__name__.lstrip('_')}", (own, base), {})(**options)
     client._watcher = Watcher(Reporter(recorder, on_warning), provider, ids, endpoints)
     return client
+
+
+class Sdk:
+    """Makes HTTP clients for an SDK whose package has the name of its provider."""
+
+    def __init__(self, provider: str, endpoints: Mapping[str, str | None]) -> None:
+        """*endpoints*: the ends of paths that ask a model, and the field that a good answer has."""
+        self._provider = provider
+        self._endpoints = endpoints
+
+    def recording_client(
+        self,
+        recorder: RecordsOutcomes,
+        *,
+        id: Ids | None = None,  # noqa: A002 - what it is
+        on_warning: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return an HTTP client for the SDK's ``http_client=`` that records each request of a model.
+
+        The client is the SDK's own (``DefaultHttpxClient``); *options* are for that. A retry of the SDK
+        is a request, and is recorded. A stream is a success when it has ended; a stream that the
+        application does not read to its end is recorded as nothing. Recording never fails a request:
+        *on_warning* (default: the log) is told, and ``reported`` of the client counts.
+
+        *id*: the id in the fleet for the model that a request names: a mapping, or a function that may
+        return None to ignore the request. By default, and for what the mapping lacks,
+        ``PROVIDER/MODEL``.
+        """
+        return self._recording("DefaultHttpxClient", recorder, on_warning, options, id)
+
+    def recording_async_client(
+        self,
+        recorder: RecordsOutcomes,
+        *,
+        id: Ids | None = None,  # noqa: A002 - what it is
+        on_warning: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return an HTTP client for the SDK's asynchronous client, as `recording_client` does."""
+        return self._recording("DefaultAsyncHttpxClient", recorder, on_warning, options, id)
+
+    def _recording(
+        self,
+        name: str,
+        recorder: RecordsOutcomes,
+        on_warning: Callable[[str], None] | None,
+        options: dict[str, Any],
+        ids: Ids | None,
+    ) -> Any:
+        base = getattr(import_module(self._provider), name)
+        return recording(
+            *(base, recorder, on_warning, options),
+            provider=self._provider,
+            ids=ids,
+            endpoints=self._endpoints,
+        )

@@ -8,7 +8,7 @@ from modelctl.errors import clean
 from modelctl.model import ModelStatus, numbered
 from modelctl.recovery.explain import describe
 from modelctl.views.values import plain, rounded, table_text, to_json
-from modelctl.views.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names
+from modelctl.views.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names, record_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -290,12 +290,10 @@ def import_view(result: ImportResult) -> View:
         *(result.added, result.updated, result.unchanged, result.skipped),
         len(result.rejected),
     )
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("added", "updated", "unchanged", "skipped", "rejected"),
-        rows=[row],
-        items=[result],
-        fields=field_names(type(result)),
+        row=row,
         name_field="added",
         note=dry_run_note(result.dry_run),
         cache=result.cache,

@@ -9,7 +9,7 @@ from modelctl.errors import clean
 from modelctl.model import numbered
 from modelctl.recovery.explain import describe, left
 from modelctl.views.values import plain
-from modelctl.views.view import MAX_TABLE_ROWS, View, dry_run_note, field_names
+from modelctl.views.view import MAX_TABLE_ROWS, View, dry_run_note, record_view
 
 if TYPE_CHECKING:
     from modelctl.probe.results import ProbeReport, ProbeResult
@@ -88,12 +88,10 @@ def _recovered(result: Recovery) -> str:
 def last_recover_view(result: LastRecover) -> View:
     """Return the view of when `recover` last finished."""
     row = (result.at, result.seconds_ago, result.expect_every, "yes" if result.overdue else "no")
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("last_finished", "seconds_ago", "expect_every", "overdue"),
-        rows=[row],
-        items=[result],
-        fields=field_names(type(result)),
+        row=row,
         name_field="at",
         optional=("expect_every",),
     )
@@ -123,12 +121,10 @@ def pause_view(result: Pause) -> View:
     """Return the view of a pause that began or ended."""
     whose = "the fleet" if result.provider is None else result.provider or "no provider"
     state = "paused" if result.paused else "resumed" if result.changed else "was not paused"
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("what", "result", "until", "reason"),
-        rows=[(whose, state, result.until, result.reason)],
-        items=[result],
-        fields=field_names(type(result)),
+        row=(whose, state, result.until, result.reason),
         name_field="provider",
         optional=("reason",),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelctl.model import numbered
 from modelctl.views.values import plain, to_json
-from modelctl.views.view import View, dry_run_note, field_names
+from modelctl.views.view import View, dry_run_note, field_names, record_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +28,10 @@ def count_view(result: Count) -> View:
     fresh = result.source == "database"
     origin = "fresh from the database" if fresh else f"cached {result.age_seconds:.1f} s ago"
     row = (result.active, result.source, result.age_seconds, result.expires_in_seconds)
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("active", "source", "age_seconds", "expires_in_seconds"),
-        rows=[row],
-        items=[result],
-        fields=field_names(type(result)),
+        row=row,
         name_field="active",
         note=f"{numbered(result.active)} active, {origin}",
     )
@@ -81,12 +79,10 @@ def cache_view(result: CacheReport) -> View:
 
 def drain_view(result: DrainResult) -> View:
     """Return the view of how many invalidations were delivered."""
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("delivered", "queued", "cache"),
-        rows=[(result.delivered, result.queued, result.cache)],
-        items=[result],
-        fields=field_names(type(result)),
+        row=(result.delivered, result.queued, result.cache),
         name_field="delivered",
     )
 
@@ -103,12 +99,10 @@ def schema_view(result: SchemaStatus) -> View:
         "yes" if result.up_to_date else "no",
         result.table or "none",
     )
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("database", "current", "head", "up_to_date", "table"),
-        rows=[row],
-        items=[result],
-        fields=field_names(type(result)),
+        row=row,
         name_field="database",
         optional=("head", "current"),
     )
@@ -161,12 +155,10 @@ def diagnosis_view(result: Diagnosis) -> View:
 
 def pruned_view(result: Pruned) -> View:
     """Return the view of how many old events were deleted."""
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=("deleted", "before"),
-        rows=[(result.deleted, result.before)],
-        items=[result],
-        fields=field_names(type(result)),
+        row=(result.deleted, result.before),
         name_field="deleted",
         note=dry_run_note(result.dry_run),
     )
@@ -175,12 +167,10 @@ def pruned_view(result: Pruned) -> View:
 def notified_view(result: Notified) -> View:
     """Return the view of what `notify` sent."""
     columns = ("sent", "waiting", "dropped", "cursor")
-    return View(
-        document=result,
+    return record_view(
+        result,
         columns=columns,
-        rows=[tuple(getattr(result, name) for name in columns)],
-        items=[result],
-        fields=field_names(type(result)),
+        row=tuple(getattr(result, name) for name in columns),
         name_field="sent",
         note="dry run: nothing was sent" if result.dry_run else None,
     )

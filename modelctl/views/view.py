@@ -69,6 +69,30 @@ def field_names(kind: type, *first: str) -> tuple[str, ...]:
     return (*first, *(field.name for field in fields(kind) if field.name not in first))
 
 
+def record_view(
+    result: Any,
+    *,
+    columns: tuple[str, ...],
+    row: Sequence[Any],
+    name_field: str,
+    optional: tuple[str, ...] = (),
+    note: str | None = None,
+    cache: CacheState | None = None,
+) -> View:
+    """Return the view of a dataclass that is one record: a table of one row, and all its fields."""
+    return View(
+        document=result,
+        columns=columns,
+        rows=[row],
+        items=[result],
+        fields=field_names(type(result)),
+        name_field=name_field,
+        optional=optional,
+        note=note,
+        cache=cache,
+    )
+
+
 def dry_run_note(dry_run: bool) -> str | None:
     """Return the line that says that a dry run changed nothing."""
     return "dry run: nothing was changed" if dry_run else None

@@ -17,7 +17,7 @@ import pytest
 import trustme
 import uvloop
 
-from modelctl import AsyncFleet, UsageError, deadline
+from modelctl import AsyncFleet, Count, UsageError, deadline
 from modelctl.aio.calls import MOST_THREADS
 from modelctl.redis_client import waiting
 from tests import fleets
@@ -274,35 +274,49 @@ def test_read_your_writes(cached_url: str, redis_url: str) -> None:
     asyncio.run(main())
 
 
+class Held:
+    """Holds the answers that a relay has to pass on, while *go_on* is not set."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self._answered = threading.Semaphore(0)
+
+    def hold(self) -> None:
+        """Wait before an answer is passed on."""
+        self._answered.release()
+        assert self.go_on.wait(30)
+
+    async def asked(self, fleet: AsyncFleet) -> asyncio.Task[Count]:
+        """Begin a count; return it when its answer is held."""
+        while self._answered.acquire(blocking=False):
+            pass
+        asking = asyncio.create_task(fleet.count())
+        await asyncio.to_thread(self._answered.acquire)
+        return asking
+
+
 def test_a_caller_shares_no_earlier_question(
     cached_url: str, redis_server: Redis, redis_url: str
 ) -> None:
     """A caller never gets the answer to a question that was sent before the caller came."""
-    answered, go_on = threading.Semaphore(0), threading.Event()
-    go_on.set()
-
-    def hold() -> None:
-        answered.release()
-        assert go_on.wait(30)
+    held = Held()
 
     async def main(url: str) -> None:
         async with opened(cached_url, url, redis_timeout="20s") as fleet:
             await fleet.count()
             assert (await fleet.count()).source == "cache"
-            go_on.clear()
-            while answered.acquire(blocking=False):
-                pass
-            before = asyncio.create_task(fleet.count())
-            await asyncio.to_thread(answered.acquire)
+            held.go_on.clear()
+            before = await held.asked(fleet)
             with fleets.opened(cached_url, redis_url=redis_url) as other:
                 await asyncio.to_thread(other.disable, "a")
             after = asyncio.create_task(fleet.count())
             await asyncio.sleep(0)
-            go_on.set()
+            held.go_on.set()
             assert (await before).active == 3
             assert (await after).active == 2
 
-    with relay(redis_server.port, hold=hold) as listener:
+    with relay(redis_server.port, hold=held.hold) as listener:
         asyncio.run(main(f"redis://127.0.0.1:{listener.getsockname()[1]}/0"))
 
 
@@ -310,12 +324,7 @@ def test_a_loop_that_was_closed_too_early(
     cached_url: str, redis_server: Redis, redis_url: str
 ) -> None:
     """A loop that is closed while its question is on its way does not harm the next loop."""
-    answered, go_on = threading.Semaphore(0), threading.Event()
-    go_on.set()
-
-    def hold() -> None:
-        answered.release()
-        assert go_on.wait(30)
+    held = Held()
 
     async def count(source: str) -> None:
         for _ in range(3):
@@ -324,23 +333,20 @@ def test_a_loop_that_was_closed_too_early(
         assert count.source == source
 
     async def ask() -> None:
-        asking.append(asyncio.create_task(fleet.count()))
-        while answered.acquire(blocking=False):
-            pass
-        await asyncio.to_thread(answered.acquire)
+        asking.append(await held.asked(fleet))
 
-    asking: list[asyncio.Task[object]] = []
-    with relay(redis_server.port, hold=hold) as listener:
+    asking: list[asyncio.Task[Count]] = []
+    with relay(redis_server.port, hold=held.hold) as listener:
         fleet = opened(
             cached_url, f"redis://127.0.0.1:{listener.getsockname()[1]}/0", redis_timeout="20s"
         )
         loop = asyncio.new_event_loop()
         loop.run_until_complete(count("cache"))
-        go_on.clear()
+        held.go_on.clear()
         loop.run_until_complete(ask())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-        go_on.set()
+        held.go_on.set()
         asyncio.run(count("cache"))
         asyncio.run(fleet.aclose())
     asking.clear()

@@ -167,19 +167,21 @@ def bedrock(url: str, *, stream: bool) -> None:
     answer["output"]["message"]["content"][0]["text"].strip()
 
 
+_LITELLM_OPTIONS: dict[str, Any] = {
+    "messages": _MESSAGES,
+    "api_key": "k",
+    "timeout": TIMEOUT,
+    "num_retries": 0,
+    "max_retries": 0,
+}
+
+
 def _litellm(provider: str, url: str, *, stream: bool) -> None:
     import litellm
 
     litellm.suppress_debug_info = True
     answer = litellm.completion(
-        model=f"{provider}/m",
-        messages=_MESSAGES,
-        api_base=url,
-        api_key="k",
-        timeout=TIMEOUT,
-        num_retries=0,
-        max_retries=0,
-        stream=stream,
+        model=f"{provider}/m", api_base=url, stream=stream, **_LITELLM_OPTIONS
     )
     if stream:
         for _ in answer:
@@ -214,14 +216,7 @@ def litellm_async(url: str, *, stream: bool) -> None:
 
     async def call() -> None:
         answer = await litellm.acompletion(
-            model="openai/m",
-            messages=_MESSAGES,
-            api_base=url,
-            api_key="k",
-            timeout=TIMEOUT,
-            num_retries=0,
-            max_retries=0,
-            stream=stream,
+            model="openai/m", api_base=url, stream=stream, **_LITELLM_OPTIONS
         )
         if stream:
             async for _ in answer:
