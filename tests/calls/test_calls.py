@@ -154,61 +154,60 @@ def test_a_database_that_is_away_fails_no_call(postgres: Postgres, pg_database: 
         assert counters(fleet) == (1, 0)
 
 
+class StoppedWriter:
+    """Stops a success of the model a inside of the fleet, until *go_on* is set."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.threads: list[int] = []
+        self.go_on = threading.Event()
+        self._fleet = fleet
+        self._record = fleet.record_success
+        fleet.record_success = self._stop  # type: ignore[method-assign]  # to stop it inside
+
+    def _stop(self, *args: Any, **kwargs: Any) -> Any:
+        self.threads.append(threading.get_ident())
+        assert self.go_on.wait(20), "the loop waited for the writer"
+        return self._record(*args, **kwargs)
+
+    async def begun_block(self) -> asyncio.Task[None]:
+        """Run a block; return its task when its success is being written."""
+
+        async def block() -> None:
+            async with self._fleet.call("a"):
+                pass
+
+        task = asyncio.create_task(block())
+        while not self.threads:
+            await asyncio.sleep(0.001)
+        return task
+
+
 def test_recording_never_blocks_the_event_loop(fleet: Fleet) -> None:
     """While the outcome is written in a thread, the loop goes on: the writer waits for the loop."""
     seed(fleet, ["a"])
-    threads: list[int] = []
-    gone_on = threading.Event()
-    record = fleet.record_success
-
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        threads.append(threading.get_ident())
-        assert gone_on.wait(20), "the loop waited for the writer"
-        return record(*args, **kwargs)
-
-    fleet.record_success = recording  # type: ignore[method-assign]  # to stop it inside
-
-    async def block() -> None:
-        async with fleet.call("a"):
-            pass
+    writer = StoppedWriter(fleet)
 
     async def main() -> None:
-        task = asyncio.create_task(block())
-        while not threads:
-            await asyncio.sleep(0.001)
-        gone_on.set()
+        task = await writer.begun_block()
+        writer.go_on.set()
         await task
 
     asyncio.run(main())
-    assert threads != [threading.get_ident()]
+    assert writer.threads != [threading.get_ident()]
     assert counters(fleet) == (1, 0)
 
 
 def test_an_outcome_outlives_a_cancellation_while_it_is_written(fleet: Fleet) -> None:
     """A task that is cancelled while its success is being written is cancelled; the success is stored."""
     seed(fleet, ["a"])
-    begun, go_on = threading.Event(), threading.Event()
-    record = fleet.record_success
-
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        begun.set()
-        assert go_on.wait(20)
-        return record(*args, **kwargs)
-
-    fleet.record_success = recording  # type: ignore[method-assign]  # to stop it inside
-
-    async def block() -> None:
-        async with fleet.call("a"):
-            pass
+    writer = StoppedWriter(fleet)
 
     async def main() -> None:
-        task = asyncio.create_task(block())
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
+        task = await writer.begun_block()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        go_on.set()
+        writer.go_on.set()
 
     asyncio.run(main())  # ends the loop's threads, so that the writer is done
     assert counters(fleet) == (1, 0)
