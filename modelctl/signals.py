@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# The main thread waits for other threads in steps of this length (seconds): for a signal that comes just
+# before a wait, Python calls the handler only when the wait has ended.
+STEP_SECONDS = 0.5
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGHUP came. Like KeyboardInterrupt, it passes every `except Exception`."""
 

@@ -18,6 +18,7 @@ from modelctl import streams
 from modelctl.errors import ModelctlError
 from modelctl.jobs.schedule import Schedule
 from modelctl.jobs.troubles import AWAY, ReceiverAwayError, Troubles
+from modelctl.signals import STEP_SECONDS
 
 if TYPE_CHECKING:
     from modelctl.jobs.systemd import Systemd
@@ -89,7 +90,11 @@ class Runner:
             for thread in threads:
                 thread.start()
             first = True
-            while not self._stopping.wait(self._main.schedule.seconds_left()):
+            while not self._stopping.is_set():
+                left = self._main.schedule.seconds_left()
+                if left > 0:
+                    self._stopping.wait(min(left, STEP_SECONDS))
+                    continue
                 with signals.put_off():
                     self._once(self._main, first=first)
                 first = False

@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from modelctl.signals import STEP_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -29,7 +31,8 @@ def complete(work: Coroutine[object, object, T]) -> T:
     thread = threading.Thread(target=run, name="modelctl-send", daemon=True)
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(STEP_SECONDS)  # in steps, for signals
     finally:
         with suppress(RuntimeError):  # the loop is closed: the task has ended
             loop.call_soon_threadsafe(task.cancel)

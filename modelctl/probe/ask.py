@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from modelctl.config.probes import PLACE, ProbeConfig, check_probe, script_of
 from modelctl.config.secrets import read_secret
@@ -20,6 +21,9 @@ from modelctl.probe.http import Request
 from modelctl.probe.judge import REASON_LENGTH
 from modelctl.probe.results import Failure, ProbeResult
 from modelctl.redact import storable_reason
+from modelctl.signals import STEP_SECONDS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def _answers(
     thread.start()
     try:
         for number in range(1, len(jobs) + 1):
-            answer = done.get()
+            answer = _next(done)
             if isinstance(answer, BaseException):
                 raise answer
             progress(number)
@@ -128,6 +132,13 @@ def _answers(
         with suppress(RuntimeError):  # the loop is closed: all models have answered
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
+
+
+def _next(done: SimpleQueue[T]) -> T:
+    """Return what comes next, in steps: see `signals.STEP_SECONDS`."""
+    while True:
+        with suppress(Empty):
+            return done.get(timeout=STEP_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

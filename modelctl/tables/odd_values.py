@@ -119,7 +119,8 @@ def is_odd(database: Database, columns: Iterable[sa.Column[Any]]) -> str:
             continue
         elif isinstance(kind, StoredFlag):
             tests.append(f"{name} NOT IN (0, 1)")
+        elif isinstance(kind, sa.Integer):
+            tests.append(f"typeof({name}) NOT IN ('integer', 'null')")
         else:
-            type_ = "integer" if isinstance(kind, sa.Integer) else "text"
-            tests.append(f"typeof({name}) NOT IN ('{type_}', 'null')")
+            tests.append(f"typeof({name}) NOT IN ('text', 'null') OR instr({name}, char(0)) > 0")
     return f"({' OR '.join(tests)})"
