@@ -49,7 +49,7 @@ def clean(text: str, *, longest: int | None = None) -> str:
 
 @unique
 class ExitCode(IntEnum):
-    """The exit codes of the program; a table in the README explains each."""
+    """The exit codes of the program; a table in docs/commands.md explains each."""
 
     OK = 0
     UNEXPECTED = 1

@@ -10,6 +10,7 @@ import pytest
 
 from modelctl import FailureType
 from tests import ROOT
+from tools import pages
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -37,6 +38,11 @@ def test_every_source_file_that_a_page_names_exists(page: Path) -> None:
     """A path such as `count/protocol.py` is a file of the package, or one of the repository."""
     for name in re.findall(r"`([\w/.*]+/[\w.*]+\.py)`", page.read_text()):
         assert [*ROOT.glob(name), *(ROOT / "modelctl").glob(name)], name
+
+
+def test_the_pages_that_are_made_are_what_the_program_says() -> None:
+    """Each page that is made from the program is committed as it would be made now."""
+    assert pages.differing() == [], f"run: {pages.REMAKE}"
 
 
 def test_the_page_of_the_architecture_has_every_wing() -> None:
