@@ -213,6 +213,7 @@ def _tables(url: str) -> list[str]:
     own = "modelctl_cache" if is_sqlite(url) else "modelctl_outbox"
     return [
         *("models", "modelctl_events", "modelctl_state", "modelctl_holds", "modelctl_tags"),
+        *("modelctl_sources", "modelctl_origins", "modelctl_ignored"),
         own,
     ]
 

@@ -26,6 +26,9 @@ NEEDED = {
     "modelctl_state": ("SELECT", "INSERT", "UPDATE"),
     "modelctl_holds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "modelctl_tags": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "modelctl_sources": ("SELECT", "INSERT", "UPDATE"),
+    "modelctl_origins": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "modelctl_ignored": ("SELECT", "INSERT", "DELETE"),
     "modelctl_version": ("SELECT",),
 }
 # What deleting old events needs beyond that; docs/operations.md grants it.
@@ -38,6 +41,11 @@ _COLUMNS: dict[str, Sequence[str]] = {
     "modelctl_state": ["name", "at", "value"],
     "modelctl_holds": ["scope", "provider", "failure_type", "since", "until", "reason", "actor"],
     "modelctl_tags": ["model_id", "tags"],
+    "modelctl_sources": ["name", "synced_at"],
+    "modelctl_origins": [
+        *("model_id", "source", "first_seen_at", "last_seen_at", "gone_since", "switched_off_at"),
+    ],
+    "modelctl_ignored": ["pattern", "at", "actor", "reason"],
     "modelctl_version": ["version_num"],
 }
 _INSERTED = {"models": ["id", "display_name", "provider"]}

@@ -1,4 +1,4 @@
-"""Rename a model: give it another id. Its row, its tags and its history follow."""
+"""Rename a model: give it another id. Its row, its tags, its origin and its history follow."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def _rename(
         return RenamedModel(new, status, status, False, old)
     if new in found:
         raise _taken(new)
-    _move_tags(database, connection, old, new)
+    for table in ("modelctl_tags", "modelctl_origins"):
+        _move_rows(database, connection, table, old, new)
     if database.on_sqlite:
         _follow_references(connection, old, new)
     update = f"UPDATE models SET id = :new, updated_at = {sql.now} WHERE id = :old"
@@ -102,11 +103,13 @@ def _rename(
     return RenamedModel(new, status, status, True, old)
 
 
-def _move_tags(database: Database, connection: sa.Connection, old: str, new: str) -> None:
-    tags, ids = f"{database.own}modelctl_tags", {"old": old, "new": new}
-    # A model that had the new id may have left tags, if it was deleted while our triggers were away.
-    connection.execute(text(f"DELETE FROM {tags} WHERE model_id = :new"), ids)
-    connection.execute(text(f"UPDATE {tags} SET model_id = :new WHERE model_id = :old"), ids)
+def _move_rows(
+    database: Database, connection: sa.Connection, table: str, old: str, new: str
+) -> None:
+    table, ids = f"{database.own}{table}", {"old": old, "new": new}
+    # A model that had the new id may have left a row, if it was deleted while our triggers were away.
+    connection.execute(text(f"DELETE FROM {table} WHERE model_id = :new"), ids)
+    connection.execute(text(f"UPDATE {table} SET model_id = :new WHERE model_id = :old"), ids)
 
 
 def _move_events(database: Database, connection: sa.Connection, old: str, new: str) -> None:

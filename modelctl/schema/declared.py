@@ -11,6 +11,7 @@ MODELS = "models"
 OUTBOX = "modelctl_outbox"
 EVENTS = "modelctl_events"
 TAGS = "modelctl_tags"
+ORIGINS = "modelctl_origins"
 CACHE = "modelctl_cache"
 VERSION = "modelctl_version"
 # The revision that is recorded in the table VERSION, which has the columns of Alembic's. Differences
@@ -158,6 +159,29 @@ _TAGS = {
     "model_id": DeclaredColumn("text PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"),
     "tags": DeclaredColumn("text[] NOT NULL", "TEXT NOT NULL", filler="'{}'"),
 }
+# The catalogues that `sync` reads. synced_at: when the last sync of the source was written, so also when
+# each of its models that is not gone was last seen: a sync that changes nothing writes one row.
+_SOURCES = {
+    "name": DeclaredColumn("text PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"),
+    "synced_at": DeclaredColumn("timestamptz NOT NULL", "TEXT NOT NULL", filler="now()"),
+}
+# The source of a model. Models that no sync has seen have no row. gone_since: the first sync that missed
+# the model; last_seen_at: the sync before that. switched_off_at: the disabled_at that a sync wrote.
+_ORIGINS = {
+    "model_id": DeclaredColumn("text PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"),
+    "source": DeclaredColumn("text NOT NULL", "TEXT NOT NULL"),
+    "first_seen_at": DeclaredColumn("timestamptz NOT NULL", "TEXT NOT NULL", filler="now()"),
+    "last_seen_at": _time(),
+    "gone_since": _time(),
+    "switched_off_at": _time(),
+}
+# The ids, or globs, that import and sync leave out.
+_IGNORED = {
+    "pattern": DeclaredColumn("text PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"),
+    "at": _stamp(),
+    "actor": _text(),
+    "reason": _text(),
+}
 # See `count.outbox`. Only doctor reads xid, to find the rows of its own transaction.
 _OUTBOX = {
     "id": DeclaredColumn(_IDENTITY, ""),
@@ -180,6 +204,9 @@ _COMMON = {
     "modelctl_state": _STATE,
     "modelctl_holds": _HOLDS,
     TAGS: _TAGS,
+    "modelctl_sources": _SOURCES,
+    ORIGINS: _ORIGINS,
+    "modelctl_ignored": _IGNORED,
     VERSION: _VERSION,
 }
 # The columns of the own tables of each database.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelctl.schema.declared import EVENTS, OUTBOX, TAGS
+from modelctl.schema.declared import EVENTS, ORIGINS, OUTBOX, TAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,10 +65,10 @@ class Function:
 # writes disabled_at whenever it switches a model off. If that has not changed, the other values are old.
 # - Each column is in a block of its own, so that a missing column does not keep the others as they are.
 #
-# modelctl_untag: deletes the tags of models that were deleted, so that a new model with the same id has
-# none. SECURITY DEFINER and the lookup of the table are as in modelctl_enqueue.
+# modelctl_untag: deletes the tags and the origins of models that were deleted, so that a new model with
+# the same id has none. SECURITY DEFINER and the lookup of the tables are as in modelctl_enqueue.
 # - EXECUTE, so that each statement is planned for its number of rows: an index for one, a hash for many.
-# - The collation is that of modelctl_tags: the application's column may have another one.
+# - The collation is that of our own tables: the application's column may have another one.
 FUNCTIONS = {
     "modelctl_enqueue": Function(
         """
@@ -252,27 +252,32 @@ FUNCTIONS = {
     "modelctl_untag": Function(
         """
     DECLARE
-        tags regclass := to_regclass((
+        place text := (
             SELECT pronamespace FROM pg_proc WHERE oid = (
                 SELECT tgfoid FROM pg_trigger WHERE tgrelid = TG_RELID AND tgname = TG_NAME
             )
-        )::regnamespace || '.modelctl_tags');
+        )::regnamespace || '.modelctl_';
+        part text;
+        owned regclass;
     BEGIN
-        IF tags IS NULL THEN
-            RETURN NULL;
-        ELSIF TG_OP = 'TRUNCATE' THEN
-            EXECUTE 'DELETE FROM ' || tags;
-        ELSE
-            EXECUTE 'DELETE FROM ' || tags || ' t USING old_rows o'
-                ' WHERE t.model_id = o.id COLLATE "default"';
-        END IF;
-        RETURN NULL;
-    EXCEPTION WHEN undefined_column THEN
+        FOREACH part IN ARRAY ARRAY['tags', 'origins'] LOOP
+            owned := to_regclass(place || part);
+            CONTINUE WHEN owned IS NULL;
+            BEGIN
+                IF TG_OP = 'TRUNCATE' THEN
+                    EXECUTE 'DELETE FROM ' || owned;
+                ELSE
+                    EXECUTE 'DELETE FROM ' || owned || ' r USING old_rows o'
+                        ' WHERE r.model_id = o.id COLLATE "default"';
+                END IF;
+            EXCEPTION WHEN undefined_column THEN
+            END;
+        END LOOP;
         RETURN NULL;
     END
     """,
         definer=True,
-        needs=((TAGS, "SELECT"), (TAGS, "DELETE")),
+        needs=tuple((table, right) for table in (TAGS, ORIGINS) for right in ("SELECT", "DELETE")),
     ),
 }
 
@@ -341,9 +346,15 @@ SQLITE = {
     "modelctl_delete": """AFTER DELETE ON models
     BEGIN DELETE FROM modelctl_cache; END""",
     "modelctl_untag": """AFTER DELETE ON models
-    BEGIN DELETE FROM modelctl_tags WHERE model_id = OLD.id; END""",
+    BEGIN
+        DELETE FROM modelctl_tags WHERE model_id = OLD.id;
+        DELETE FROM modelctl_origins WHERE model_id = OLD.id;
+    END""",
     "modelctl_untag_renamed": """AFTER UPDATE OF id ON models WHEN NEW.id IS NOT OLD.id
-    BEGIN DELETE FROM modelctl_tags WHERE model_id = OLD.id; END""",
+    BEGIN
+        DELETE FROM modelctl_tags WHERE model_id = OLD.id;
+        DELETE FROM modelctl_origins WHERE model_id = OLD.id;
+    END""",
     # As on PostgreSQL. The UPDATE inside does not name active, so the trigger does not fire itself.
     "modelctl_enabled": """AFTER UPDATE OF active ON models
     WHEN NEW.active IS 1 AND OLD.active IS NOT 1
