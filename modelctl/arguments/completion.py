@@ -70,6 +70,6 @@ def completes(*choices: str) -> Callable[[str], list[str]]:
 
 def complete_catalog_format(incomplete: str) -> list[str]:
     """Return the catalogue formats that begin with *incomplete*."""
-    from modelctl.catalog.formats import CatalogFormat
+    from modelctl.catalog_format import CatalogFormat
 
     return completes(*CatalogFormat)(incomplete)

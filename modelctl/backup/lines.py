@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from modelctl.errors import UsageError, clean
 from modelctl.health import scope_of
-from modelctl.model import FailureType, ModelStatus
+from modelctl.model import FailureType, ModelStatus, check_tags
 from modelctl.spool import KeyedSpool
 from modelctl.tables.ids import is_storable
-from modelctl.tables.tags import check_tags
 from modelctl.times import exact, in_utc
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from modelctl.catalog.formats import FORMATS, CatalogFormat, Format
+from modelctl.catalog.formats import FORMATS, Format
 from modelctl.catalog.marks import other_thing
+from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import UsageError, clean
 from modelctl.model import ID_LENGTH, check_id, storable
 

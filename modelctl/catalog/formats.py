@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import NamedTuple
 
 from modelctl.catalog.entries import (
@@ -20,27 +19,7 @@ from modelctl.catalog.entries import (
     price_list,
 )
 from modelctl.catalog.marks import has, is_openai, is_openrouter, is_own
-
-
-class CatalogFormat(StrEnum):
-    """The words of ``--format``."""
-
-    JSONL = "jsonl"
-    LITELLM = "litellm"
-    LITELLM_PROXY = "litellm-proxy"
-    OPENAI = "openai"
-    OPENROUTER = "openrouter"
-    ANTHROPIC = "anthropic"
-    GEMINI = "gemini"
-    COHERE = "cohere"
-    OLLAMA = "ollama"
-    LMSTUDIO = "lmstudio"
-    CLOUDFLARE = "cloudflare"
-    NEWAPI = "newapi"
-    BEDROCK = "bedrock"
-    FIREWORKS = "fireworks"
-    HUGGINGFACE = "huggingface"
-    PROVIDERS = "providers"
+from modelctl.catalog_format import CatalogFormat
 
 
 class Format(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.catalog.formats import CatalogFormat
 from modelctl.catalog.parse import Catalog, parse
 from modelctl.catalog.results import ImportResult
+from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import UsageError
 from modelctl.model import name_the_text
 

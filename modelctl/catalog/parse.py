@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from modelctl.catalog.convert import CatalogModel, model_of, name_of
 from modelctl.catalog.documents import error_in, more_pages, why_no_models
 from modelctl.catalog.entries import Entry
-from modelctl.catalog.formats import FORMATS, CatalogFormat
+from modelctl.catalog.formats import FORMATS
 from modelctl.catalog.read import KNOWN_FORMATS, RepeatedKeys, load
 from modelctl.catalog.results import Rejection
+from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import UsageError, clean
 from modelctl.model import numbered
 from modelctl.redact import redact

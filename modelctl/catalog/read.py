@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from modelctl.catalog.entries import Entry
-from modelctl.catalog.formats import CatalogFormat
+from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import UsageError, clean
 from modelctl.model import ID_LENGTH
 

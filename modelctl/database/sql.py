@@ -17,7 +17,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from modelctl.database.globs import Glob
+    from modelctl.globs import Glob
 
 # The same object for the same text, so that SQLAlchemy parses each statement once.
 text = functools.cache(sa.text)

@@ -9,7 +9,7 @@ from modelctl.database import bulk
 from modelctl.database.sql import text
 from modelctl.edits.results import EditedModel
 from modelctl.errors import RefusedError
-from modelctl.model import ModelStatus, numbered
+from modelctl.model import MOST_TAGS, ModelStatus, numbered
 from modelctl.models.events import NewEvent, differences, log
 from modelctl.models.status_changes import Selected
 from modelctl.spool import Spool
@@ -18,7 +18,7 @@ from modelctl.tables.columns import STATUS
 from modelctl.tables.ids import check_found, check_storable, quoted
 from modelctl.tables.odd_values import readable
 from modelctl.tables.selection import condition, parameters, selected_ids
-from modelctl.tables.tags import MOST_TAGS, set_tags, tags_of
+from modelctl.tables.tags import set_tags, tags_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import BinaryIO
 
-    from modelctl.catalog.formats import CatalogFormat
     from modelctl.catalog.results import ImportResult
+    from modelctl.catalog_format import CatalogFormat
     from modelctl.health import Outcome
     from modelctl.model import FailureType
     from modelctl.models.results import BatchResult, Changes, StatusChange

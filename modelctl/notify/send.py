@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from modelctl.outbound import command
 from modelctl.outbound.loop import complete
-from modelctl.outbound.post import (
+from modelctl.outbound.post import post
+from modelctl.outbound.retry import is_later, retry_after
+from modelctl.outbound.web import (
     BrokenConnectionError,
     NoConnectionError,
     PrivateAddressError,
     Web,
-    post,
     trusted_certificates,
 )
 from modelctl.redact import storable_reason
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
     from modelctl.config.notify import NotifyConfig
     from modelctl.outbound.post import Answer
 
-# Statuses that say "later": too slow, too early, too many. So do those of 500 and more.
-_LATER = (408, 425, 429)
-# A receiver is not asked again before it wants to be, but it cannot silence us for longer.
-_LONGEST_RETRY_AFTER = 3600.0
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 10.0
 
 
@@ -130,22 +125,8 @@ def _judge(answer: Answer) -> None:
         return
     if 300 <= status <= 399:
         raise NotDeliveredError(f"HTTP {status}: a redirect, refused", permanent=True)
-    permanent = 400 <= status <= 499 and status not in _LATER
     raise NotDeliveredError(
-        f"HTTP {status}", permanent=permanent, retry_after=_retry_after(answer.retry_after)
+        f"HTTP {status}",
+        permanent=not is_later(status),
+        retry_after=retry_after(answer.retry_after),
     )
-
-
-def _retry_after(header: str | None) -> float:
-    """Return the seconds that a Retry-After header asks for; it has seconds, or a date."""
-    if header is None:
-        return 0.0
-    if header.isascii() and header.isdigit():
-        seconds = float(header[:9])
-    else:
-        try:
-            date = parsedate_to_datetime(header)
-            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError):
-            return 0.0
-    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from modelctl.errors import UsageError
-from modelctl.model import ModelStatus, storable
+from modelctl.model import ModelStatus, check_tags, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,9 +57,8 @@ def selection(value: Selection) -> Selection:
     """Return a selection whose values are as the database has them."""
     from dataclasses import replace
 
-    from modelctl.database.globs import parse
+    from modelctl.globs import parse
     from modelctl.tables.selection import Selection
-    from modelctl.tables.tags import check_tags
 
     if not isinstance(value, Selection):
         raise UsageError(f"a selection is a Selection, not {type(value).__name__}")
@@ -84,8 +83,6 @@ def tags_to_change(
     add: str | Sequence[str], remove: str | Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return tags to add and to remove, as they are stored."""
-    from modelctl.tables.tags import check_tags
-
     to_add, to_remove = (check_tags([t] if isinstance(t, str) else t) for t in (add, remove))
     if both := {*to_add} & {*to_remove}:
         raise UsageError(f"the tag '{min(both)}' is both to be added and to be removed")

@@ -24,6 +24,10 @@ class CannotRunError(Exception):
     """The command was not run; the message says why."""
 
 
+class TooMuchOutputError(Exception):
+    """The command wrote more than it may."""
+
+
 class Ended(NamedTuple):
     """How a command ended: its exit code (negative: a signal), and the last line of its stderr."""
 
@@ -40,13 +44,22 @@ class Ended(NamedTuple):
         return f"{how}: {self.last_line}" if self.last_line else how
 
 
-async def run(words: Sequence[str], environment: Mapping[str, str], content: bytes = b"") -> Ended:
+async def run(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    content: bytes = b"",
+    *,
+    output: IO[bytes] | None = None,
+    largest: int = 0,
+) -> Ended:
     """Run the command, with *environment* added to ours and *content* on its stdin.
 
-    Its process group ends with it, and with the task that waits for it.
+    Its process group ends with it, and with the task that waits for it. *output*: a file that gets
+    its stdout, of at most *largest* bytes.
 
     Raises:
         CannotRunError: the program cannot be started.
+        TooMuchOutputError: it wrote more than *largest* bytes, and was killed.
     """
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # every exit code would look like 0
         raise CannotRunError("SIGCHLD is ignored, so exit codes are lost")
@@ -60,7 +73,7 @@ async def run(words: Sequence[str], environment: Mapping[str, str], content: byt
                 bufsize=0,
                 env=os.environ | environment,
                 stdin=stdin,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if output is None else output,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
@@ -70,10 +83,10 @@ async def run(words: Sequence[str], environment: Mapping[str, str], content: byt
         ) from None
     except OSError as exc:
         raise CannotRunError(f"cannot run {words[0]}: {exc.strerror}") from None
-    return await _watch(child)
+    return await _watch(child, output, largest)
 
 
-async def _watch(child: subprocess.Popen[bytes]) -> Ended:
+async def _watch(child: subprocess.Popen[bytes], output: IO[bytes] | None, largest: int) -> Ended:
     """Wait until *child* ends; kill its process group then, or if we are cancelled.
 
     asyncio's subprocesses are no help: they wait for every process that inherited stderr.
@@ -86,6 +99,7 @@ async def _watch(child: subprocess.Popen[bytes]) -> Ended:
             while child.poll() is None:
                 await asyncio.sleep(_POLL_SECONDS)
                 tail = (tail + (pipe.read(_LARGEST_TAIL) or b""))[-_LARGEST_TAIL:]
+                _check_size(output, largest)
         finally:
             _kill(child.pid)
             _running.discard(child.pid)
@@ -93,10 +107,16 @@ async def _watch(child: subprocess.Popen[bytes]) -> Ended:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(1)
         tail += pipe.read(_LARGEST_TAIL) or b""
+    _check_size(output, largest)
     if len(tail) >= _LARGEST_TAIL:  # its first line is cut, and could show half of a key
         tail = tail[-_LARGEST_TAIL:].partition(b"\n")[2]
     lines = tail.decode(errors="replace").strip().splitlines()
     return Ended(child.returncode, lines[-1] if lines else "")
+
+
+def _check_size(output: IO[bytes] | None, largest: int) -> None:
+    if output is not None and os.fstat(output.fileno()).st_size > largest:
+        raise TooMuchOutputError
 
 
 def kill_all() -> None:

@@ -16,7 +16,7 @@ from modelctl.config.secrets import read_secret
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.model import FailureType
 from modelctl.outbound import command
-from modelctl.outbound.post import Web, trusted_certificates
+from modelctl.outbound.web import Web, trusted_certificates
 from modelctl.probe.http import Request
 from modelctl.probe.judge import REASON_LENGTH
 from modelctl.probe.results import Failure, ProbeResult

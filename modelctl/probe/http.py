@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from modelctl.model import FailureType
-from modelctl.outbound.post import (
-    BrokenConnectionError,
-    NoConnectionError,
-    PrivateAddressError,
-    is_too_large,
-    post,
-)
+from modelctl.outbound.post import is_too_large, post
+from modelctl.outbound.web import BrokenConnectionError, NoConnectionError, PrivateAddressError
 from modelctl.probe.judge import has_answered, judge
 from modelctl.probe.results import Failure
 
 if TYPE_CHECKING:
     from modelctl.config.probes import ProbeConfig
-    from modelctl.outbound.post import Web
+    from modelctl.outbound.web import Web
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def condition(database: Database, selection: Selection) -> str:
 
 def parameters(sql: Sql, selection: Selection) -> dict[str, Any]:
     """Return the parameters of `condition`."""
-    from modelctl.database.globs import parse
+    from modelctl.globs import parse
 
     matching = None if selection.match is None else sql.pattern(parse(selection.match))
     tags = [selection.tag] if isinstance(selection.tag, str) else selection.tag

@@ -1,13 +1,11 @@
-"""The tags of models: which texts can be tags, and how they are stored, read and looked for."""
+"""The tags of models: how they are stored, read and looked for; `model` says which texts can be tags."""
 
 from __future__ import annotations
 
 import json
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from modelctl.database.sql import text
-from modelctl.errors import CONTROLS, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,47 +14,7 @@ if TYPE_CHECKING:
 
     from modelctl.database.database import Database
 
-TAG_LENGTH = 100
-MOST_TAGS = 50  # of one model
-
 _STORED = {"model_id": "text", "tags": "text[]"}
-
-
-def check_tag(tag: object) -> str:
-    """Return *tag* as it is stored, in Unicode's normal form C.
-
-    Raises:
-        UsageError: it is not a string of 1-100 characters, or it has control characters, commas, or
-            blanks at its ends.
-    """
-    if not isinstance(tag, str):
-        raise UsageError(f"a tag is text, not {type(tag).__name__}")
-    tag = unicodedata.normalize("NFC", tag)
-    if not tag:
-        raise UsageError("a tag has at least one character")
-    if len(tag) > TAG_LENGTH:
-        raise UsageError(f"a tag has at most {TAG_LENGTH} characters, this one has {len(tag)}")
-    if CONTROLS.search(tag):
-        raise UsageError(f"a tag has no control characters: {tag}")
-    if "," in tag:
-        raise UsageError(f"a tag has no commas: {tag}", hint="give --tag several times")
-    if tag != tag.strip():
-        raise UsageError(f"a tag has no blanks at its ends: '{tag}'")
-    return tag
-
-
-def check_tags(tags: Iterable[object]) -> tuple[str, ...]:
-    """Return tags as they are stored: each once, sorted by code points.
-
-    Raises:
-        UsageError: one of them is not a tag, or there are more than 50.
-    """
-    if isinstance(tags, str) or not hasattr(tags, "__iter__"):
-        raise UsageError(f"tags are a list of texts, not {tags!r}")
-    checked = tuple(sorted({check_tag(tag) for tag in tags}))
-    if len(checked) > MOST_TAGS:
-        raise UsageError(f"a model has at most {MOST_TAGS} tags, not {len(checked)}")
-    return checked
 
 
 def read_tags(stored: Any) -> tuple[str, ...] | None:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelctl.catalog.convert import CatalogModel
-from modelctl.catalog.formats import CatalogFormat
 from modelctl.catalog.parse import parse
 from modelctl.catalog.read import LARGEST_VALUE
 from modelctl.catalog.results import Rejection
+from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import UsageError
 from modelctl.model import check_id
 from tests import ROOT

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from modelctl import Fleet, UsageError
-from modelctl.catalog.formats import FORMATS, CatalogFormat
+from modelctl.catalog.formats import FORMATS
 from modelctl.catalog.parse import Catalog, parse
+from modelctl.catalog_format import CatalogFormat
 from tests import fleets
 from tests.catalog.texts import rows, text
 from tests.commands import Cli, commands

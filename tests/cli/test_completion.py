@@ -9,7 +9,7 @@ from pathlib import Path
 import pexpect  # type: ignore[import-untyped]
 import pytest
 
-from modelctl.catalog.formats import CatalogFormat
+from modelctl.catalog_format import CatalogFormat
 from modelctl.model import FailureType, ModelStatus
 from modelctl.models.reads import SORT_KEYS
 from tests.commands import PROGRAM, SECONDS, Cli, add, make_fleet, run, sql

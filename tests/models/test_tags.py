@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelctl import Fleet, Selection, UsageError
-from modelctl.tables.tags import check_tag, check_tags, read_tags, set_tags
+from modelctl.model import check_tag, check_tags
+from modelctl.tables.tags import read_tags, set_tags
 from tests import fleets
 from tests.fleets import is_sqlite, seed, sql
 

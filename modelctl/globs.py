@@ -1,8 +1,10 @@
-"""Patterns such as ``gpt-4*``, translated for each database: of a whole text, case-sensitive."""
+"""Patterns such as ``gpt-4*``, for each database and for Python: of a whole text, case-sensitive."""
 
 from __future__ import annotations
 
+import re
 import string
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from modelctl.errors import UsageError
@@ -26,6 +28,15 @@ class Glob(NamedTuple):
     def for_postgresql(self) -> str:
         """Return the regular expression."""
         return f"^{''.join(map(_regex, self.parts))}$"
+
+    def for_python(self) -> str:
+        """Return the regular expression, for `re.DOTALL`; its time grows no faster than the text."""
+        first, *others = "".join(map(_regex, self.parts)).split(".*")
+        if not others:
+            return first
+        # Each star takes as little as it can, for good: then nothing is tried twice.
+        *middle, last = others
+        return f"{first}{''.join(f'(?>.*?{text})' for text in middle)}.*{last}"
 
     def for_sqlite(self) -> str:
         """Return the pattern of GLOB."""
@@ -56,6 +67,12 @@ def parse(pattern: str) -> Glob:
         else:
             parts.append(char)
     return Glob(tuple(parts))
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that says whether a text matches one of *patterns*; raises as `parse` does."""
+    compiled = [re.compile(parse(pattern).for_python(), re.DOTALL) for pattern in patterns]
+    return lambda text: any(pattern.fullmatch(text) for pattern in compiled)
 
 
 def _parse_set(pattern: str, start: int) -> tuple[_Set, int]:

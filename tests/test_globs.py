@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from modelctl import Fleet, UsageError
-from modelctl.database.globs import parse
+from modelctl.globs import matcher, parse
 
 # Characters that have a meaning in a pattern, in a regular expression or in SQL, and some others.
 TEXTS = st.text("ab-Z9*?[]!^\\.$+(){}|%_:'\"é☃ \n", max_size=8)
@@ -42,6 +42,7 @@ def test_patterns_mean_what_they_do_in_python(fleet: Fleet, text: str, pattern: 
     except UsageError:
         assume(False)
     assert matches(fleet, text, pattern) == fnmatchcase(text, pattern)
+    assert matcher(["x", pattern])(text) == (text == "x" or fnmatchcase(text, pattern))
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,14 @@ def test_examples(fleet: Fleet, pattern: str, matching: str, other: str) -> None
     """A pattern is matched against the whole id, and case counts."""
     assert matches(fleet, matching, pattern)
     assert not matches(fleet, other, pattern)
+    assert [*map(matcher([pattern]), (matching, other))] == [True, False]
 
 
 def test_a_pattern_with_many_stars_ends_soon(fleet: Fleet) -> None:
-    """No pattern that is accepted keeps the database busy."""
+    """No pattern that is accepted keeps the database, or this process, busy."""
     assert not matches(fleet, "a" * 200, "*a" * 249 + "b")
+    assert not matcher(["*a" * 249 + "b"])("a" * 200)
+    assert not matcher([])("a")
 
 
 @pytest.mark.parametrize("pattern", ["[", "gpt[", "[!", "[]", "[z-a]", "a" * 501])
