@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelctl.cli.main import program
-from tools.markdown import made_from, rows, said, wrapped
+from tools.markdown import HERE, made_from, rows, said, with_parts, wrapped
 
 BY_HAND = Path(__file__).parent / "by_hand" / "commands.md"
 # An option that is the same in so many commands is described once.
@@ -24,19 +24,11 @@ def page() -> str:
     """Return the whole page."""
     commands = _commands()
     shared = _shared(commands)
-    beginning, *parts = re.split(r"^## (?=modelctl )", BY_HAND.read_text(), flags=re.MULTILINE)
-    by_hand = dict(part.split("\n", 1) for part in parts)
-    sections = []
-    for name, command in commands.items():
-        text = by_hand.pop(name, "").strip("\n")
-        sections.append(_section(name, command, shared) + (f"\n{text}\n" if text else ""))
-    if by_hand:
-        raise SystemExit(f"{BY_HAND}: no such command: {', '.join(by_hand)}")
-    beginning = beginning.replace("{every command}", _summaries(commands))
-    beginning = beginning.replace("{options of many commands}", _options(shared.values()))
-    return f"{made_from('the program and tools/by_hand/commands.md')}\n{beginning.strip()}\n\n" + (
-        "\n".join(sections)
-    )
+    sections = {name: _section(name, command, shared) for name, command in commands.items()}
+    text = with_parts(BY_HAND, sections)
+    text = text.replace("{every command}", _summaries(commands))
+    text = text.replace("{options of many commands}", _options(shared.values()))
+    return made_from("the program and tools/by_hand/commands.md") + text
 
 
 def _commands() -> dict[str, Any]:
@@ -85,7 +77,7 @@ def _section(name: str, command: Any, shared: Mapping[tuple[str, str], Any]) -> 
     options = [p for p in command.params if _is_option(p)]
     own = [option for option in options if _same(option) not in shared]
     words = [name, *(["[OPTIONS]"] if options else []), *map(_metavar, arguments)]
-    lines = [f"## {name}", f"    {' '.join(words)}"]
+    lines = [f"    {' '.join(words)}"]
     lines += [wrapped(said(paragraph)) for paragraph in _paragraphs(command)]
     table = [(f"`{_metavar(a)}`", said(a.help or "")) for a in arguments]
     if table or own:
@@ -95,7 +87,7 @@ def _section(name: str, command: Any, shared: Mapping[tuple[str, str], Any]) -> 
         lines.append(
             wrapped(f"{as_well} these [options of many commands](#options): {', '.join(many)}.")
         )
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join([*lines, HERE])
 
 
 def _metavar(argument: Any) -> str:

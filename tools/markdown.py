@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+# Where the part by hand stands in a section.
+HERE = "{by hand}\n"
 # What GitHub would not print as it is.
 _SPECIAL = re.compile(r"([*<|])")
 # What is code in a sentence of the help: an option, a key of the configuration, a section, a variable.
@@ -20,6 +23,22 @@ def made_from(sources: str) -> str:
     return (
         f"<!-- Made from {sources} by `python -m tools.pages`: change those, not this page. -->\n"
     )
+
+
+def with_parts(by_hand: Path, sections: Mapping[str, str]) -> str:
+    """Return the text of a page: the beginning of *by_hand*, then each section below its heading.
+
+    What *by_hand* has below the same heading takes the place of `HERE` in the section.
+    """
+    beginning, *parts = re.split(r"^## (?=\[|modelctl )", by_hand.read_text(), flags=re.MULTILINE)
+    texts = {heading: text for heading, _, text in (part.partition("\n") for part in parts)}
+    if unknown := {*texts} - {*sections}:
+        raise SystemExit(f"{by_hand}: the program has no {', '.join(sorted(unknown))}")
+    blocks = [beginning.strip()]
+    for heading, section in sections.items():
+        text = texts.get(heading, "").strip("\n")
+        blocks += [f"## {heading}", section.replace(HERE, f"{text}\n" if text else "").strip("\n")]
+    return "\n" + "\n\n".join(blocks) + "\n"
 
 
 def said(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools import commands_page
+from tools import commands_page, config_page, python_page
 
 ROOT = Path(__file__).parent.parent
 REMAKE = "python -m tools.pages"
@@ -15,7 +15,11 @@ REMAKE = "python -m tools.pages"
 
 def made() -> dict[str, str]:
     """Return each page by its path."""
-    return {"docs/commands.md": commands_page.page()}
+    return {
+        "docs/commands.md": commands_page.page(),
+        "docs/config.md": config_page.page(),
+        "docs/python.md": python_page.page(),
+    }
 
 
 def differing() -> list[str]:

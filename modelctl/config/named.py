@@ -1,13 +1,13 @@
 """Sections that are in a file alone; those that may occur several times, such as ``[probe.NAME]``.
 
-Such a section is a dataclass, whose first field is the name and whose other fields are the keys
-with their defaults, and a function that checks it. A new one also needs its word in
+Such a section is a dataclass, whose first field is the name and whose other fields are the keys,
+made by `described`, and a function that checks it. A new one also needs its word in
 `sections.NAMED_SECTIONS`, a field of `Config`, and a line in `Config.load`.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelctl.config.keys import read_value
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+
+
+def described(default: T, about: str, *, secret: bool = False) -> T:
+    """Describe a key, as the value of a dataclass field; *about*: one line for docs/config.md."""
+    return field(default=default, repr=not secret, metadata={"help": about})
 
 
 def read_named_sections(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelctl.config.named import read_section
+from modelctl.config.named import described, read_section
 from modelctl.config.secrets import read_secret
 from modelctl.config.web import check_program, check_web_url
 from modelctl.errors import InvalidConfigError, UsageError, clean
@@ -29,17 +29,20 @@ class NotifyConfig:
     active, and when they are as many again; 0: never. *timeout*: of one try.
     """
 
-    url: str = field(default="", repr=False)
-    url_env: str = ""
-    url_file: str = ""
-    token_env: str = ""
-    token_file: str = ""
-    command: tuple[str, ...] = ()
-    events: tuple[str, ...] = ("auto-disabled", "incident", "would-disable", "recovered")
-    min_active: int = 0
-    timeout: float = 10.0
-    allow_http: bool = False
-    allow_private: bool = False
+    url: str = described("", "the URL of a webhook", secret=True)
+    url_env: str = described("", "the variable that holds the URL")
+    url_file: str = described("", "the file that holds the URL")
+    token_env: str = described("", "the variable that holds a token: Authorization: Bearer")
+    token_file: str = described("", "the file that holds a token")
+    command: tuple[str, ...] = described((), "a program that reads the message, JSON, from stdin")
+    events: tuple[str, ...] = described(
+        ("auto-disabled", "incident", "would-disable", "recovered"),
+        "which events of the history, and ejected: a model that waits for a person",
+    )
+    min_active: int = described(0, "also tell when fewer models are active, and when no more")
+    timeout: float = described(10.0, "for one try, 0.1s to 1m")
+    allow_http: bool = described(False, "plain http, which sends the token unencrypted")
+    allow_private: bool = described(False, "localhost and private networks")
 
     def address(self) -> str:
         """Return the URL, which may be a secret; "" if the receiver is a command.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelctl.config.named import read_named_sections
+from modelctl.config.named import described, read_named_sections
 from modelctl.config.web import check_program, check_web_url
 from modelctl.errors import UsageError
 
@@ -52,17 +52,19 @@ class ProbeConfig:
     """
 
     provider: str
-    url: str = ""
-    key_env: str = ""
-    key_file: str = ""
-    command: tuple[str, ...] = ()
-    model: str = "{name}"
-    max_tokens: int = 16
-    max_tokens_field: str = "max_tokens"
-    stream: bool = False
-    timeout: float = 10.0
-    allow_http: bool = False
-    allow_private: bool = False
+    url: str = described("", "an OpenAI-compatible endpoint: {url}/chat/completions is asked")
+    key_env: str = described("", "the variable that holds the key")
+    key_file: str = described("", "the file that holds the key")
+    command: tuple[str, ...] = described((), "instead of url: a program; exit 0 is healthy")
+    model: str = described(
+        "{name}", "the model to ask for; {id}: the whole id; {name}: without the provider"
+    )
+    max_tokens: int = described(16, "the maximum length of the answer; 0: no limit is sent")
+    max_tokens_field: str = described("max_tokens", "or max_completion_tokens")
+    stream: bool = described(False, "ask for an event stream")
+    timeout: float = described(10.0, "for one model, 0.1s to 10m")
+    allow_http: bool = described(False, "plain http, which sends the key unencrypted")
+    allow_private: bool = described(False, "localhost and private networks")
 
 
 def read_probes(file: Path | None, tables: Mapping[str, Any]) -> dict[str, ProbeConfig]:
