@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,23 @@ for _name in [name for name in os.environ if name.startswith(("MODELCTL_", "PG")
 # The tests' own connections find the tables of modelctl without their schema. The product does not:
 # it names the schema, and gives libpq options of its own, so that it does not see these.
 os.environ["PGOPTIONS"] = "-c search_path=public,modelctl"
+
+_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes the folders in it
+_NEEDED_BYTES = 4 << 30
+
+
+def _use_memory_for_files() -> None:
+    """Put servers and temporary files into memory where there is room: a third of the time less."""
+    try:
+        room = os.statvfs(_MEMORY)
+    except OSError:
+        return
+    is_large = room.f_bavail * room.f_frsize >= _NEEDED_BYTES
+    if "TMPDIR" not in os.environ and is_large and not room.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = tempfile.tempdir = _MEMORY
+
+
+_use_memory_for_files()
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -67,7 +85,8 @@ def clean_environment(
 
 
 def _home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    home = tmp_path_factory.mktemp("home")
+    # Not its mktemp, which reads the names of all folders before it makes one.
+    home = Path(tempfile.mkdtemp(prefix="home", dir=tmp_path_factory.getbasetemp()))
     return {
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),

@@ -397,7 +397,8 @@ class Postgres(Server):
         """Make a database, empty or as a copy of another, and return its name."""
         name = f"test_{next(self._names)}"
         source = f' TEMPLATE "{template}"' if template else ""
-        self.execute(f'CREATE DATABASE "{name}"{source}')
+        # Half the time of the default, WAL_LOG, for small databases whose files are in memory.
+        self.execute(f'CREATE DATABASE "{name}"{source} STRATEGY file_copy')
         return name
 
     def drop_database(self, name: str) -> None:
