@@ -1,4 +1,6 @@
-"""The tests of modelctl: a folder for each of its wings, and `faults` for whole scenarios.
+"""The tests of modelctl: a folder for each of its wings.
+
+Besides, `faults` has whole scenarios, and `packaging` checks what is published (a long run).
 
 Shared by all of them:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -81,6 +82,42 @@ def config_show(ctx: typer.Context, output: Output = None) -> None:
     config = ctx.obj.load_config()
     file = str(config.file) if config.file else None
     print_view(ctx, settings_view(settings(config), file), output)
+
+
+def config_example(
+    cron: Annotated[bool, typer.Option("--cron", help="Print a crontab instead.")] = False,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Print the units for systemd instead.")
+    ] = False,
+    unit: Annotated[
+        str | None,
+        typer.Argument(metavar="[UNIT]", help="With --systemd: print only this unit."),
+    ] = None,
+) -> None:
+    """Print a configuration file with every key, its default and its environment variable."""
+    if cron and systemd:
+        raise UsageError("--cron and --systemd are two examples", hint="ask for one of them")
+    if unit and not systemd:
+        raise UsageError(f"unexpected argument: {unit}", hint="a unit is named after --systemd")
+    package = Path(__file__).parent.parent
+    data = package / "data"  # the wheel has copies; in a checkout they are beside the package
+    root = data if data.is_dir() else package.parent
+    if systemd:
+        streams.write([_units(root / "examples" / "systemd", unit)])
+    else:
+        name = "examples/crontab" if cron else "config.example.toml"
+        streams.write([(root / name).read_text(encoding="utf-8")])
+
+
+def _units(folder: Path, wanted: str | None) -> str:
+    """Return one unit, or all of them, each below its name as `systemctl cat` prints them."""
+    units = {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.iterdir())}
+    if wanted is None:
+        shown = [f"# /etc/systemd/system/{name}\n{text}" for name, text in units.items()]
+        return "\n".join(shown)
+    if wanted not in units:
+        raise UsageError(f"there is no unit '{wanted}'", hint=f"one of: {', '.join(units)}")
+    return units[wanted]
 
 
 def doctor(

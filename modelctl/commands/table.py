@@ -66,7 +66,10 @@ COMMANDS: dict[str, str | CommandGroup] = {
         },
     ),
     "config": CommandGroup(
-        "Look at the configuration.",
-        {"show": "admin.installation:config_show"},
+        "Look at the configuration; print examples.",
+        {
+            "show": "admin.installation:config_show",
+            "example": "admin.installation:config_example",
+        },
     ),
 }

@@ -71,7 +71,7 @@ def read_file(
 def _parse(file: Path, data: bytes) -> dict[str, Any]:
     import tomllib
 
-    hint = "correct the file; config.example.toml shows every key"
+    hint = "correct the file; modelctl config example prints every key"
     if len(data) > _LARGEST_FILE:
         raise InvalidConfigError(f"{file} is too large for a configuration", hint=hint)
     try:

@@ -64,4 +64,6 @@ def guards(facts: Facts) -> Finding:
         "expect_every": rule.expect_every > 0,
     }
     off = ", ".join(name for name, on in configured.items() if not on)
-    return well(f"off: {off}; config.example.toml has recommended values" if off else "all are on")
+    return well(
+        f"off: {off}; modelctl config example has recommended values" if off else "all are on"
+    )

@@ -34,7 +34,7 @@ class NotifyCommands(OpenedFleet):
         arguments.seconds(patience, "a patience")
         config = self.config.notify
         if config is None:
-            hint = "see [notify] in config.example.toml"
+            hint = "see [notify] in: modelctl config example"
             raise InvalidConfigError("no receiver of notifications is configured", hint=hint)
         run = NotifyRun(
             self._store.database,

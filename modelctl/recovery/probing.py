@@ -35,7 +35,7 @@ _FAILED = {"id": "text", "failure_type": "text", "reason": "text"}
 def configured(config: Config) -> Mapping[str, ProbeConfig]:
     """Return the probes by provider; raises `InvalidConfigError` if there is none."""
     if not config.probes:
-        hint = "see [probe.NAME] in config.example.toml"
+        hint = "see [probe.NAME] in: modelctl config example"
         raise InvalidConfigError("no probe is configured", hint=hint)
     return config.probes
 
@@ -80,7 +80,7 @@ class Prober:
             if provider not in self.probes:
                 raise InvalidConfigError(
                     f"no probe is configured for '{provider}', the provider of '{model_id}'",
-                    hint="see [probe.NAME] in config.example.toml",
+                    hint="see [probe.NAME] in: modelctl config example",
                 )
         return [(model_id, provider) for model_id, provider, _ in models]
 
@@ -97,7 +97,7 @@ class Prober:
             providers = sorted({provider for _, provider in found})
             raise InvalidConfigError(
                 f"no probe is configured for {quoted(providers)}",
-                hint="see [probe.NAME] in config.example.toml",
+                hint="see [probe.NAME] in: modelctl config example",
             )
         if others := len(found) - len(models):
             self._warn(f"{numbered(others)} not asked: no probe is configured for their providers")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests import ROOT
-from tests.commands import Cli
+from tests.commands import Cli, Result
 
 UNITS = sorted((ROOT / "examples" / "systemd").iterdir())
 INSTALLED = "/opt/modelctl/bin/modelctl"
@@ -55,6 +55,21 @@ def test_the_command_of_every_example_is_silent_when_all_is_well(
     subprocess.run([PROGRAM, "add", "m"], env=environment, check=True, capture_output=True)
     done = subprocess.run(words, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_program_prints_the_examples(cli: Cli) -> None:
+    """`config example` prints the files of the repository as they are."""
+    result = cli("config", "example")
+    assert result == Result(0, (ROOT / "config.example.toml").read_text(), "")
+    assert cli("config", "example", "--cron").out == (ROOT / "examples" / "crontab").read_text()
+    every = cli("config", "example", "--systemd").out
+    for unit in UNITS:
+        printed = cli("config", "example", "--systemd", unit.name)
+        assert printed == Result(0, unit.read_text(), "")
+        assert f"# /etc/systemd/system/{unit.name}\n{printed.out}" in every
+    cli("config", "example", "--systemd", "x.service").failed(2, "x.service", "modelctl.service")
+    cli("config", "example", "modelctl.service").failed(2, "--systemd")
+    cli("config", "example", "--systemd", "--cron").failed(2, "ask for one")
 
 
 def test_the_drain_service_runs_a_command_that_exists() -> None:

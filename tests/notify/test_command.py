@@ -148,7 +148,7 @@ def test_a_file_that_others_can_write(cli: Cli, file: Path) -> None:
 
 def test_without_a_section(cli: Cli) -> None:
     """Without [notify] there is nobody to tell."""
-    cli("notify").failed(3, "no receiver of notifications", "config.example.toml")
+    cli("notify").failed(3, "no receiver of notifications", "config example")
 
 
 def test_what_makes_no_sense_with_follow(call: Cli) -> None:
