@@ -22,16 +22,18 @@ _MANY = 5
 
 def page() -> str:
     """Return the whole page."""
-    commands = _commands()
-    shared = _shared(commands)
-    sections = {name: _section(name, command, shared) for name, command in commands.items()}
+    every = commands()
+    shared = _shared(every)
+    sections = {name: _section(name, command, shared) for name, command in every.items()}
     text = with_parts(BY_HAND, sections)
-    text = text.replace("{every command}", _summaries(commands))
+    text = text.replace("{every command}", _summaries(every))
     text = text.replace("{options of many commands}", _options(shared.values()))
     return made_from("the program and tools/by_hand/commands.md") + text
 
 
-def _commands() -> dict[str, Any]:
+def commands() -> dict[str, Any]:
+    """Return every command by its words."""
+
     def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         for name in group.list_commands(None):
             command = group.get_command(None, name)
@@ -43,7 +45,8 @@ def _commands() -> dict[str, Any]:
     return dict(walk(program(), ("modelctl",)))
 
 
-def _is_option(parameter: Any) -> bool:
+def is_option(parameter: Any) -> bool:
+    """Whether it is an option; else it is an argument."""
     return bool(parameter.param_type_name == "option")
 
 
@@ -53,7 +56,7 @@ def _same(option: Any) -> tuple[str, str]:
 
 def _shared(commands: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
     """Return the options that many commands have, in the order in which they appear."""
-    options = [p for command in commands.values() for p in command.params if _is_option(p)]
+    options = [p for command in commands.values() for p in command.params if is_option(p)]
     number = Counter(map(_same, options))
     return {_same(option): option for option in options if number[_same(option)] >= _MANY}
 
@@ -62,24 +65,25 @@ def _summaries(commands: Mapping[str, Any]) -> str:
     return rows(
         ("command", "what it does"),
         [
-            (f"[`{name}`](#{name.replace(' ', '-')})", said(_paragraphs(command)[0]))
+            (f"[`{name}`](#{name.replace(' ', '-')})", said(paragraphs(command)[0]))
             for name, command in commands.items()
         ],
     )
 
 
-def _paragraphs(command: Any) -> list[str]:
+def paragraphs(command: Any) -> list[str]:
+    """Return the paragraphs of the help of a command."""
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", command.help.strip())]
 
 
 def _section(name: str, command: Any, shared: Mapping[tuple[str, str], Any]) -> str:
-    arguments = [p for p in command.params if not _is_option(p)]
-    options = [p for p in command.params if _is_option(p)]
+    arguments = [p for p in command.params if not is_option(p)]
+    options = [p for p in command.params if is_option(p)]
     own = [option for option in options if _same(option) not in shared]
-    words = [name, *(["[OPTIONS]"] if options else []), *map(_metavar, arguments)]
+    words = [name, *(["[OPTIONS]"] if options else []), *map(metavar, arguments)]
     lines = [f"    {' '.join(words)}"]
-    lines += [wrapped(said(paragraph)) for paragraph in _paragraphs(command)]
-    table = [(f"`{_metavar(a)}`", said(a.help or "")) for a in arguments]
+    lines += [wrapped(said(paragraph)) for paragraph in paragraphs(command)]
+    table = [(f"`{metavar(a)}`", said(a.help or "")) for a in arguments]
     if table or own:
         lines.append(_options(own, table))
     if many := [f"`{option.opts[-1]}`" for option in options if _same(option) in shared]:
@@ -90,7 +94,8 @@ def _section(name: str, command: Any, shared: Mapping[tuple[str, str], Any]) -> 
     return "\n\n".join([*lines, HERE])
 
 
-def _metavar(argument: Any) -> str:
+def metavar(argument: Any) -> str:
+    """Return how the help names an argument."""
     return str(argument.metavar or argument.name.upper())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools import commands_page, config_page, python_page
+from tools import commands_page, config_page, man_page, python_page
 
 ROOT = Path(__file__).parent.parent
 REMAKE = "python -m tools.pages"
@@ -18,6 +18,7 @@ def made() -> dict[str, str]:
     return {
         "docs/commands.md": commands_page.page(),
         "docs/config.md": config_page.page(),
+        "docs/modelctl.1": man_page.page(),
         "docs/python.md": python_page.page(),
     }
 

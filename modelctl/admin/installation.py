@@ -1,7 +1,8 @@
-"""The commands of the installation: db, config, doctor."""
+"""The commands of the installation: db, config, completion, doctor."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,6 +108,28 @@ def config_example(
     else:
         name = "examples/crontab" if cron else "config.example.toml"
         streams.write([(root / name).read_text(encoding="utf-8")])
+
+
+class Shell(StrEnum):
+    """The shells for which there is a completion."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> None:
+    """Print the script that completes commands, options and ids in a shell.
+
+    In bash: source <(modelctl completion bash). In zsh, after compinit: source <(modelctl completion
+    zsh). In fish: modelctl completion fish | source. These lines belong into ~/.bashrc, ~/.zshrc,
+    ~/.config/fish/config.fish.
+    """
+    from modelctl.arguments.completion import script
+
+    streams.write([script(shell), "\n"])
 
 
 def _units(folder: Path, wanted: str | None) -> str:

@@ -21,6 +21,15 @@ BEFORE_COLON = "_MODELCTL_COMPLETE_BEFORE"
 _SAFE_NAME = re.compile("[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*")
 
 
+def script(shell: str) -> str:
+    """Return the script that makes a shell ask the program for completions."""
+    from typer._completion_shared import get_completion_script
+
+    return get_completion_script(
+        prog_name="modelctl", complete_var="_MODELCTL_COMPLETE", shell=shell
+    )
+
+
 def complete_id(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids that begin with *incomplete*; none if the database cannot be asked."""
     return _ask_fleet(ctx, incomplete, lambda fleet, start: fleet.complete(start))

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from modelctl import streams
-from modelctl.arguments.completion import BEFORE_COLON
+from modelctl.arguments.completion import BEFORE_COLON, script
 from modelctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def answer_completion_option(arguments: Sequence[str]) -> bool:
     option, _, shell = " ".join(arguments).replace("=", " ").partition(" ")
     if option not in ("--show-completion", "--install-completion") or not shell:
         return False
-    from typer._completion_shared import Shells, get_completion_script, install
+    from typer._completion_shared import Shells, install
 
     known = [str(kind.value) for kind in Shells]
     if shell not in known:
@@ -62,8 +62,5 @@ def answer_completion_option(arguments: Sequence[str]) -> bool:
         _, path = install(shell=shell, prog_name="modelctl")
         streams.say(f"{shell} completion installed in {path}; it works in new shells")
         return True
-    script = get_completion_script(
-        prog_name="modelctl", complete_var="_MODELCTL_COMPLETE", shell=shell
-    )
-    streams.write([script, "\n"])
+    streams.write([script(shell), "\n"])
     return True

@@ -72,4 +72,5 @@ COMMANDS: dict[str, str | CommandGroup] = {
             "example": "admin.installation:config_example",
         },
     ),
+    "completion": "admin.installation:completion",
 }

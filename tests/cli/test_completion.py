@@ -80,7 +80,7 @@ def test_in_a_real_bash(tmp_path: Path, typed: str, line: str) -> None:
     )
     with bash:
         bash.expect_exact("READY ")
-        bash.sendline(f"modelctl --show-completion bash > {tmp_path}/it; . {tmp_path}/it")
+        bash.sendline("source <(modelctl completion bash)")
         bash.expect_exact("READY ")
         # A key that writes the line as it is then into a file.
         bash.sendline(f'show() {{ printf %s "$READLINE_LINE" > {tmp_path}/line; }}')
@@ -99,15 +99,19 @@ def test_in_a_real_bash(tmp_path: Path, typed: str, line: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_script_of_a_shell(cli: Cli, shell: str) -> None:
-    """--show-completion prints the script of the shell that is named, wherever it is called from."""
+    """`completion` and --show-completion print the script of the shell that is named, wherever it is
+    called from.
+    """
     marks = {
         "bash": "complete -o default",
         "zsh": "#compdef modelctl",
         "fish": "complete --command",
     }
-    for words in (["--show-completion", shell], [f"--show-completion={shell}"]):
+    options = ["--show-completion", shell], [f"--show-completion={shell}"]
+    for words in (["completion", shell], *options):
         result = cli(*words)
         assert (result.code, result.err) == (0, "")
         assert marks[shell] in result.out
         assert "_MODELCTL_COMPLETE" in result.out
+    cli("completion", "tcsh").failed(2, "tcsh", "'bash', 'zsh', 'fish'")
     cli("--show-completion", "tcsh").failed(2, "no completion for 'tcsh'", "bash, zsh, fish")

@@ -75,6 +75,7 @@ def test_what_the_wheel_brings(wheel: Path, tmp_path: Path) -> None:
     targets = re.findall(r"\]\(([^)]+)\)", str(metadata.get_payload()))
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
     programs = make_venv(tmp_path / "venv", wheel)
+    assert (programs.parent / "share" / "man" / "man1" / "modelctl.1").exists()
     for option, file in {"": "config.example.toml", "--cron": "examples/crontab"}.items():
         printed = run(programs / "modelctl", "config", "example", *option.split(), folder=tmp_path)
         assert printed == (ROOT / file).read_text()
