@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools import commands_page, config_page, man_page, python_page
+from tools import commands_page, config_page, man_page, picture, python_page
 
 ROOT = Path(__file__).parent.parent
 REMAKE = "python -m tools.pages"
@@ -20,6 +20,7 @@ def made() -> dict[str, str]:
         "docs/config.md": config_page.page(),
         "docs/modelctl.1": man_page.page(),
         "docs/python.md": python_page.page(),
+        "docs/session.svg": picture.picture(),
     }
 
 
