@@ -1,4 +1,4 @@
-"""The README and the pages in docs/ name files and wings that exist."""
+"""The README and the other pages name files and wings that exist, and say what the program says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modelctl import FailureType
 from tests import ROOT
 from tools import pages
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 
@@ -56,16 +56,17 @@ def test_the_page_of_the_architecture_has_every_wing() -> None:
     assert wings == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 
 
-def test_the_map_of_the_readme_has_every_wing() -> None:
-    """The map of the README names each wing."""
-    text = (ROOT / "README.md").read_text()
-    a_map = text[text.index("## Working on it") :]
+def test_the_map_has_every_wing() -> None:
+    """The map for contributors names each wing."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    a_map = text[text.index("## The map") :]
     wings = {path.parent.name for path in (ROOT / "modelctl").glob("*/__init__.py")}
     assert {wing for wing in wings if not re.search(rf"\b{wing}\b", a_map)} == set()
 
 
 def test_every_list_of_the_failure_types_is_complete() -> None:
-    """The README, the example of the configuration and the help of record-failure name each type."""
-    for name in ("README.md", "config.example.toml", "modelctl/commands/outcomes.py"):
+    """The pages, the example of the configuration and the help of record-failure name each type."""
+    pages_and_help = ("docs/recovery.md", "docs/config.md", "modelctl/commands/outcomes.py")
+    for name in ("config.example.toml", *pages_and_help):
         text = (ROOT / name).read_text()
         assert {kind for kind in FailureType if kind not in text} == set(), name

@@ -66,7 +66,7 @@ def _writing_sqlite(facts: Facts) -> Finding:
 
 
 def rights(facts: Facts) -> Finding | None:
-    """Try every right that the README grants, and find tables that other sessions have locked."""
+    """Try every right that docs/postgresql.md grants, and find tables that other sessions have locked."""
     if facts.on_sqlite:
         return None
     prunes = facts.config.history.keep > 0

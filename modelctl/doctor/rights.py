@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from modelctl.database.database import Database
 
-# What the README grants. Each right is tried with a statement that touches no row.
+# What docs/postgresql.md grants. Each right is tried with a statement that touches no row.
 NEEDED = {
     "models": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "modelctl_events": ("SELECT", "INSERT", "UPDATE (model_id)"),
@@ -144,7 +144,7 @@ class Rights:
             return str(connection.scalar(text(sql)))
 
     def try_all(self, tables: dict[str, Table], *, prunes: bool) -> Findings:
-        """Try every right that the README grants on *tables*; *prunes*: also to delete old events.
+        """Try every right that docs/postgresql.md grants on *tables*; *prunes*: also to delete old events.
 
         No row is touched, and a lock is waited for only briefly. Triggers that fire for each
         statement fire in a transaction that is rolled back.

@@ -173,7 +173,7 @@ _MEANINGS = (
         ("42501",),  # insufficient privilege
         InvalidConfigError,
         "the database role may not do this",
-        "the README lists the rights that modelctl needs",
+        "docs/postgresql.md lists the rights that modelctl needs",
     ),
     _Meaning(
         ("42809", "55000"),  # wrong object type, object not in the state that is needed

@@ -37,8 +37,8 @@ def exec_start(unit: Path) -> str:
 
 COMMANDS = {
     "crontab": crontab((ROOT / "examples" / "crontab").read_text())[0],
-    "README": crontab((ROOT / "README.md").read_text())[0],
-    "page": crontab((ROOT / "docs" / "recovery.md").read_text())[0],
+    "operations": crontab((ROOT / "docs" / "operations.md").read_text())[0],
+    "recovery": crontab((ROOT / "docs" / "recovery.md").read_text())[0],
     "systemd": exec_start(ROOT / "examples" / "systemd" / "modelctl-recover.service"),
 }
 

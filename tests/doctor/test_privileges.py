@@ -1,4 +1,4 @@
-"""modelctl works with the rights that the README names, and needs each of them."""
+"""modelctl works with the rights that docs/postgresql.md names, and needs each of them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests import ROOT, fleets
 from tests.backup.exports import PAUSE, export_of, held, model
 from tests.servers import Postgres, Redis, redis_cluster, redis_sentinel
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "postgresql.md"
 ID = "openai/gpt-5"
 
 
 def _block(language: str) -> str:
-    """Return the one fenced block of the README in *language*."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
+    """Return the one fenced block of the page in *language*."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
     return str(found)
 
 
 @pytest.fixture
 def roles(postgres: Postgres, pg_database: str) -> Iterator[str]:
-    """Make a role with the README's GRANTs, and a website's role with rights on `models` alone."""
+    """Make a role with the page's GRANTs, and a website's role with rights on `models` alone."""
     name = pg_database.rpartition("/")[2]
     for role in ("modelctl", "website"):
         postgres.execute(f"CREATE ROLE {role} LOGIN", name)
@@ -44,7 +44,7 @@ def roles(postgres: Postgres, pg_database: str) -> Iterator[str]:
 
 @pytest.fixture
 def narrow_redis() -> Iterator[Redis]:
-    """Run a Redis where the user `modelctl` has the README's ACL and `default` has nothing."""
+    """Run a Redis where the user `modelctl` has the page's ACL and `default` has nothing."""
     with Redis() as server:
         server.ask(*_block("text").replace("PASSWORD", "s3cret-word").split())
         server.ask("SET", "db:stats:overall", "1")
@@ -138,7 +138,7 @@ def test_every_command_works_with_the_rights_of_the_readme(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """No command needs a right that the README does not name, whatever guards are configured."""
+    """No command needs a right that the page does not name, whatever guards are configured."""
     outcomes = tmp_path / "outcomes.jsonl"
     success = f'{{"id": "{ID}", "outcome": "success"}}\n'
     failure = f'{{"id": "{ID}", "outcome": "failure", "type": "parse-error"}}\n'
@@ -165,7 +165,7 @@ def test_every_command_works_with_the_rights_of_the_readme(
 
 
 def granted() -> list[tuple[str, str]]:
-    """Return every right of the README's GRANTs with the table or schema that it is on."""
+    """Return every right of the page's GRANTs with the table or schema that it is on."""
     lines = re.findall(r"GRANT (.*) ON (.*) TO modelctl;", _block("sql"))
     return [(right, where) for rights, where in lines for right in rights.split(", ")]
 
@@ -179,7 +179,7 @@ def looked(capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
 
 
 def test_the_doctor_knows_what_the_readme_grants() -> None:
-    """The doctor tries exactly the rights that the README names."""
+    """The doctor tries exactly the rights that the page names."""
     tried = {(right, table) for table, them in rights.NEEDED.items() for right in them}
     named = {(right, where.rpartition(".")[2]) for right, where in granted()}
     assert named == tried | {("USAGE", "SCHEMA modelctl")}
@@ -200,7 +200,7 @@ def test_the_doctor_names_each_right_that_is_taken_away(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Each GRANT of the README in turn: the doctor says which right is missing on which table."""
+    """Each GRANT of the page in turn: the doctor says which right is missing on which table."""
     monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
     postgres.execute("INSERT INTO models (id) VALUES ('a')", roles)
     assert looked(capfd) == (0, {})
@@ -218,7 +218,7 @@ def test_the_doctor_names_each_right_that_is_taken_away(
 
 
 def acl() -> tuple[list[str], list[str]]:
-    """Return the README's ACL as the words that make the user, and its rights one by one."""
+    """Return the page's ACL as the words that make the user, and its rights one by one."""
     words = _block("text").replace("PASSWORD", "s3cret-word").split()
     return words[:5], words[5:]
 
@@ -245,7 +245,7 @@ def test_the_doctor_names_each_right_of_redis_that_is_taken_away(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Each command and key of the README's ACL in turn: the doctor names it, or nothing needs it."""
+    """Each command and key of the page's ACL in turn: the doctor names it, or nothing needs it."""
     url, servers, idle = guarded
     user, each = acl()
     monkeypatch.setenv("MODELCTL_DATABASE_URL", pg_database)
@@ -298,8 +298,7 @@ def test_the_rights_suffice_in_another_database_and_on_a_cluster(
             fleets.sql(pg_database, "DELETE FROM modelctl.modelctl_state")
             for command in ("import -", "count", "count", "cache show", "cache clear", "doctor"):
                 words = [
-                    str(README.parent / "examples/fleet.jsonl") if w == "-" else w
-                    for w in command.split()
+                    str(ROOT / "examples/fleet.jsonl") if w == "-" else w for w in command.split()
                 ]
                 assert (command, main(words), capfd.readouterr().err) == (command, 0, "")
 

@@ -177,12 +177,12 @@ def test_a_fleet_that_is_dropped_ends_its_thread(
 def test_the_right_is_optional(
     allowed: bool, server: Redis, pg_cleared: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the README's rights alone max_age works; with the right that it names, others are heard."""
-    readme = (ROOT / "README.md").read_text()
-    acl = readme[readme.index("ACL SETUSER modelctl") :].partition("\n")[0]
+    """With the rights of docs/postgresql.md alone max_age works; with the right that it names, others are heard."""
+    page = (ROOT / "docs" / "postgresql.md").read_text()
+    acl = page[page.index("ACL SETUSER modelctl") :].partition("\n")[0]
     words = acl.replace("PASSWORD", "s3cret-word").split()
     assert "+client|tracking" not in words
-    assert "`+client|tracking`" in readme
+    assert "`+client|tracking`" in page
     server.ask(*words, *(["+client|tracking"] if allowed else []))
     url = server.url().replace("redis://", "redis://modelctl:s3cret-word@")
     warnings: list[str] = []
