@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shutil
 import subprocess
@@ -80,26 +81,38 @@ def test_the_drain_service_runs_a_command_that_exists() -> None:
     assert b"--follow" in usage.stdout
 
 
-def test_the_service_and_the_deployment_run_a_command_that_exists(cli: Cli) -> None:
-    """systemd and Kubernetes start `run` with options that it has."""
+def test_the_service_and_kubernetes_run_commands_that_exist(cli: Cli) -> None:
+    """systemd, the Deployment and the CronJob start commands with options that they have."""
     unit = exec_start(ROOT / "examples" / "systemd" / "modelctl.service").split()
     page = (ROOT / "docs" / "operations.md").read_text()
-    [text] = re.findall("^```yaml\n(apiVersion.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    deployment = yaml.safe_load(text)
-    assert deployment["kind"] == "Deployment"
-    pod = deployment["spec"]["template"]
-    assert pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
-    [container] = pod["spec"]["containers"]
-    names = {volume["name"] for volume in pod["spec"]["volumes"]}
-    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert {*mounts.values()} == names
-    for words in (unit[1:], container["args"]):
-        assert words[0] == "run"
+    texts = re.findall("^```yaml\n(apiVersion.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    deployment, cron_job = map(yaml.safe_load, texts)
+    assert (deployment["kind"], cron_job["kind"]) == ("Deployment", "CronJob")
+    pods = [deployment["spec"]["template"], cron_job["spec"]["jobTemplate"]["spec"]["template"]]
+    assert pods[0]["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
+    container, job = (pod["spec"]["containers"][0] for pod in pods)
+    for pod, of in zip(pods, (container, job), strict=True):
+        mounts = {mount["name"] for mount in of["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
+        assert {variable["name"] for variable in of["env"]} <= URL_FILES
+    assert job["args"][0] == "recover"
+    for words in (unit[1:], container["args"], job["args"]):
         assert cli(*words, "-h").code == 0
+    assert unit[1] == container["args"][0] == "run"
     file = container["args"][container["args"].index("--metrics") + 1]
-    assert str(Path(file).parent) in mounts
+    assert str(Path(file).parent) in {mount["mountPath"] for mount in container["volumeMounts"]}
     assert file in container["readinessProbe"]["exec"]["command"][-1]
-    assert {variable["name"] for variable in container["env"]} <= URL_FILES
+
+
+def test_the_image_runs_commands_that_exist(cli: Cli) -> None:
+    """The command of the Dockerfile and its check of the health are commands, and no user is root."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    lists = [json.loads(line[line.index("[") :]) for line in lines if "CMD [" in line]
+    entry = next(line for line in lines if line.startswith("ENTRYPOINT"))
+    assert json.loads(entry[entry.index("[") :]) == ["modelctl"]
+    assert lists == [["modelctl", "doctor"], ["run", "--actor", "docker"]]
+    assert cli(*lists[1], "-h").code == 0
+    assert "USER 10001" in lines
 
 
 def test_the_timer_comes_as_often_as_the_crontab() -> None:
