@@ -13,7 +13,8 @@ HERE = "{by hand}\n"
 _SPECIAL = re.compile(r"([*<|])")
 # What is code in a sentence of the help: an option, a key of the configuration, a section, a variable.
 _CODE = re.compile(
-    r"(?<![\w`])(?:-o (?:name|wide|jsonl?|[ct]sv)|-[a-z]|--[a-z][a-z-]*|\[[a-z]+\]|MODELCTL_[A-Z_]+|'[^']*\*[^']*'"
+    r"(?<![\w`])(?:source <\([^)]*\)|-o (?:name|wide|jsonl?|[ct]sv)|-[a-z]|--[a-z][a-z-]*"
+    r"|\[[a-z]+\]|MODELCTL_[A-Z_]+|'[^']*\*[^']*'"
     r"|(?:database|redis|cache|health|recovery|history|notify)\.[a-z_]+)(?![\w`])"
 )
 
