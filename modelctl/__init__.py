@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # as type checkers know it; loading typing takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _modules() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelctl import FailureType
+from modelctl import FailureType, __version__
 from tests import ROOT
 from tools import pages
 
@@ -70,3 +70,12 @@ def test_every_list_of_the_failure_types_is_complete() -> None:
     for name in ("config.example.toml", *pages_and_help):
         text = (ROOT / name).read_text()
         assert {kind for kind in FailureType if kind not in text} == set(), name
+
+
+def test_the_changelog_has_the_version() -> None:
+    """Below "Unreleased" the changelog has this version with its date; examples name the same one."""
+    headings = re.findall("^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(__version__)} - \d{{4}}-\d\d-\d\d", headings[1])
+    images = re.findall(r"modelctl:(\S+)", (ROOT / "docs" / "operations.md").read_text())
+    assert {*images} == {__version__}
