@@ -120,6 +120,7 @@ class KeyedSpool(Sequence[Row]):
             self._rows.execute(f"PRAGMA {setting}")
         self._rows.execute(f"CREATE TABLE rows ({', '.join(names)}, UNIQUE ({names[0]}))")
         self._insert = f"INSERT OR IGNORE INTO rows VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - only placeholders
+        self._select = f"SELECT * FROM rows WHERE {names[0]} = ?"  # noqa: S608 - the name of a field
         self._length = 0
 
     def add(self, row: Row) -> bool:
@@ -130,6 +131,11 @@ class KeyedSpool(Sequence[Row]):
             raise ModelctlError(f"cannot write to {tempfile.gettempdir()}: {exc}") from exc
         self._length += added
         return added
+
+    def get(self, key: str) -> Row | None:
+        """Return the row with this key."""
+        row = self._rows.execute(self._select, (key,)).fetchone()
+        return None if row is None else self._make(row)
 
     def by_key(self) -> Iterator[Row]:
         """Yield all rows in the order of their keys, by code points."""

@@ -15,16 +15,22 @@ from typing import Any
 from modelctl.config.config import Config
 from modelctl.config.durations import format_duration
 from modelctl.config.keys import Key
+from modelctl.config.named import key_of
 from modelctl.config.notify import NotifyConfig
 from modelctl.config.probes import ProbeConfig
 from modelctl.config.sections import FILE_SECTIONS, KEYS, NAMED_SECTIONS, SECTIONS
 from modelctl.config.settings import settings
+from modelctl.config.sources import SourceConfig
 from modelctl.errors import UsageError
 from tools.markdown import HERE, made_from, rows, said, with_parts
 
 BY_HAND = Path(__file__).parent / "by_hand" / "config.md"
 # The sections that are in a file alone, with their classes; a test finds those that are missing.
-IN_A_FILE: dict[str, type[Any]] = {"probe": ProbeConfig, "notify": NotifyConfig}
+IN_A_FILE: dict[str, type[Any]] = {
+    "probe": ProbeConfig,
+    "source": SourceConfig,
+    "notify": NotifyConfig,
+}
 
 
 def page() -> str:
@@ -74,7 +80,7 @@ def _of_file(keys: Iterable[Field[Any]]) -> str:
     return f"{HERE}\n" + rows(
         ("key", "what it is", "type", "default"),
         [
-            (f"`{key.name}`", said(key.metadata["help"]), *_type_and_default(key.default))
+            (f"`{key_of(key.name)}`", said(key.metadata["help"]), *_type_and_default(key.default))
             for key in keys
         ],
     )

@@ -121,4 +121,5 @@ def _deployment(entry: object) -> object:
         **({} if name is None else {"id": name}),
         **({"model": model} if isinstance(model, str) and model else {}),
         "provider": known or (prefix if slash else ""),
+        **({"mode": info["mode"]} if "mode" in info else {}),
     }

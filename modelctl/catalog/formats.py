@@ -25,7 +25,8 @@ from modelctl.catalog_format import CatalogFormat
 class Format(NamedTuple):
     """What one format looks like, and which keys of an entry to read.
 
-    *shape*: in words, for messages. *entries*: finds the entries of a document, None if it does not
+    *shape*: in words, for messages. *services*: who answers like that. *example*: a small document.
+    *entries*: finds the entries of a document, None if it does not
     have this shape. *marks*: whether an entry is a model.
     *id*, *name*, *provider*: keys, of which the first that has a value counts. *constant*: the
     provider of all models. *provider_is_prefix*: the provider is what precedes the slash of an id.
@@ -36,6 +37,8 @@ class Format(NamedTuple):
     """
 
     shape: str
+    services: str
+    example: str
     entries: Callable[[object], list[Entry] | None]
     marks: Callable[[Mapping[str, object]], bool]
     id: tuple[str, ...] = ("id",)
@@ -62,6 +65,8 @@ def _is_fireworks(entry: Mapping[str, object]) -> bool:
 FORMATS: dict[CatalogFormat, Format] = {
     CatalogFormat.LITELLM: Format(
         'one object whose entries have a "litellm_provider"',
+        "the price list of LiteLLM (model_prices_and_context_window.json)",
+        '{"gpt-5": {"litellm_provider": "openai", "mode": "chat"}}',
         price_list,
         has("litellm_provider"),
         provider=("litellm_provider",),
@@ -71,6 +76,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.LITELLM_PROXY: Format(
         'a list "model_list" (or "data") of entries with "model_name" and "litellm_params"',
+        "a LiteLLM proxy: its configuration (YAML), its answer at /model/info",
+        '{"model_list": [{"model_name": "fast", "litellm_params": {"model": "openai/gpt-5"}}]}',
         deployments,
         has("id", "model"),
         name=(),
@@ -79,17 +86,23 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.PROVIDERS: Format(
         'providers that have their "models" inside',
+        "models.dev (https://models.dev/api.json)",
+        '{"openai": {"id": "openai", "models": {"gpt-5": {"id": "gpt-5", "name": "GPT-5"}}}}',
         in_providers,
         is_own,
     ),
     CatalogFormat.ANTHROPIC: Format(
         'one object with a list "data" of entries with "type": "model" and a "display_name"',
+        "Anthropic (https://api.anthropic.com/v1/models)",
+        '{"data": [{"type": "model", "id": "claude-x", "display_name": "Claude X"}]}',
         list_in("data"),
         _is_anthropic,
         constant="anthropic",
     ),
     CatalogFormat.GEMINI: Format(
         'one object with a list "models" of entries with "supportedGenerationMethods"',
+        "Google (https://generativelanguage.googleapis.com/v1beta/models)",
+        '{"models": [{"name": "models/gemini-x", "supportedGenerationMethods": ["generateContent"]}]}',
         list_in("models"),
         has("name", "supportedGenerationMethods"),
         id=("name",),
@@ -99,6 +112,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.COHERE: Format(
         'one object with a list "models" of entries with "endpoints"',
+        "Cohere (https://api.cohere.com/v1/models)",
+        '{"models": [{"name": "command-x", "endpoints": ["chat"]}]}',
         list_in("models"),
         has("name", "endpoints"),
         id=("name",),
@@ -107,6 +122,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.OLLAMA: Format(
         'one object with a list "models" of entries with "digest"',
+        "Ollama (http://localhost:11434/api/tags)",
+        '{"models": [{"name": "llama3:8b", "digest": "365c0bd3c000"}]}',
         list_in("models"),
         has("name", "digest"),
         id=("name",),
@@ -115,12 +132,16 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.LMSTUDIO: Format(
         'one object with a list "models" of entries with "key" and "publisher"',
+        "LM Studio (http://localhost:1234/api/v1/models)",
+        '{"models": [{"key": "m-1", "publisher": "acme", "type": "llm"}]}',
         list_in("models"),
         has("key", "publisher"),
         id=("key",),
     ),
     CatalogFormat.CLOUDFLARE: Format(
         'one object with a list "result" of entries with "name" and "task"',
+        "Cloudflare Workers AI (.../accounts/ID/ai/models/search)",
+        '{"result": [{"name": "@cf/meta/llama-x", "task": {"name": "Text Generation"}}]}',
         list_in("result"),
         has("name", "task"),
         id=("name",),
@@ -129,6 +150,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.NEWAPI: Format(
         'one object with a list "data" of entries with "model_name" and "quota_type"',
+        "New API and One API (/api/pricing)",
+        '{"data": [{"model_name": "gpt-5", "quota_type": 0}]}',
         list_in("data"),
         has("model_name", "quota_type"),
         id=("model_name",),
@@ -137,6 +160,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.BEDROCK: Format(
         'one object with a list "modelSummaries" of entries with "modelId" and "providerName"',
+        "Amazon Bedrock (aws bedrock list-foundation-models)",
+        '{"modelSummaries": [{"modelId": "acme.chat-v1", "providerName": "Acme"}]}',
         list_in("modelSummaries"),
         has("modelId", "providerName"),
         id=("modelId",),
@@ -145,6 +170,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.FIREWORKS: Format(
         'one object with a list "models" of entries whose "name" is like accounts/X/models/Y',
+        "Fireworks (https://api.fireworks.ai/v1/accounts/fireworks/models)",
+        '{"models": [{"name": "accounts/fireworks/models/alpha", "displayName": "Alpha"}]}',
         list_in("models"),
         _is_fireworks,
         id=("name",),
@@ -153,6 +180,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.HUGGINGFACE: Format(
         'an array of entries with "id" and "modelId"',
+        "the Hugging Face hub (https://huggingface.co/api/models?author=NAME)",
+        '[{"id": "acme/alpha", "modelId": "acme/alpha"}]',
         list_in(""),
         has("id", "modelId"),
         name=(),
@@ -161,6 +190,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.OPENAI: Format(
         'one object with a list "data" (or "models") of entries with "object": "model" or "owned_by"',
+        "OpenAI and most others: Mistral, Groq, xAI, vLLM, LM Studio, Open WebUI (/v1/models)",
+        '{"data": [{"id": "gpt-5", "object": "model", "owned_by": "openai"}]}',
         list_in("data", "models"),
         is_openai,
         may_be_empty=True,
@@ -168,6 +199,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     CatalogFormat.OPENROUTER: Format(
         'one object with a list "data" of entries with "canonical_slug", or "name" and an id'
         " with a slash",
+        "OpenRouter (https://openrouter.ai/api/v1/models)",
+        '{"data": [{"id": "openai/gpt-5", "canonical_slug": "openai/gpt-5", "name": "GPT-5"}]}',
         list_in("data"),
         is_openrouter,
         provider=(),
@@ -175,6 +208,8 @@ FORMATS: dict[CatalogFormat, Format] = {
     ),
     CatalogFormat.JSONL: Format(
         'one object with an "id" on each line, or an array of them',
+        "modelctl list -o jsonl; Together, GitHub Models, Requesty; what you write yourself",
+        '{"id": "openai/gpt-5", "name": "GPT-5", "provider": "openai"}',
         objects,
         is_own,
         may_be_empty=True,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from modelctl.config.durations import format_duration
 from modelctl.config.load import check_names, home_folder, read_file, read_values
 from modelctl.config.sections import (
+    NAMED_SECTIONS,
     SECTIONS,
     CacheConfig,
     DatabaseConfig,
@@ -31,6 +32,7 @@ from modelctl.urls.url import mask_passwords
 if TYPE_CHECKING:
     from modelctl.config.notify import NotifyConfig
     from modelctl.config.probes import ProbeConfig
+    from modelctl.config.sources import SourceConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Config:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     # How to probe the models of each provider.
     probes: Mapping[str, ProbeConfig] = field(default_factory=dict)
+    # Where `sync` finds catalogues, by name, in the order of the file.
+    sources: Mapping[str, SourceConfig] = field(default_factory=dict)
     # Whom `notify` tells what; None: nobody.
     notify: NotifyConfig | None = None
     file: Path | None = None
@@ -74,17 +78,24 @@ class Config:
             from modelctl.config.probes import read_probes
 
             probes = read_probes(file, tables["probe"])
-            for name in probes:
-                origins |= {f"probe.{name}.{key}": "file" for key in tables["probe"][name]}
+        sources: dict[str, SourceConfig] = {}
+        if "source" in tables:
+            from modelctl.config.sources import read_sources
+
+            sources = read_sources(file, tables["source"])
         notify: NotifyConfig | None = None
         if "notify" in tables:
             from modelctl.config.notify import read_notify
 
             notify = read_notify(file, tables["notify"])
             origins |= {f"notify.{key}": "file" for key in tables["notify"]}
+        for word in NAMED_SECTIONS:
+            for name, table in tables.get(word, {}).items():
+                origins |= {f"{word}.{name}.{key}": "file" for key in table}
         config = cls(
             **{section: SECTIONS[section](**given) for section, given in values.items()},
             probes=probes,
+            sources=sources,
             notify=notify,
             file=file,
             origins=origins,
@@ -124,8 +135,12 @@ class Config:
     def hide(self, text: str) -> str:
         """Replace every password of the configured URLs in *text* by ``***``."""
         text = mask_passwords(text, (self.database.url, self.redis.url))
-        # That of a webhook is a secret as a whole.
-        return text.replace(self.notify.url, "***") if self.notify and self.notify.url else text
+        # That of a webhook is a secret as a whole, and the query of a source may hold a key.
+        secrets = [source.url for source in self.sources.values() if "?" in source.url]
+        secrets += [self.notify.url] if self.notify and self.notify.url else []
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 def _name_count_by_schema(values: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:

@@ -69,6 +69,16 @@ def read_value(raw: object, default: object) -> Any:
     return parse_duration(raw) if isinstance(default, float) else raw
 
 
+def check_program(command: tuple[str, ...]) -> None:
+    """Check that a command begins with a program.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not command[0].strip() or "\0" in "".join(command):
+        raise UsageError("command must begin with a program and have no NUL character")
+
+
 class Key(NamedTuple):
     """One key of a section, such as ``ttl`` of ``[cache]``."""
 

@@ -131,8 +131,8 @@ def check_names(file: Path | None, tables: Mapping[str, Any], environ: Mapping[s
 
 def _named_variables(tables: Mapping[str, Any]) -> Iterator[str]:
     """Give the variables that sections of the file name as those of a secret."""
-    probes = tables.get("probe", {})
-    for table in (tables.get("notify"), *(probes.values() if isinstance(probes, dict) else ())):
+    named = [tables[word] for word in NAMED_SECTIONS if isinstance(tables.get(word), dict)]
+    for table in (tables.get("notify"), *(table for group in named for table in group.values())):
         if isinstance(table, dict):
             yield from (str(v) for key, v in table.items() if key.endswith("_env"))
 

@@ -26,6 +26,11 @@ def described(default: T, about: str, *, secret: bool = False) -> T:
     return field(default=default, repr=not secret, metadata={"help": about})
 
 
+def key_of(name: str) -> str:
+    """Return the key of a field, which has a "_" at its end if Python has the word: ``except_``."""
+    return name.rstrip("_")
+
+
 def read_named_sections(
     word: str,
     tables: Mapping[str, Any],
@@ -61,14 +66,15 @@ def read_section(
     `read_named_sections` does.
     """
     keys = fields(make)[len(name) :]  # type: ignore[arg-type]  # a dataclass
-    defaults = {key.name: key.default for key in keys}
+    named = {key_of(key.name): key for key in keys}
+    defaults = {name: key.default for name, key in named.items()}
     values = {}
     for key, raw in table.items():
         if key not in defaults:
             hint = f"the nearest is {closest_name(key, defaults)}"
             raise InvalidConfigError(f"unknown key {key} in {place}", hint=hint)
         try:
-            values[key] = read_value(raw, defaults[key])
+            values[named[key].name] = read_value(raw, defaults[key])
         except UsageError as exc:
             message = f"{key} of {place}: {exc.message}"
             raise InvalidConfigError(message, hint=exc.hint) from None

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelctl.config.keys import check_program
 from modelctl.config.named import described, read_section
 from modelctl.config.secrets import read_secret
-from modelctl.config.web import check_program, check_web_url
 from modelctl.errors import InvalidConfigError, UsageError, clean
 from modelctl.model import EVENTS
+from modelctl.urls.web import check_web_url
 
 # Not an event of its own: an auto-disabled model that waits for a person from then on.
 EJECTED = "ejected"

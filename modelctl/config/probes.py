@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelctl.config.keys import check_program
 from modelctl.config.named import described, read_named_sections
-from modelctl.config.web import check_program, check_web_url
 from modelctl.errors import UsageError
+from modelctl.urls.web import check_web_url
 
 PLACE = r"\{(?:id|name)\}"
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash"}

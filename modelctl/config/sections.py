@@ -253,8 +253,8 @@ SECTIONS: Mapping[str, type[Any]] = {
 }
 KEYS = tuple(Key(name, of) for name, section in SECTIONS.items() for of in fields(section))
 # The sections that may occur several times, each with its own name: [probe.NAME]; see `named`.
-NAMED_SECTIONS = ("probe",)
+NAMED_SECTIONS = ("probe", "source")
 # The sections that no environment variable sets; see `named`.
 FILE_SECTIONS = ("notify",)
 # A file with one of these sections runs commands or sends keys: see `trust`.
-TRUSTED_SECTIONS = frozenset({"probe", "notify"})
+TRUSTED_SECTIONS = frozenset({"probe", "notify", "source"})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from modelctl.config.durations import format_duration
+from modelctl.config.named import key_of
 from modelctl.config.sections import KEYS
 from modelctl.urls.url import mask_url
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.config.notify import NotifyConfig
     from modelctl.config.probes import ProbeConfig
+    from modelctl.config.sources import SourceConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,10 @@ def settings(config: Config) -> list[Setting]:
         elif isinstance(value, float):
             value = format_duration(value)
         rows.append(Setting(str(key), value, config.origins.get(str(key), "default"), key.variable))
-    for probe in config.probes.values():
-        rows += _probe_settings(config, probe)
+    for name, probe in config.probes.items():
+        rows += _named_settings(config, "probe", name, probe)
+    for name, source in config.sources.items():
+        rows += _named_settings(config, "source", name, source)
     if config.notify:
         rows += _notify_settings(config, config.notify)
     return rows
@@ -73,13 +77,16 @@ def _file_setting(config: Config, key: str, shown: str, value: Any) -> Setting:
     return Setting(shown, value, config.origins.get(key, "default"), "")
 
 
-def _probe_settings(config: Config, probe: ProbeConfig) -> Iterator[Setting]:
-    """Give the keys of a probe that are set or that matter to it."""
-    name = probe.provider
+def _named_settings(
+    config: Config, word: str, name: str, section: ProbeConfig | SourceConfig
+) -> Iterator[Setting]:
+    """Give the keys of a probe or a source that are set or that matter to it."""
     shown = name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
-    for of in fields(probe):
-        value, origin = getattr(probe, of.name), config.origins.get(f"probe.{name}.{of.name}")
-        matters = of.name in ("command", "timeout") or not probe.command
-        if of.name == "provider" or not (origin or matters) or value in ("", ()):
+    for of in fields(section)[1:]:
+        key, value = key_of(of.name), getattr(section, of.name)
+        origin = config.origins.get(f"{word}.{name}.{key}")
+        if not (origin or section.url or key in ("command", "timeout")) or value in ("", ()):
             continue
-        yield _file_setting(config, f"probe.{name}.{of.name}", f"probe.{shown}.{of.name}", value)
+        if key == "url" and "?" in value:
+            value = f"{value.partition('?')[0]}?***"  # a query may hold a key
+        yield _file_setting(config, f"{word}.{name}.{key}", f"{word}.{shown}.{key}", value)

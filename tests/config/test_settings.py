@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from modelctl.config.config import Config
 from modelctl.config.load import default_actor
+from modelctl.config.named import key_of
 from modelctl.config.sections import KEYS
 from modelctl.config.settings import settings
+from modelctl.config.sources import SourceConfig
 from modelctl.errors import InvalidConfigError
 from tests import ROOT
 from tests.config.loading import database, load, redis
@@ -85,13 +88,20 @@ def test_the_recommended_guards_can_be_taken_over(home: Path) -> None:
     assert rule.expect_every == 900
 
 
-def test_the_probes_of_the_example_can_be_taken_over(home: Path) -> None:
-    """Each [probe.NAME] that the example proposes is valid."""
+def test_the_named_sections_of_the_example_can_be_taken_over(home: Path) -> None:
+    """Each [probe.NAME] and [source.NAME] that the example proposes is valid."""
     text = "[probe." + EXAMPLE.read_text().partition("# [probe.")[2]
-    lines = [line.removeprefix("# ").removeprefix("#") for line in text.splitlines()]
-    config = load(home, "\n".join(line for line in lines if not line.startswith("key_file")))
+    paragraphs = text.replace("\n# [", "\n\n# [").split("\n\n")
+    sections = [part.removeprefix("# ") for part in paragraphs if part.lstrip("# ")[:1] == "["]
+    lines = [line.removeprefix("# ").removeprefix("#") for s in sections for line in s.splitlines()]
+    others = ("key_file", "file", 'command = ["/usr/local/bin/list-models')
+    config = load(home, "\n".join(line for line in lines if not line.startswith(others)))
     assert {*config.probes} == {"openai", "my lab"}
     assert config.probes["openai"].max_tokens == 16
+    [source] = config.sources.values()
+    assert (source.except_, source.timeout) == (("*:free",), 60)
+    keys = {line.split()[0].rstrip("_") for line in lines if " = " in line}
+    assert {key_of(field.name) for field in fields(SourceConfig)[1:]} <= keys
 
 
 def test_settings_show_how_each_provider_is_asked(home: Path) -> None:

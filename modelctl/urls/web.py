@@ -1,4 +1,4 @@
-"""Checks of where modelctl sends something: a URL, or the program of a command."""
+"""Which URLs modelctl sends something to, or asks."""
 
 from __future__ import annotations
 
@@ -36,13 +36,3 @@ def check_web_url(url: str, *, allow_http: bool, query: bool = False) -> None:
         raise UsageError(
             "url is plain http, which sends everything unencrypted", hint="allow_http permits it"
         )
-
-
-def check_program(command: tuple[str, ...]) -> None:
-    """Check that a command begins with a program.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if not command[0].strip() or "\0" in "".join(command):
-        raise UsageError("command must begin with a program and have no NUL character")
