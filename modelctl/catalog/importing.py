@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.catalog.choice import Choice
 from modelctl.catalog.parse import Catalog, parse
 from modelctl.catalog.results import ImportResult
 from modelctl.catalog_format import CatalogFormat
@@ -23,6 +24,8 @@ def read_catalog(
     *,
     format: CatalogFormat | str | None,  # noqa: A002 - the word of --format
     provider: str,
+    modes: Sequence[str],
+    prefix: str,
     partial: bool,
     strict: bool,
     on_conflict: str,
@@ -35,7 +38,9 @@ def read_catalog(
     """
     if not isinstance(source, bytes) and not hasattr(source, "readline"):
         raise UsageError("a catalogue is bytes, or a stream of them")
-    found = parse(source, _known_format(format), provider=provider, partial=partial)
+    choice = Choice(modes=modes, prefix=prefix)
+    known = _known_format(format)
+    found = parse(source, known, provider=provider, partial=partial, choice=choice)
     if found.rejected and (strict or on_conflict == "fail" or not found.models):
         first, number = found.rejected[0], len(found.rejected)
         are_rejected = "1 entry is" if number == 1 else f"{number} entries are"

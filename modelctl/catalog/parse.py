@@ -169,7 +169,8 @@ class CatalogReader:
             first = self._models.get(taken.id)
             if name is CatalogFormat.PROVIDERS and first and first.provider != taken.provider:
                 self._shared.setdefault(taken.id, f"{first.provider}, {taken.provider}")
-            raise UsageError("is in the catalogue twice")
+            as_this = "" if taken.id == model.id else f" as '{taken.id}'"
+            raise UsageError(f"is in the catalogue twice{as_this}")
 
     def _ids_are_shared(self) -> UsageError:
         named = [

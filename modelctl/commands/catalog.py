@@ -18,41 +18,62 @@ if TYPE_CHECKING:
     from modelctl.catalog.results import ImportResult
 
 
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="jsonl, litellm, litellm-proxy, openai, openrouter, anthropic, gemini, cohere, "
+        "ollama, lmstudio, cloudflare, newapi, bedrock, fireworks, huggingface or providers; "
+        "by default recognized by its shape; modelctl formats has examples.",
+        autocompletion=complete_catalog_format,
+    ),
+]
+TheirProvider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The provider of all the models, whatever the catalogue says."
+    ),
+]
+Modes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODE",
+        help="Only models for this, such as chat or embedding; several: chat,responses.",
+    ),
+]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="Put TEXT before each id; provider: the provider of each model and a slash.",
+    ),
+]
+OnConflict = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="For a model whose name or provider differs: update, skip or fail.",
+        autocompletion=completes("update", "skip", "fail"),
+    ),
+]
+Partial = Annotated[
+    bool,
+    typer.Option("--partial", help="Accept a list that is only one of several pages."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Write nothing if an entry is not a model.")]
+
+
 def import_models(
     ctx: typer.Context,
     source: Source,
-    catalog_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="jsonl, litellm, litellm-proxy, openai, openrouter, anthropic, gemini, cohere, "
-            "ollama, lmstudio, cloudflare, newapi, bedrock, fireworks, huggingface or providers; "
-            "by default recognized by its shape.",
-            autocompletion=complete_catalog_format,
-        ),
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The provider of all the models, whatever the catalogue says."
-        ),
-    ] = None,
-    on_conflict: Annotated[
-        str,
-        typer.Option(
-            metavar="POLICY",
-            help="For a model whose name or provider differs: update, skip or fail.",
-            autocompletion=completes("update", "skip", "fail"),
-        ),
-    ] = "update",
-    partial: Annotated[
-        bool,
-        typer.Option("--partial", help="Accept a list that is only one of several pages."),
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Write nothing if an entry is not a model.")
-    ] = False,
+    catalog_format: Format = None,
+    provider: TheirProvider = None,
+    modes: Modes = None,
+    prefix: Prefix = "",
+    on_conflict: OnConflict = "update",
+    partial: Partial = False,
+    strict: Strict = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     output: Output = None,
@@ -71,6 +92,8 @@ def import_models(
             stream,
             format=catalog_format,
             provider=provider,
+            modes=[mode for text in modes or () for mode in text.split(",")],
+            prefix=prefix,
             on_conflict=on_conflict,
             partial=partial,
             strict=strict,

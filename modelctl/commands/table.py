@@ -41,6 +41,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "pause": "commands.recovery:pause",
     "resume": "commands.recovery:resume",
     "import": "commands.catalog:import_models",
+    "formats": "commands.sources:formats",
     "export": "admin.backup:export",
     "restore": "admin.backup:restore",
     "doctor": "admin.installation:doctor",

@@ -279,6 +279,8 @@ class ChangeCommands(OpenedFleet):
         *,
         format: CatalogFormat | str | None = None,  # noqa: A002 - its usual name
         provider: str | None = None,
+        modes: Sequence[str] = (),
+        prefix: str = "",
         on_conflict: str = "update",
         partial: bool = False,
         strict: bool = False,
@@ -292,6 +294,8 @@ class ChangeCommands(OpenedFleet):
         of any length, which are not held in memory.
         *format*: one of `CatalogFormat`; None: the shape of the catalogue tells it.
         *provider*: the provider of all models, whatever the catalogue says.
+        *modes*: only models with one of these, such as "chat", where the catalogue says what they are
+        for. *prefix*: what ids begin with; "provider": with the provider of each model and a slash.
         *on_conflict*: what to do with a model whose name or provider differs: ``update`` it,
         ``skip`` it, or ``fail``. With ``fail`` nothing is written if a model differs or an entry is
         rejected.
@@ -309,6 +313,8 @@ class ChangeCommands(OpenedFleet):
             catalog,
             format=format,
             provider=arguments.provider(provider) or "",
+            modes=modes,
+            prefix=storable(prefix),
             partial=partial,
             strict=strict,
             on_conflict=policy,

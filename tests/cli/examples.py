@@ -141,6 +141,8 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
         0,
         IMPORTED,
     ),
+    ("import CATALOGUE --modes chat --prefix new/", 0, IMPORTED),
+    ("formats", 0, {"format", "of", "shape", "example"}),
     ("restore EXPORT --dry-run", 0, RESTORED),
     ("restore EXPORT --yes --enable --force --actor me", 0, RESTORED),
     ("events", 0, EVENT),
