@@ -48,20 +48,21 @@ def page() -> str:
 def _of_environment(name: str, section: type[Any]) -> str:
     shown = {row.key: row.value for row in settings(Config())}
     keys = [key for key in KEYS if key.section == name]
-    return f"{section.__doc__}\n\n{HERE}\n" + rows(
-        ("key", "what it is", "type", "default", "environment variable"),
+    table = rows(
+        ("key", "what it is, and its environment variable", "type", "default"),
         [
             (
                 f"`{key.field.name}`",
-                said(key.field.metadata["help"]),
+                f"{said(key.field.metadata['help'])}. `{key.variable}`"
+                + (f" or `{key.variable}_FILE`" if key.secret else ""),
                 _type(key),
                 # That of the database is in the home folder.
                 f"`{json.dumps('' if key.secret else shown[str(key)])}`",
-                f"`{key.variable}`" + (f", `{key.variable}_FILE`" if key.secret else ""),
             )
             for key in keys
         ],
     )
+    return f"{section.__doc__}\n\n{HERE}{table}"
 
 
 def _type(key: Key) -> str:
@@ -77,7 +78,7 @@ def _type(key: Key) -> str:
 
 
 def _of_file(keys: Iterable[Field[Any]]) -> str:
-    return f"{HERE}\n" + rows(
+    return HERE + rows(
         ("key", "what it is", "type", "default"),
         [
             (f"`{key_of(key.name)}`", said(key.metadata["help"]), *_type_and_default(key.default))

@@ -38,7 +38,10 @@ def with_parts(by_hand: Path, sections: Mapping[str, str]) -> str:
     blocks = [beginning.strip()]
     for heading, section in sections.items():
         text = texts.get(heading, "").strip("\n")
-        blocks += [f"## {heading}", section.replace(HERE, f"{text}\n" if text else "").strip("\n")]
+        blocks += [
+            f"## {heading}",
+            section.replace(HERE, f"{text}\n\n" if text else "").strip("\n"),
+        ]
     return "\n" + "\n\n".join(blocks) + "\n"
 
 
