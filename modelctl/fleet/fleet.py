@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from modelctl.fleet.backup import BackupCommands
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.edits import EditCommands
 from modelctl.fleet.history import HistoryCommands
-from modelctl.fleet.notifying import NotifyCommands
 from modelctl.fleet.reads import ReadCommands
 from modelctl.fleet.recording import RecordingCommands
 from modelctl.fleet.recovery import RecoveryCommands
-from modelctl.fleet.upkeep import UpkeepCommands
 from modelctl.opened.calls import public_methods_in_time
+from modelctl.upkeep.backup import BackupCommands
+from modelctl.upkeep.installation import UpkeepCommands
+from modelctl.upkeep.notifying import NotifyCommands
 
 
 # A count that this process remembers is answered in less time than the wrapping takes.
