@@ -32,6 +32,9 @@ from modelctl.health import Outcome as Outcome
 from modelctl.history.results import LeftChange as LeftChange
 from modelctl.history.results import Pruned as Pruned
 from modelctl.history.results import Undone as Undone
+from modelctl.ignored.results import IgnoredPattern as IgnoredPattern
+from modelctl.ignored.results import IgnoreResult as IgnoreResult
+from modelctl.ignored.results import PatternChange as PatternChange
 from modelctl.metrics.results import FleetMetrics as FleetMetrics
 from modelctl.migrations.results import SchemaStatus as SchemaStatus
 from modelctl.model import CacheState as CacheState

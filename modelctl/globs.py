@@ -75,6 +75,16 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     return lambda text: any(pattern.fullmatch(text) for pattern in compiled)
 
 
+def is_glob(text: str) -> bool:
+    """Whether a text has characters with a meaning in a pattern."""
+    return any(char in text for char in "*?[")
+
+
+def escape(text: str) -> str:
+    """Return the pattern that matches exactly this text."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
+
+
 def _parse_set(pattern: str, start: int) -> tuple[_Set, int]:
     """Read a set; *start*: behind its ``[``. Return it, and the place behind its ``]``."""
     negated = pattern[start : start + 1] in ("!", "^")

@@ -242,8 +242,9 @@ INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, e
   ('other/due', 'other', FALSE, TRUE, 5, 2, 9, '2026-01-01T00:00:00.000Z',
    'client-error', 'HTTP 404', '2026-01-01T00:00:00.000Z', 'health rule');
 """
-TAGS = """
+BESIDE = """
 INSERT INTO modelctl_tags (model_id, tags) VALUES ('acme/one', '["eu","prod"]'), ('acme/off', '["eu"]');
+INSERT INTO modelctl_ignored (pattern) VALUES ('gone/*');
 """
 
 
@@ -271,7 +272,7 @@ def _template() -> bytes:
             with Fleet.open() as fleet:
                 fleet.count()
             connection = sqlite3.connect(database())
-            connection.executescript(FLEET + TAGS)
+            connection.executescript(FLEET + BESIDE)
             connection.close()
             return database().read_bytes()
         finally:

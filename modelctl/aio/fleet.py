@@ -54,6 +54,9 @@ class AsyncFleet(AsyncCalls):
     record_failure = in_thread(Fleet.record_failure)
     record_batch = in_thread(Fleet.record_batch)
     import_models = in_thread(Fleet.import_models)
+    ignore = in_thread(Fleet.ignore)
+    unignore = in_thread(Fleet.unignore)
+    ignored = in_thread(Fleet.ignored)
     call = called(Fleet.call)
     recorder = unchanged(Fleet.recorder)
 

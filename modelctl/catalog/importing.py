@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import BinaryIO
 
+    from modelctl.catalog.convert import CatalogModel
     from modelctl.database.database import Database
     from modelctl.model import CacheState
 
@@ -65,12 +66,21 @@ def import_catalog(
 ) -> ImportResult:
     """Write the models of a catalogue, and count what happened to them."""
     from modelctl import operation
+    from modelctl.ignored.patterns import read_ignored
     from modelctl.models.imports import import_models
 
+    is_ignored = read_ignored(database)
+    taken = len(found.models)
+    if is_ignored:
+        taken -= sum(is_ignored(entry.id) for entry in found.models.by_key())
+
+    def entries() -> Iterable[CatalogModel]:
+        return (entry for entry in found.models.by_key() if not is_ignored(entry.id))
+
     try:
-        added, differing, ignored = import_models(
+        added, differing, other_status = import_models(
             database,
-            found.models.by_key,
+            entries if is_ignored else found.models.by_key,
             on_conflict=on_conflict,
             actor=actor,
             dry_run=dry_run,
@@ -82,14 +92,15 @@ def import_catalog(
     return ImportResult(
         added=added,
         updated=differing if updates else 0,
-        unchanged=len(found.models) - added - differing,
+        unchanged=taken - added - differing,
         skipped=0 if updates else differing,
         rejected=found.rejected,
         cache=invalidate(owed=not dry_run, changed=bool(added or differing)),
         dry_run=dry_run,
-        ignored_status=ignored,
+        ignored_status=other_status,
         notes=found.notes,
         operation=None if dry_run else operation.written(),
+        ignored=len(found.models) - taken,
     )
 
 

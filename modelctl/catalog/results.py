@@ -30,6 +30,7 @@ class ImportResult:
     other way round; import never changes a status.
     *operation*: what the events of this import have in common; None if it wrote none.
     *notes*: what else a person should know about the catalogue, in sentences.
+    *ignored*: how many models were left out because `Fleet.ignore` was told to.
     """
 
     added: int
@@ -42,3 +43,4 @@ class ImportResult:
     ignored_status: int = 0
     notes: tuple[str, ...] = ()
     operation: str | None = None
+    ignored: int = 0

@@ -1,4 +1,4 @@
-"""The command that reads a catalogue: import."""
+"""The commands about catalogues: import, ignore."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelctl import streams
-from modelctl.arguments.completion import complete_catalog_format, completes
+from modelctl.arguments.completion import complete_catalog_format, complete_id, completes
 from modelctl.arguments.inputs import open_source
-from modelctl.arguments.invocation import exit_code_of, open_fleet, print_result
+from modelctl.arguments.invocation import exit_code_of, open_fleet, print_result, print_view
 from modelctl.arguments.options import Actor, DryRun, Output, Source
-from modelctl.errors import ExitCode
+from modelctl.errors import ExitCode, UsageError
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
@@ -117,5 +117,49 @@ def _say_notes(result: ImportResult) -> None:
             " way round): import never changes a status; use enable or disable,"
             " or restore for an export of a whole fleet"
         )
+    if result.ignored:
+        are_ignored = "1 model is" if result.ignored == 1 else f"{result.ignored} models are"
+        streams.say(f"note: {are_ignored} ignored, see: modelctl ignore --list")
     for rejection in result.rejected:
         streams.say(f"rejected: {rejection.id}: {rejection.why}")
+
+
+def ignore(
+    ctx: typer.Context,
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID|GLOB]...",
+            help="Ids, or patterns as of list --match: 'gpt-4*'.",
+            autocompletion=complete_id,
+        ),
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Print what is ignored: since when, by whom and why.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Let import and sync take these ids again.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for --list.")] = None,
+    actor: Actor = None,
+    output: Output = None,
+) -> None:
+    """Let import and sync leave out models: what was removed does not come back.
+
+    Import and sync neither add nor change a model with such an id. Models of the fleet stay.
+    """
+    from modelctl.views.ignored import ignore_note, ignored_view
+
+    if show_list and (patterns or undo):
+        raise UsageError("--list takes no ids, and not --undo")
+    if not (show_list or patterns):
+        raise UsageError("no id and no pattern is named", hint="--list prints what is ignored")
+    with open_fleet(ctx, actor) as fleet:
+        if show_list:
+            print_view(ctx, ignored_view(fleet.ignored()), output)
+            return
+        given = patterns or []
+        result = fleet.unignore(*given) if undo else fleet.ignore(*given, reason=reason)
+    print_result(ctx, result, output)
+    if output is not OutputFormat.JSON and (note := ignore_note(result)):
+        streams.say(f"note: {note}")

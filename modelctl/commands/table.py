@@ -42,6 +42,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
     "resume": "commands.recovery:resume",
     "import": "commands.catalog:import_models",
     "formats": "commands.sources:formats",
+    "ignore": "commands.catalog:ignore",
     "export": "admin.backup:export",
     "restore": "admin.backup:restore",
     "doctor": "admin.installation:doctor",

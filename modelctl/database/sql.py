@@ -100,8 +100,8 @@ class Sql(ABC):
         """The text at a path in a JSON document; NULL if there is none, or if it is not JSON."""
 
     @abstractmethod
-    def is_among(self, expression: str) -> str:
-        """Whether a text is one of the parameter :ids, which `list_of_texts` makes."""
+    def is_among(self, expression: str, parameter: str = "ids") -> str:
+        """Whether a text is one of this parameter, which `list_of_texts` makes."""
 
     @abstractmethod
     def has_all(self, column: str, parameter: str) -> str:
@@ -114,6 +114,14 @@ class Sql(ABC):
     @abstractmethod
     def pattern(self, glob: Glob) -> str:
         """The value of the parameter of `matches`."""
+
+    @abstractmethod
+    def matches_any(self, expression: str, parameter: str) -> str:
+        """Whether a text matches one of the patterns of this parameter, which `patterns` makes."""
+
+    @abstractmethod
+    def patterns(self, globs: Iterable[Glob]) -> str:
+        """The value of the parameter of `matches_any`."""
 
     @abstractmethod
     def list_of_texts(self, texts: Iterable[str]) -> str:
@@ -193,8 +201,8 @@ class Postgres(Sql):
     def text_at(self, document: str, *path: str) -> str:
         return f"{document} #>> '{{{','.join(path)}}}'"
 
-    def is_among(self, expression: str) -> str:
-        return f"{expression} = ANY(CAST(:ids AS text[]))"
+    def is_among(self, expression: str, parameter: str = "ids") -> str:
+        return f"{expression} = ANY(CAST(:{parameter} AS text[]))"
 
     def has_all(self, column: str, parameter: str) -> str:
         return f"{column} @> CAST(:{parameter} AS text[])"
@@ -205,6 +213,17 @@ class Postgres(Sql):
 
     def pattern(self, glob: Glob) -> str:
         return glob.for_postgresql()
+
+    def matches_any(self, expression: str, parameter: str) -> str:
+        patterns = f"unnest(CAST(:{parameter} AS text[])) AS pattern"
+        return f"EXISTS (SELECT 1 FROM {patterns} WHERE {expression}{self.collation} ~ pattern)"
+
+    def patterns(self, globs: Iterable[Glob]) -> str:
+        # PostgreSQL keeps 32 compiled expressions; with more of them each row would compile all anew.
+        expressions = [glob.for_postgresql() for glob in globs]
+        size = max(1, -(-len(expressions) // 16))
+        groups = (expressions[at : at + size] for at in range(0, len(expressions), size))
+        return self.list_of_texts("|".join(group) for group in groups)
 
     def list_of_texts(self, texts: Iterable[str]) -> str:
         # An array literal, because psycopg takes ten times as long to make one of a list.
@@ -281,8 +300,8 @@ class Sqlite(Sql):
         found = f"json_extract({document}, '$.{'.'.join(path)}')"
         return f"CASE WHEN json_valid({document}) THEN {found} END"
 
-    def is_among(self, expression: str) -> str:
-        return f"{expression} IN (SELECT value FROM json_each(:ids))"
+    def is_among(self, expression: str, parameter: str = "ids") -> str:
+        return f"{expression} IN (SELECT value FROM json_each(:{parameter}))"
 
     def has_all(self, column: str, parameter: str) -> str:
         texts = f"CASE WHEN json_valid({column}) THEN {column} ELSE '[]' END"
@@ -296,6 +315,13 @@ class Sqlite(Sql):
 
     def pattern(self, glob: Glob) -> str:
         return glob.for_sqlite()
+
+    def matches_any(self, expression: str, parameter: str) -> str:
+        patterns = f"(SELECT value AS pattern FROM json_each(:{parameter}))"  # which has an id, too
+        return f"EXISTS (SELECT 1 FROM {patterns} WHERE {expression} GLOB pattern)"
+
+    def patterns(self, globs: Iterable[Glob]) -> str:
+        return self.list_of_texts(glob.for_sqlite() for glob in globs)
 
     def list_of_texts(self, texts: Iterable[str]) -> str:
         return json.dumps(list(texts))

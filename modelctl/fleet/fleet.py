@@ -6,6 +6,7 @@ from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.edits import EditCommands
 from modelctl.fleet.history import HistoryCommands
+from modelctl.fleet.ignoring import IgnoreCommands
 from modelctl.fleet.reads import ReadCommands
 from modelctl.fleet.recording import RecordingCommands
 from modelctl.fleet.recovery import RecoveryCommands
@@ -23,6 +24,7 @@ class Fleet(
     HistoryCommands,
     RecordingCommands,
     ChangeCommands,
+    IgnoreCommands,
     EditCommands,
     RecoveryCommands,
     NotifyCommands,

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from modelctl.opened.opened_fleet import OpenedFleet
 
-# The methods of `Fleet` that can change models, pauses or the history.
+# The methods of `Fleet` that can change models, pauses, the history or what is ignored.
 CHANGES = (
     *("add", "disable", "enable", "remove", "edit", "rename", "undo", "import_models", "restore"),
     *("record_success", "record_failure", "record_batch", "recover", "probe", "pause", "resume"),
+    *("ignore", "unignore"),
 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelctl.views import availability as views_availability
 from modelctl.views import backup as views_backup
+from modelctl.views import ignored as views_ignored
 from modelctl.views import models as views_models
 from modelctl.views import recovery as views_recovery
 from modelctl.views import upkeep as views_upkeep
@@ -22,6 +23,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "Changes": views_models.changes_view,
     "BatchResult": views_models.batch_view,
     "ImportResult": views_models.import_view,
+    "IgnoreResult": views_ignored.ignore_view,
     "Stats": views_models.stats_view,
     "Recovery": views_recovery.recovery_view,
     "LastRecover": views_recovery.last_recover_view,

@@ -34,8 +34,9 @@ def fill(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM models")
         connection.execute("DELETE FROM modelctl_tags")  # the triggers may be detached
+        connection.execute("DELETE FROM modelctl_ignored")
         text = commands.FLEET.replace("strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "now()")
-        text += commands.TAGS.replace('["', '{"').replace('"]', '"}')
+        text += commands.BESIDE.replace('["', '{"').replace('"]', '"}')
         for statement in filter(str.strip, text.split(";")):
             connection.execute(statement.encode())
         connection.execute("DELETE FROM modelctl_events WHERE operation IS NULL")
