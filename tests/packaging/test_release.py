@@ -66,6 +66,12 @@ def test_the_checkers_of_packages_find_nothing(tools: Path, built: Path, wheel: 
     assert "Final rating: 10/10" in rating
 
 
+def test_the_checkers_of_images_and_workflows_find_nothing(tools: Path) -> None:
+    """hadolint and zizmor have no complaint."""
+    run(tools / "hadolint", ROOT / "Dockerfile")
+    run(tools / "zizmor", "--offline", ROOT / ".github")
+
+
 def test_what_the_wheel_brings(wheel: Path, tmp_path: Path) -> None:
     """An installed wheel prints the examples, is typed, and its description has no dead link."""
     names = zipfile.ZipFile(wheel).namelist()
