@@ -11,8 +11,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
 
 # How many seconds a fork waits at most. A listing that is read slowly holds no connection meanwhile.
 LONGEST_WAIT = 2.0
@@ -86,3 +88,25 @@ if hasattr(os, "register_at_fork"):  # there is no fork on Windows
         after_in_parent=lambda: gate.after_fork(),
         after_in_child=_in_child,
     )
+
+
+class cached_property(Generic[T]):  # noqa: N801 - the name of the one in functools
+    """Like `functools.cached_property`, without the lock that it has until Python 3.12.
+
+    If a thread holds that lock during a fork, the child waits for it for ever.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> T | Self:
+        if instance is None:
+            return self
+        # The attribute takes precedence from now on.
+        made = vars(instance)[self._make.__name__] = self._make(instance)
+        return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import sqlalchemy as sa
 
 from modelctl import health
 from modelctl.database.bulk import rows_of
+from modelctl.forks import cached_property
 from modelctl.models.results import Model
 from modelctl.models.returning import cooldown_parameters, retry_at
 from modelctl.tables.columns import MODELS, UtcTime, tags_table
@@ -116,7 +116,7 @@ class Models:
         check_found([model_id], [row.id for row in found])
         return next(self._models(found))
 
-    @functools.cached_property  # making it takes longer than the statement of one row
+    @cached_property  # making it takes longer than the statement of one row
     def _select(self) -> sa.Select[Any]:
         """Select the columns of the models, their tags, the clock, and when each model comes back."""
         now = sa.literal_column(self._database.sql.now, UtcTime).label("now")

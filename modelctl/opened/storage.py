@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, TypeVar
 
 from modelctl.database.database import Database
+from modelctl.forks import cached_property
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,49 +44,49 @@ class Storage:
         if warn:
             self.database.warn = warn
 
-    @functools.cached_property
+    @cached_property
     def models(self) -> Models:
         """Reads of models."""
         from modelctl.models.reads import Models
 
         return Models(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def changes(self) -> StatusChanges:
         """Changes of status by a person."""
         from modelctl.models.status_changes import StatusChanges
 
         return StatusChanges(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def undo(self) -> Undo:
         """Undoes operations."""
         from modelctl.history.undo import Undo
 
         return Undo(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def outcomes(self) -> Outcomes:
         """Recording outcomes, one or many."""
         from modelctl.outcomes.record import Outcomes
 
         return Outcomes(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def outbox(self) -> Outbox:
         """The count, and the invalidations that are queued for its cache."""
         from modelctl.count.outbox import Outbox
 
         return Outbox(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def candidates(self) -> Candidates:
         """The models that may come back by themselves."""
         from modelctl.recovery.candidates import Candidates
 
         return Candidates(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def bring_back(self) -> BringBack:
         """Brings due models back."""
         from modelctl.recovery.bring_back import BringBack
@@ -107,21 +107,21 @@ class Storage:
         candidates = Candidates(self._config, self.database, selection)
         return candidates, BringBack(self._config, self.database, candidates)
 
-    @functools.cached_property
+    @cached_property
     def holds(self) -> Holds:
         """Pauses and incidents."""
         from modelctl.recovery.holds import Holds
 
         return Holds(self.database)
 
-    @functools.cached_property
+    @cached_property
     def last_run(self) -> LastRun:
         """When `recover` last finished."""
         from modelctl.recovery.last_run import LastRun
 
         return LastRun(self._config, self.database)
 
-    @functools.cached_property
+    @cached_property
     def probing(self) -> Probing:
         """The models that probes ask, and the failures of these."""
         from modelctl.recovery.probing import Probing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from modelctl.errors import ExitCode
@@ -94,7 +96,8 @@ def test_model_as_json(fleet: None, cli: Cli) -> None:
     assert (due["retry_at"], due["seconds_left"]) == ("2026-01-01T01:00:00.000Z", 0)
     tripped = cli("show", "other/tripped", "-o", "json").json
     assert tripped["status"] == "auto-disabled"
-    assert 3500 < tripped["seconds_left"] <= 3600
+    left = datetime.fromisoformat(tripped["retry_at"]) - datetime.now(UTC)
+    assert tripped["seconds_left"] == pytest.approx(left.total_seconds(), abs=30)
 
 
 EXPLANATIONS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -80,7 +81,8 @@ def child(work: Callable[[], object]) -> int:
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SECONDS)  # one that hangs is killed
+        signal.alarm(SECONDS)  # one that hangs is killed, and says before where it was
+        faulthandler.dump_traceback_later(SECONDS - 5, file=2)
         work()
         gc.collect()
         code = 0

@@ -65,6 +65,7 @@ def cached(pg_cleared: str, redis_url: str, redis_server: Redis) -> Iterator[Fle
         seed(fleet, IDS)
         fleet.count(max_age=0)
         until(lambda: "modelctl-count" not in {thread.name for thread in threading.enumerate()})
+        memory.forget()  # the listener may have ended before that call
         yield fleet
 
 
