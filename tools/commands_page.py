@@ -117,6 +117,8 @@ def _about(option: Any) -> str:
         text += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
     if option.multiple and not re.search("several times|repeated", text):
         text += " May be given several times."
+    if option.required:
+        text += " Required."
     # Those that are None are in the help, because they depend on the configuration.
     if not option.is_flag and option.default not in (None, "", ()):
         text += f" Default: `{option.default}`."

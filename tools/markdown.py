@@ -10,7 +10,7 @@ from pathlib import Path
 # Where the part by hand stands in a section.
 HERE = "{by hand}\n"
 # What GitHub would not print as it is.
-_SPECIAL = re.compile(r"([*<|])")
+_SPECIAL = re.compile(r"([*<])")
 # What is code in a sentence of the help: an option, a key of the configuration, a section, a variable.
 _CODE = re.compile(
     r"(?<![\w`])(?:source <\([^)]*\)|-o (?:name|wide|jsonl?|[ct]sv)|-[a-z]|--[a-z][a-z-]*"
