@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from modelctl.catalog.marks import is_openai, other_thing, says_nothing_of_models
 
@@ -78,7 +79,7 @@ def _is_an_error(fields: Mapping[str, object]) -> bool:
 # ── Pages ──
 
 # Fields that have a value if there is another page.
-_MORE = (
+MORE = (
     *("has_more", "hasMore", "has_next", "has_next_page"),
     *("nextPageToken", "next_page_token", "nextPageUrl", "next_page_url", "next_page", "nextPage"),
     *("next_cursor", "nextCursor", "next_url", "next"),
@@ -90,34 +91,41 @@ _ABOUT_PAGES = (
     "result_info",
 )
 _TOTALS = ("total", "total_count", "totalCount", "totalSize", "total_size", "totalItems", "count")
-_PAGES = ("total_pages", "totalPages", "last_page", "lastPage", "pages", "page_count", "pageCount")
+PAGES = ("total_pages", "totalPages", "last_page", "lastPage", "pages", "page_count", "pageCount")
 _PAGE_SIZE = ("per_page", "perPage", "page_size", "pageSize", "limit")
-_THIS_PAGE = ("page", "current_page", "currentPage", "page_number", "pageNumber")
+THIS_PAGE = ("page", "current_page", "currentPage", "page_number", "pageNumber")
 
 
-def more_pages(document: object, entries: int) -> str | None:
+def more_pages(document: object, entries: int, *, before: int = 0, page: int = 1) -> str | None:
     """Return the field by which a document says that it is one page of a longer list.
 
-    *entries*: how many are on this page.
+    *entries*: how many are on this page; *before*: on those before it. *page*: its number.
     """
     if not isinstance(document, dict):
         return None
-    places = (document, *(document.get(name) for name in _ABOUT_PAGES))
-    for place in (place for place in places if isinstance(place, dict)):
-        for name in _MORE:
+    for place in places(document):
+        for name in MORE:
             if place.get(name) not in (None, False, "", 0, [], {}):
                 return name
-        page = max(_numbers(place, _THIS_PAGE).values(), default=0)
-        for name, pages in _numbers(place, _PAGES).items():
-            if pages > max(page, 1):
+        here = numbers(place, THIS_PAGE)
+        number = max(here.values(), default=page)
+        for name, pages in numbers(place, PAGES).items():
+            if pages > max(number, 1):
                 return name
-        size = max(_numbers(place, _PAGE_SIZE).values(), default=0)
-        until_here = page * size or max(_numbers(place, ("offset",)).values(), default=0) + entries
-        for name, total in _numbers(place, _TOTALS).items():
-            if total > until_here:
+        size = max(numbers(place, _PAGE_SIZE).values(), default=0) if here else 0
+        start = max(numbers(place, ("offset",)).values(), default=before)
+        for name, total in numbers(place, _TOTALS).items():
+            if total > (number * size or start + entries):
                 return name
     return None
 
 
-def _numbers(place: Mapping[str, object], names: tuple[str, ...]) -> dict[str, int]:
+def places(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the objects that may say something of pages: the document, and some that are in it."""
+    found = (document, *(document.get(name) for name in _ABOUT_PAGES))
+    return [place for place in found if isinstance(place, dict)]
+
+
+def numbers(place: Mapping[str, object], names: tuple[str, ...]) -> dict[str, int]:
+    """Return those of the fields *names* that have a whole number."""
     return {name: value for name in names if type(value := place.get(name)) is int}

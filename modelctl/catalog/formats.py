@@ -34,6 +34,7 @@ class Format(NamedTuple):
     *deployments*: the entries are deployments, so the same id may come again, and an id may be a
     pattern, which is no model. *unmarked*: why an entry without the mark is rejected.
     *may_be_empty*: whether an empty list is recognised as this format.
+    *key_header*: for the key, instead of ``Authorization: Bearer``. *headers*: what the service demands.
     """
 
     shape: str
@@ -50,6 +51,8 @@ class Format(NamedTuple):
     deployments: bool = False
     unmarked: str = ""
     may_be_empty: bool = False
+    key_header: str = ""
+    headers: Mapping[str, str] = {}
 
 
 def _is_anthropic(entry: Mapping[str, object]) -> bool:
@@ -98,6 +101,8 @@ FORMATS: dict[CatalogFormat, Format] = {
         list_in("data"),
         _is_anthropic,
         constant="anthropic",
+        key_header="x-api-key",
+        headers={"anthropic-version": "2023-06-01"},
     ),
     CatalogFormat.GEMINI: Format(
         'one object with a list "models" of entries with "supportedGenerationMethods"',
@@ -108,6 +113,7 @@ FORMATS: dict[CatalogFormat, Format] = {
         id=("name",),
         name=("displayName",),
         constant="google",
+        key_header="x-goog-api-key",
         prefix="models/",
     ),
     CatalogFormat.COHERE: Format(

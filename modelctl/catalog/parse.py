@@ -75,14 +75,17 @@ def parse(
 class Page(NamedTuple):
     """What a document said besides its models.
 
-    *more*: the field by which it says that the list goes on. *last*: its last entry, None if it has
-    none. *new*: how many models it has that no page before had.
+    *more*: the field by which it says that the list goes on. *number*: which page it is, from 1.
+    *size*: how many entries it has; *last*: the last of them, None if there are none.
+    *signature*: a number that two pages with the same ids share.
     """
 
     document: object
     more: str | None
+    number: int
+    size: int
     last: object
-    new: int
+    signature: int
 
 
 class CatalogReader:
@@ -94,10 +97,13 @@ class CatalogReader:
         *,
         provider: str = "",
         choice: Choice | None = None,
+        secret: str = "",
     ) -> None:
-        """The arguments are those of `parse`."""
+        """*secret*: what no message may show. The other arguments are those of `parse`."""
         self.format = format
         self._provider = provider
+        self._secret = secret
+        self._pages = self._entries = 0
         self._choice = choice or Choice()
         self._repeated_keys = RepeatedKeys()
         self._models = KeyedSpool(CatalogModel)
@@ -114,15 +120,20 @@ class CatalogReader:
         """
         document, name, entries, size = self._open(stream)
         self.format = name
-        before, entry = len(self._models), None
+        entry = None
         for place, entry in entries:
             try:
                 self._add(entry, name)
             except UsageError as exc:
                 self._rejected.append(Rejection(name_of(entry, name) or place, exc.message))
         self._seen = set()
-        more = None if document is None else more_pages(document, size)
-        return Page(document, more, entry, len(self._models) - before)
+        self._pages += 1
+        before = self._entries
+        self._entries += size
+        # JSON Lines have no pages.
+        ids = () if document is None else tuple(name_of(entry, name) for _, entry in entries)
+        more = more_pages(document, size, before=before, page=self._pages)
+        return Page(document, more, self._pages, size, entry, hash(ids))
 
     def catalog(self) -> Catalog:
         """Return what was read.
@@ -194,8 +205,9 @@ class CatalogReader:
                 raise _not_in(wanted)
             return None, CatalogFormat.JSONL, lines, 0
         if error := error_in(document):
+            error = redact(error.replace(self._secret, "***") if self._secret else error)
             raise UsageError(
-                f"this is no catalogue but an error message: {clean(redact(error), longest=300)}",
+                f"this is no catalogue but an error message: {clean(error, longest=300)}",
                 hint="check how the catalogue was fetched: the address, the key",
             )
         name = _recognise(document) if wanted is None else wanted
