@@ -163,7 +163,7 @@ def _signature(node: Any, name: str) -> str:
     ending = f") -> {ast.unparse(node.returns)}" if node.returns else ")"
     kind = "await " if isinstance(node, ast.AsyncFunctionDef) else ""
     line = f"{kind}{name}({', '.join(texts)}{ending}"
-    if len(line) > 100:
+    if len(line) > 88:
         line = "\n".join([f"{kind}{name}(", *(f"    {text}," for text in texts), ending])
     return f"```python\n{line}\n```"
 
