@@ -7,6 +7,7 @@ from modelctl.availability.results import ProviderAvailability as ProviderAvaila
 from modelctl.backup.results import Restored as Restored
 from modelctl.backup.results import RestoredModel as RestoredModel
 from modelctl.calls.call import Call as Call
+from modelctl.catalog.results import ImportPlan as ImportPlan
 from modelctl.catalog.results import ImportResult as ImportResult
 from modelctl.config.config import Config as Config
 from modelctl.count.reports import CacheReport as CacheReport
@@ -56,6 +57,8 @@ from modelctl.recorder.results import RecorderStats as RecorderStats
 from modelctl.recovery.results import Pause as Pause
 from modelctl.recovery.results import Recovery as Recovery
 from modelctl.recovery.results import Waiting as Waiting
+from modelctl.sync.results import PlannedChange as PlannedChange
+from modelctl.sync.results import SyncResult as SyncResult
 from modelctl.tables.selection import Selection as Selection
 from modelctl.watch.results import Snapshot as Snapshot
 

@@ -57,6 +57,7 @@ class AsyncFleet(AsyncCalls):
     ignore = in_thread(Fleet.ignore)
     unignore = in_thread(Fleet.unignore)
     ignored = in_thread(Fleet.ignored)
+    sync = in_thread(Fleet.sync)
     call = called(Fleet.call)
     recorder = unchanged(Fleet.recorder)
 

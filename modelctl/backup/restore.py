@@ -22,10 +22,9 @@ from modelctl.database.sql import text
 from modelctl.errors import UsageError
 from modelctl.model import ModelStatus, name_the_text
 from modelctl.models.events import NewEvent, differences, log
-from modelctl.models.imports import inserting
 from modelctl.models.status_changes import check_floor
 from modelctl.spool import Spool
-from modelctl.tables.application import KeptError, write
+from modelctl.tables.application import KeptError, inserting, write
 from modelctl.tables.odd_values import OddRows
 from modelctl.tables.tags import set_tags, tags_of
 from modelctl.times import exact

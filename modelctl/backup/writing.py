@@ -33,7 +33,7 @@ def insert(database: Database, connection: sa.Connection, models: Sequence[Saved
         "updated_at": f"coalesce(target.updated_at, {sql.now})",
     }
     fitted = (fit(database, column, value) for column, value in values.items())
-    # NOT EXISTS as in `models.imports`: NOT NULL columns are checked before ON CONFLICT.
+    # NOT EXISTS as in `sync.apply`: NOT NULL columns are checked before ON CONFLICT.
     statement = (
         f"INSERT INTO models (id, {', '.join(values)}) SELECT target.id, {', '.join(fitted)}"
         f" FROM {sql.rows('target', _MODEL)}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelctl.catalog.choice import Choice
 from modelctl.catalog.parse import Catalog, parse
-from modelctl.catalog.results import ImportResult
+from modelctl.catalog.results import ImportPlan, ImportResult
 from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import UsageError
 from modelctl.model import name_the_text
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import BinaryIO
 
-    from modelctl.catalog.convert import CatalogModel
     from modelctl.database.database import Database
     from modelctl.model import CacheState
 
@@ -67,41 +66,43 @@ def import_catalog(
     """Write the models of a catalogue, and count what happened to them."""
     from modelctl import operation
     from modelctl.ignored.patterns import read_ignored
-    from modelctl.models.imports import import_models
+    from modelctl.sync.importing import import_models
+    from modelctl.sync.stage import Staged
 
     is_ignored = read_ignored(database)
     taken = len(found.models)
     if is_ignored:
         taken -= sum(is_ignored(entry.id) for entry in found.models.by_key())
 
-    def entries() -> Iterable[CatalogModel]:
-        return (entry for entry in found.models.by_key() if not is_ignored(entry.id))
+    def entries() -> Iterable[Staged]:
+        return (Staged(*model) for model in found.models.by_key() if not is_ignored(model.id))
 
     try:
-        added, differing, other_status = import_models(
+        done = import_models(
             database,
-            entries if is_ignored else found.models.by_key,
+            entries,
             on_conflict=on_conflict,
             actor=actor,
             dry_run=dry_run,
             progress=progress,
         )
     except UsageError as exc:
-        raise name_the_text(exc, _texts(found.models)) from None
+        raise name_the_text(exc, texts(found.models)) from None
     updates = on_conflict == "update"
-    return ImportResult(
-        added=added,
-        updated=differing if updates else 0,
-        unchanged=taken - added - differing,
-        skipped=0 if updates else differing,
-        rejected=found.rejected,
-        cache=invalidate(owed=not dry_run, changed=bool(added or differing)),
-        dry_run=dry_run,
-        ignored_status=other_status,
-        notes=found.notes,
-        operation=None if dry_run else operation.written(),
-        ignored=len(found.models) - taken,
-    )
+    numbers: dict[str, Any] = {
+        "added": done.added,
+        "updated": done.differing if updates else 0,
+        "unchanged": taken - done.added - done.differing,
+        "skipped": 0 if updates else done.differing,
+        "rejected": found.rejected,
+        "cache": invalidate(owed=not dry_run, changed=bool(done.added or done.differing)),
+        "dry_run": dry_run,
+        "ignored_status": done.other_status,
+        "notes": found.notes,
+        "operation": None if dry_run else operation.written(),
+        "ignored": len(found.models) - taken,
+    }
+    return ImportPlan(**numbers, changes=done.changes) if dry_run else ImportResult(**numbers)
 
 
 def _known_format(name: CatalogFormat | str | None) -> CatalogFormat | None:
@@ -112,7 +113,8 @@ def _known_format(name: CatalogFormat | str | None) -> CatalogFormat | None:
         raise UsageError(f"no format '{name}'", hint=f"one of: {known}") from None
 
 
-def _texts(entries: Iterable[Sequence[object]]) -> Iterator[tuple[str, object]]:
+def texts(entries: Iterable[Sequence[object]]) -> Iterator[tuple[str, object]]:
+    """Give each text of models with a description of it, for `name_the_text`."""
     for model_id, name, provider, *_ in entries:
         yield f"the id '{model_id}'", model_id
         yield f"the name of '{model_id}'", name

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modelctl.model import CacheState
+    from modelctl.sync.results import PlannedChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,10 @@ class ImportResult:
     notes: tuple[str, ...] = ()
     operation: str | None = None
     ignored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPlan(ImportResult):
+    """What an import would do. *changes*: each model that it would add or that differs, in order."""
+
+    changes: Sequence[PlannedChange] = ()

@@ -82,6 +82,7 @@ def import_models(
 
     No status is changed. The catalogue is one JSON document of at most 16 MiB, or JSON Lines of any
     length. Entries that are not models are named on stderr, and the others are imported.
+    --dry-run shows what would change of each model.
     """
     with (
         open_fleet(ctx, actor) as fleet,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from modelctl.globs import Glob
 
@@ -86,6 +86,10 @@ class Sql(ABC):
     @abstractmethod
     def list_of_lists(self, *columns: str) -> str:
         """An aggregate: a JSON list with a list of the numbers of each row, in any order."""
+
+    @abstractmethod
+    def json_object(self, members: Mapping[str, str]) -> str:
+        """A JSON object with these members: each a name, and an expression."""
 
     @abstractmethod
     def time_as_text(self, time: str) -> str:
@@ -192,6 +196,9 @@ class Postgres(Sql):
     def list_of_lists(self, *columns: str) -> str:
         return f"json_agg(json_build_array({', '.join(columns)}))"
 
+    def json_object(self, members: Mapping[str, str]) -> str:
+        return f"jsonb_build_object({_members(members)})"
+
     def time_as_text(self, time: str) -> str:
         return f"to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 
@@ -290,6 +297,9 @@ class Sqlite(Sql):
     def list_of_lists(self, *columns: str) -> str:
         return f"json_group_array(json_array({', '.join(columns)}))"
 
+    def json_object(self, members: Mapping[str, str]) -> str:
+        return f"json_object({_members(members)})"
+
     def time_as_text(self, time: str) -> str:
         return f"CAST({time} AS text)"
 
@@ -335,6 +345,10 @@ class Sqlite(Sql):
 
     def values(self, columns: Collection[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
         return {"rows": json_text([*map(tuple, rows)])}
+
+
+def _members(members: Mapping[str, str]) -> str:
+    return ", ".join(f"'{name}', {value}" for name, value in members.items())
 
 
 def json_text(value: Any) -> str:

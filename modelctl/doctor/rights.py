@@ -153,15 +153,19 @@ class Rights:
             InvalidConfigError: the database accepts no changes at all.
         """
         allowed = (
-            "SELECT quote_ident(current_user), has_schema_privilege(CAST(:schema AS name), 'USAGE')"
+            "SELECT quote_ident(current_user), quote_ident(current_database()),"
+            " has_schema_privilege(CAST(:schema AS name), 'USAGE'),"
+            " has_database_privilege(current_database(), 'TEMPORARY')"
         )
 
         def work(connection: sa.Connection) -> Findings:
             connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
-            role, usage = connection.execute(text(allowed), {"schema": self._database.schema}).one()
-            missing: list[tuple[str, str]] = (
-                [] if usage else [("USAGE", f"SCHEMA {self._database.schema}")]
-            )
+            schema = self._database.schema
+            found = connection.execute(text(allowed), {"schema": schema}).one()
+            role, database, usage, temporary = found
+            missing: list[tuple[str, str]] = [] if usage else [("USAGE", f"SCHEMA {schema}")]
+            if not temporary:  # import and sync need it; by default every role has it
+                missing.append(("TEMPORARY", f"DATABASE {database}"))
             locked: list[str] = []
             for name, table in tables.items():
                 # Row level security has a check of its own, and fails with the same SQLSTATE.

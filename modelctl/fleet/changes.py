@@ -1,4 +1,4 @@
-"""The commands that change models: by hand, by outcomes, from a catalogue."""
+"""The commands that change models: by hand, by outcomes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from modelctl.opened.opened_fleet import OpenedFleet, ignore_progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
-    from typing import BinaryIO
 
-    from modelctl.catalog.results import ImportResult
-    from modelctl.catalog_format import CatalogFormat
     from modelctl.health import Outcome
     from modelctl.model import FailureType
     from modelctl.models.results import BatchResult, Changes, StatusChange
@@ -151,7 +148,7 @@ class ChangeCommands(OpenedFleet):
                 its ends).
         """
         from modelctl import operation
-        from modelctl.models.imports import add
+        from modelctl.models.add import add
         from modelctl.models.results import Changes
 
         entry = (check_id(id), storable(name or "", 200), storable(provider or "", 200))
@@ -271,60 +268,4 @@ class ChangeCommands(OpenedFleet):
         cache = self._invalidate(owed=bool(done.changes))
         return BatchResult(
             done.recorded, done.changes, cache, done.skipped, done.unknown, operation.written()
-        )
-
-    def import_models(
-        self,
-        catalog: bytes | BinaryIO,
-        *,
-        format: CatalogFormat | str | None = None,  # noqa: A002 - its usual name
-        provider: str | None = None,
-        modes: Sequence[str] = (),
-        prefix: str = "",
-        on_conflict: str = "update",
-        partial: bool = False,
-        strict: bool = False,
-        dry_run: bool = False,
-        progress: Callable[[int], None] = ignore_progress,
-        actor: str | None = None,
-    ) -> ImportResult:
-        """Add and update models from a catalogue, in one transaction. No status is changed.
-
-        *catalog*: its bytes, or a stream of them: a JSON document of at most 16 MiB, or JSON Lines
-        of any length, which are not held in memory.
-        *format*: one of `CatalogFormat`; None: the shape of the catalogue tells it.
-        *provider*: the provider of all models, whatever the catalogue says.
-        *modes*: only models with one of these, such as "chat", where the catalogue says what they are
-        for. *prefix*: what ids begin with; "provider": with the provider of each model and a slash.
-        *on_conflict*: what to do with a model whose name or provider differs: ``update`` it,
-        ``skip`` it, or ``fail``. With ``fail`` nothing is written if a model differs or an entry is
-        rejected.
-        *partial*: accept one page of a longer list. *strict*: write nothing if an entry is rejected.
-
-        Raises:
-            UsageError: this is not a catalogue, it has no model, it is one page of several, or an
-                entry is rejected and *strict* or ``fail`` was asked for.
-            RefusedError: ``fail``, and a model differs.
-        """
-        from modelctl.catalog.importing import import_catalog, read_catalog
-
-        policy = arguments.policy(on_conflict, ("update", "skip", "fail"))
-        found = read_catalog(
-            catalog,
-            format=format,
-            provider=arguments.provider(provider) or "",
-            modes=modes,
-            prefix=storable(prefix),
-            partial=partial,
-            strict=strict,
-            on_conflict=policy,
-        )
-        return import_catalog(
-            found,
-            self._store.database,
-            on_conflict=policy,
-            actor=self._acting(actor),
-            dry_run=dry_run,
-            progress=progress,
-            invalidate=self._invalidate,
         )

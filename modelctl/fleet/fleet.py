@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelctl.fleet.catalogs import CatalogCommands
 from modelctl.fleet.changes import ChangeCommands
 from modelctl.fleet.counting import CountCommands
 from modelctl.fleet.edits import EditCommands
@@ -24,6 +25,7 @@ class Fleet(
     HistoryCommands,
     RecordingCommands,
     ChangeCommands,
+    CatalogCommands,
     IgnoreCommands,
     EditCommands,
     RecoveryCommands,

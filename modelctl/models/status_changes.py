@@ -351,12 +351,14 @@ def _in_order(wanted: Sequence[str], done: Iterable[StatusChange]) -> tuple[Stat
     return tuple(found[model_id] for model_id in wanted)
 
 
-def check_floor(connection: sa.Connection, floor: int) -> None:
+def check_floor(
+    connection: sa.Connection, floor: int, *, hint: str = "use --force to override"
+) -> None:
     """Refuse the transaction if fewer models than the floor would stay on."""
     active = connection.scalar(text(f"SELECT count(*) FROM models WHERE {ON}")) or 0
     if active < floor:
         raise RefusedError(
             f"{numbered(active)} would stay on, and recovery.min_active is {floor};"
             " nothing was changed",
-            hint="use --force to override",
+            hint=hint,
         )

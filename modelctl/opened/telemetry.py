@@ -19,6 +19,7 @@ CHANGES = (
     *("add", "disable", "enable", "remove", "edit", "rename", "undo", "import_models", "restore"),
     *("record_success", "record_failure", "record_batch", "recover", "probe", "pause", "resume"),
     *("ignore", "unignore"),
+    "sync",
 )
 
 

@@ -237,7 +237,15 @@ def defaults_to_insert(database: Database) -> dict[str, str]:
     }
 
 
-def explain_refused_insert(database: Database, exc: RefusedError) -> RefusedError:
+def inserting(database: Database, transaction: Callable[[], T]) -> T:
+    """Run a transaction that inserts models; explain an error of a column that modelctl does not know."""
+    try:
+        return transaction()
+    except RefusedError as exc:
+        raise _explain_refused_insert(database, exc) from exc
+
+
+def _explain_refused_insert(database: Database, exc: RefusedError) -> RefusedError:
     """Return the error of an INSERT; in our words if columns that modelctl does not know need a value."""
     known = database.columns.values()
     required = (c.name for c in known if c.required and c.default is None)

@@ -8,12 +8,11 @@ from modelctl.errors import clean
 from modelctl.model import ModelStatus, numbered
 from modelctl.recovery.explain import describe
 from modelctl.views.values import plain, rounded, table_text, to_json
-from modelctl.views.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names, record_view
+from modelctl.views.view import MAX_TABLE_ROWS, Each, View, dry_run_note, field_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from modelctl.catalog.results import ImportResult
     from modelctl.models.results import (
         BatchResult,
         Changes,
@@ -280,22 +279,6 @@ def batch_view(result: BatchResult) -> View:
         items=result.changes,
         fields=field_names(StatusChange),
         note=f"{numbered(result.recorded, 'outcome')} recorded, {switched}",
-        cache=result.cache,
-    )
-
-
-def import_view(result: ImportResult) -> View:
-    """Return the view of an import."""
-    row = (
-        *(result.added, result.updated, result.unchanged, result.skipped),
-        len(result.rejected),
-    )
-    return record_view(
-        result,
-        columns=("added", "updated", "unchanged", "skipped", "rejected"),
-        row=row,
-        name_field="added",
-        note=dry_run_note(result.dry_run),
         cache=result.cache,
     )
 

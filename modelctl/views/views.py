@@ -10,6 +10,7 @@ from modelctl.views import backup as views_backup
 from modelctl.views import ignored as views_ignored
 from modelctl.views import models as views_models
 from modelctl.views import recovery as views_recovery
+from modelctl.views import sync as views_sync
 from modelctl.views import upkeep as views_upkeep
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "ExplainedModel": views_models.model_view,
     "Changes": views_models.changes_view,
     "BatchResult": views_models.batch_view,
-    "ImportResult": views_models.import_view,
+    "ImportResult": views_sync.import_view,
     "IgnoreResult": views_ignored.ignore_view,
+    "ImportPlan": views_sync.import_plan_view,
     "Stats": views_models.stats_view,
     "Recovery": views_recovery.recovery_view,
     "LastRecover": views_recovery.last_recover_view,

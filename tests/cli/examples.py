@@ -139,7 +139,7 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     (
         "import CATALOGUE --format jsonl --on-conflict skip --provider p --partial --strict --dry-run --actor me",
         0,
-        IMPORTED,
+        IMPORTED | {"changes"},
     ),
     ("import CATALOGUE --modes chat --prefix new/", 0, IMPORTED),
     ("formats", 0, {"format", "of", "shape", "example"}),

@@ -12,7 +12,7 @@ import pytest
 
 from tests import ROOT
 from tests.cli.examples import batch, status_of
-from tests.commands import Cli, sql
+from tests.commands import Cli, Result, sql
 
 # ── batches ──
 
@@ -116,6 +116,53 @@ def test_import_counts_what_it_did(fleet: None, cli: Cli, tmp_path: Path) -> Non
     assert again.json["rejected"][0].keys() == {"id", "why"}
     file.write_text(batch({"id": "acme/off", "name": "On"}))
     cli("import", str(file), "--on-conflict", "fail").failed(8, "'acme/off' differ")
+
+
+def test_a_dry_run_of_an_import_shows_the_plan(fleet: None, cli: Cli, tmp_path: Path) -> None:
+    """Each model that would be added, changed or kept is shown with what differs, in every format."""
+    file = tmp_path / "catalogue.jsonl"
+    file.write_text(
+        batch(
+            {"id": "new/model", "name": "\x1b[31mNew\u202e", "provider": "new"},
+            {"id": "new/plain"},
+            {"id": "acme/off", "name": "Off"},
+            {"id": "acme/one", "name": "One", "provider": "acme"},
+        )
+    )
+
+    def plan(*options: str) -> Result:
+        return cli("import", str(file), "--dry-run", *options)
+
+    nothing = {"source": None, "note": None}
+    changed = {"id": "acme/off", "old": {"display_name": ""}, "new": {"display_name": "Off"}}
+    new = {"display_name": "\x1b[31mNew\u202e", "provider": "new"}
+    changes = [
+        {"kind": "changed", **changed, **nothing},
+        {"kind": "added", "id": "new/model", "old": {}, "new": new, **nothing},
+        {"kind": "added", "id": "new/plain", "old": {}, "new": {}, **nothing},
+    ]
+    assert plan("-o", "json").json["changes"] == changes
+    assert [json.loads(line) for line in plan("-o", "jsonl").lines] == changes
+    assert plan("-o", "name").lines == ["acme/off", "new/model", "new/plain"]
+    assert plan("-o", "csv").lines[:2] == [
+        "kind,id,old,new,source,note",
+        'changed,acme/off,"{""display_name"": """"}","{""display_name"": ""Off""}",,',
+    ]
+    table = [line.strip() for line in plan("-o", "table").out.splitlines()]
+    assert [" ".join(line.split()) for line in table if line[:1] in "+~!"] == [
+        "~ acme/off name: '' -> 'Off'",
+        r"+ new/model name '\x1b[31mNew\u202e'; provider 'new'",
+        "+ new/plain new",
+    ]
+    assert table[-3:-1] == [
+        "2 added, 1 updated, 1 unchanged, 0 skipped, 0 rejected",
+        "dry run: nothing was changed",
+    ]
+    kept = plan("-o", "json", "--on-conflict", "skip").json["changes"][0]
+    assert kept == {
+        **{"kind": "kept", **changed, "source": None},
+        "note": "the fleet keeps its values",
+    }
 
 
 def test_readme_fleet_can_be_imported(cli: Cli) -> None:

@@ -220,6 +220,28 @@ def test_the_doctor_names_each_right_that_is_taken_away(
     assert looked(capfd) == (0, {})
 
 
+def test_the_doctor_names_the_right_to_temporary_tables(
+    postgres: Postgres,
+    roles: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Where nobody may create temporary tables, import is refused, and the doctor says what to grant."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
+    catalog = tmp_path / "catalog.jsonl"
+    catalog.write_text('{"id": "a"}\n')
+    postgres.execute(f"REVOKE TEMPORARY ON DATABASE {roles} FROM PUBLIC", roles)
+    assert main(["import", str(catalog)]) == 3
+    assert "temporary tables" in capfd.readouterr().err
+    grant = f"GRANT TEMPORARY ON DATABASE {roles} TO modelctl"
+    code, wrong = looked(capfd)
+    assert (code, grant in str(wrong)) == (1, True)
+    postgres.execute(grant, roles)
+    assert main(["import", str(catalog)]) == 0
+    assert looked(capfd) == (0, {})
+
+
 def acl() -> tuple[list[str], list[str]]:
     """Return the page's ACL as the words that make the user, and its rights one by one."""
     words = _block("text").replace("PASSWORD", "s3cret-word").split()
