@@ -173,7 +173,7 @@ _MEANINGS = (
         ("42501",),  # insufficient privilege
         InvalidConfigError,
         "the database role may not do this",
-        "docs/postgresql.md lists the rights that modelctl needs",
+        "see: modelctl doctor, which names each right that is missing",
     ),
     _Meaning(
         ("42809", "55000"),  # wrong object type, object not in the state that is needed
