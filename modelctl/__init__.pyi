@@ -49,6 +49,8 @@ from modelctl.models.results import KeptChange as KeptChange
 from modelctl.models.results import LeaderboardEntry as LeaderboardEntry
 from modelctl.models.results import Model as Model
 from modelctl.models.results import OutcomeChange as OutcomeChange
+from modelctl.models.results import RemovedModel as RemovedModel
+from modelctl.models.results import SourcedModel as SourcedModel
 from modelctl.models.results import Stats as Stats
 from modelctl.models.results import StatusChange as StatusChange
 from modelctl.notify.results import Notified as Notified

@@ -245,6 +245,8 @@ INSERT INTO models (id, provider, active, auto_disabled, consecutive_failures, e
 BESIDE = """
 INSERT INTO modelctl_tags (model_id, tags) VALUES ('acme/one', '["eu","prod"]'), ('acme/off', '["eu"]');
 INSERT INTO modelctl_ignored (pattern) VALUES ('gone/*');
+INSERT INTO modelctl_origins (model_id, source, first_seen_at, gone_since)
+  VALUES ('acme/two', 'acme', '2026-01-02T03:04:05.678Z', '2026-01-03T03:04:05.678Z');
 """
 
 

@@ -47,6 +47,11 @@ def complete_tag(ctx: typer.Context, incomplete: str) -> list[str]:
     return _ask_fleet(ctx, incomplete, lambda fleet, _: [*fleet.tags()])
 
 
+def complete_source(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the sources that begin with *incomplete*; none if the configuration is wrong."""
+    return _ask_fleet(ctx, incomplete, lambda fleet, _: [*fleet.config.sources])
+
+
 def _ask_fleet(
     ctx: typer.Context, incomplete: str, ask: Callable[[Fleet, str], list[str]]
 ) -> list[str]:

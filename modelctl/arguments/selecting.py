@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from modelctl import streams
-from modelctl.arguments.completion import complete_tag
+from modelctl.arguments.completion import complete_source, complete_tag
 from modelctl.arguments.options import Provider
 from modelctl.errors import RefusedError, UsageError
 from modelctl.model import ModelStatus, numbered
@@ -69,6 +69,23 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
             ),
         ],
         None,
+    ),
+    "source": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="Only models that sync found in this source; '': in none.",
+                autocompletion=complete_source,
+            ),
+        ],
+        None,
+    ),
+    "gone": (
+        Annotated[
+            bool, typer.Option("--gone", help="Only models that their source no longer offers.")
+        ],
+        False,
     ),
     "all": (Annotated[bool, typer.Option("--all", help="All models.")], False),
 }

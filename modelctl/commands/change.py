@@ -25,16 +25,20 @@ from modelctl.arguments.options import (
 )
 from modelctl.arguments.selecting import Chosen, confirm, selects
 from modelctl.errors import ExitCode, ModelctlError, RefusedError
-from modelctl.model import ModelStatus
+from modelctl.model import ModelStatus, numbered
+from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from modelctl.fleet.fleet import Fleet
+    from modelctl.models.results import Changes
     from modelctl.tables.selection import Selection
 
 # How many warnings of one kind are printed, each for a model.
 _MAX_NAMED = 10
+# How many ids the command to ignore them names.
+_MAX_IGNORED = 3
 
 
 def add(
@@ -82,7 +86,36 @@ def remove(
         result = change(limit_to=limit_to, dry_run=dry_run)
         if not asks:
             _warn_of_look_alikes(fleet, ids)
-        return print_changes(ctx, result, output)
+        code = print_changes(ctx, result, output)
+        if not dry_run and output is not OutputFormat.JSON:
+            _say_what_comes_back(fleet, result)
+        return code
+
+
+def _say_what_comes_back(fleet: Fleet, result: Changes) -> None:
+    """Name removed models that their source still offers, unless they are ignored."""
+    import shlex
+
+    from modelctl.globs import escape
+    from modelctl.ignored.patterns import Ignored
+    from modelctl.models.results import RemovedModel
+
+    if not any(isinstance(change, RemovedModel) for change in result.changes):
+        return
+    with suppress(ModelctlError):  # the change was made, and a missing note is no failure
+        is_ignored = Ignored(one.pattern for one in fleet.ignored())
+        sources: set[str] = set()
+        number, ids = 0, ""
+        for change in result.changes:
+            if isinstance(change, RemovedModel) and not is_ignored(change.id):
+                number += 1
+                sources.add(change.source)
+                ids += f" {shlex.quote(escape(change.id))}" if number <= _MAX_IGNORED else ""
+        if number:
+            streams.say(
+                f"note: the next sync adds {numbered(number)} of {', '.join(sorted(sources))} again;"
+                f" to prevent it: modelctl ignore{ids if number <= _MAX_IGNORED else ' ID|GLOB...'}"
+            )
 
 
 def _confirm_removal(fleet: Fleet, model_ids: Sequence[str]) -> None:

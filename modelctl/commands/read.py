@@ -36,7 +36,7 @@ def list_models(
             "--columns",
             metavar="NAMES",
             help="Only these columns, in every format: id,status,since. Names are those of -o json, "
-            "and since, by, why, back_at.",
+            "and since, by, why, back_at, source, first_seen_at, last_seen_at, gone_since.",
         ),
     ] = None,
     sort: Annotated[
@@ -59,10 +59,13 @@ def list_models(
     from modelctl.recovery.explain import describe
     from modelctl.views import models as views
 
-    chosen = None if columns is None else _column_names(columns)
+    chosen = () if columns is None else _column_names(columns)
     with open_fleet(ctx) as fleet:
         notes = [*map(describe, fleet.holds())] if prints_table(output) else []
-        models = fleet.iter_models(select=selection, off=off, sort=sort, limit=limit)
+        with_source = output is OutputFormat.WIDE or not {*views.SOURCE_COLUMNS}.isdisjoint(chosen)
+        models = fleet.iter_models(
+            select=selection, off=off, sort=sort, limit=limit, with_source=with_source
+        )
         if chosen:
             view = views.columns_view(models, chosen, chosen, notes)
         elif off or output is OutputFormat.WIDE:
@@ -76,9 +79,9 @@ def list_models(
 
 def _column_names(text: str) -> tuple[str, ...]:
     """Read the names of columns, with commas between them."""
-    from modelctl.views.models import column_names
+    from modelctl.views.models import SOURCE_COLUMNS, column_names
 
-    known = column_names()
+    known = (*column_names(), *SOURCE_COLUMNS)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in known:

@@ -33,6 +33,7 @@ class ReadCommands(OpenedFleet):
         off: bool = False,
         sort: str = "id",
         limit: int | None = None,
+        with_source: bool = False,
     ) -> list[Model]:
         """Return the models that match.
 
@@ -40,13 +41,20 @@ class ReadCommands(OpenedFleet):
         although the health rule would switch them off.
         *sort*: ``id``, ``name``, ``provider``, ``status``, ``failures`` (most first), ``updated``
         or ``since`` (newest first). Text is sorted by code points, so capitals come first.
+        *with_source*: each as a `SourcedModel`, which says where it comes from.
 
         Raises:
             UsageError: an unknown status or sort key, or a limit below 0 (0 and None: no limit).
         """
         return list(
             self.iter_models(
-                status=status, provider=provider, select=select, off=off, sort=sort, limit=limit
+                status=status,
+                provider=provider,
+                select=select,
+                off=off,
+                sort=sort,
+                limit=limit,
+                with_source=with_source,
             )
         )
 
@@ -59,6 +67,7 @@ class ReadCommands(OpenedFleet):
         off: bool = False,
         sort: str = "id",
         limit: int | None = None,
+        with_source: bool = False,
     ) -> Iterator[Model]:
         """Give what `list_models` returns, one model at a time, in constant memory.
 
@@ -73,7 +82,9 @@ class ReadCommands(OpenedFleet):
             select = Selection(provider, status)
         wanted = None if select is None else arguments.selection(select)
         sort, limit = arguments.sort_key(sort), arguments.limit(limit)
-        return self._store.models.iter_models(wanted, off=off, sort=sort, limit=limit)
+        return self._store.models.iter_models(
+            wanted, off=off, sort=sort, limit=limit, with_source=with_source
+        )
 
     def show(self, id: str) -> ExplainedModel:  # noqa: A002 - its usual name
         """Return one model, with sentences that explain its status.

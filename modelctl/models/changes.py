@@ -11,7 +11,7 @@ from modelctl.model import ModelStatus
 from modelctl.models.events import differences
 from modelctl.tables.application import assignments
 from modelctl.tables.columns import DISABLED, ON, STATUS
-from modelctl.tables.odd_values import whole
+from modelctl.tables.odd_values import readable, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Decision(NamedTuple):
-    """What becomes of a model; *note*: why it stays as it is, for a person."""
+    """What becomes of a model; *note*: why it stays as it is, for a person.
+
+    *source*: the one that offers a model that is removed.
+    """
 
     after: ModelStatus | None
     event: str | None
@@ -28,6 +31,7 @@ class Decision(NamedTuple):
     reason: str | None = None
     writes: bool = True
     note: str | None = None
+    source: str | None = None
 
 
 class Change(NamedTuple):
@@ -171,11 +175,16 @@ def disable(
 
 def remove(database: Database, reason: str | None) -> Change:
     """Delete models."""
-    reads = "nullif(CAST(display_name AS text), ''), nullif(CAST(provider AS text), '')"
+    reads = (
+        "nullif(CAST(display_name AS text), ''), nullif(CAST(provider AS text), ''),"
+        f" (SELECT o.source FROM {database.own}modelctl_origins o"
+        f" WHERE o.model_id = models.id{database.sql.our_collation} AND o.gone_since IS NULL)"
+    )
 
     def decide(row: Sequence[Any]) -> Decision:
-        details = differences(("display_name", "provider"), row[2:], (None, None))
-        return Decision(None, "removed", details, reason)
+        details = differences(("display_name", "provider"), row[2:4], (None, None))
+        source = None if row[4] is None else readable(row[4])
+        return Decision(None, "removed", details, reason, source=source)
 
     return Change(reads, decide, f"DELETE FROM models WHERE {database.sql.ids} RETURNING id", {})
 

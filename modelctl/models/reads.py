@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from modelctl import health
 from modelctl.database.bulk import rows_of
 from modelctl.forks import cached_property
-from modelctl.models.results import Model
+from modelctl.models.results import Model, SourcedModel
 from modelctl.models.returning import cooldown_parameters, retry_at
+from modelctl.tables import origins
 from modelctl.tables.columns import MODELS, UtcTime, tags_table
 from modelctl.tables.ids import check_found, check_storable, is_storable, quoted
-from modelctl.tables.odd_values import OddRows, as_declared
+from modelctl.tables.odd_values import OddRows, as_declared, readable
 from modelctl.tables.selection import condition, parameters
 from modelctl.tables.tags import read_tags
 from modelctl.times import time_at
@@ -92,29 +93,34 @@ class Models:
         off: bool = False,
         sort: str = "id",
         limit: int | None = None,
+        with_source: bool = False,
     ) -> Iterator[Model]:
         """Give the models of a selection; *sort* is one of `SORT_KEYS`.
 
-        *off*: only those that are off, and those that a guard keeps on.
+        *off*: only those that are off, and those that a guard keeps on. *with_source*: each as a
+        `SourcedModel`.
         All rows are read before the first one is given, so that a slow caller holds no connection.
         """
         c = MODELS.c
         keys = (by_code_points(self._database, key) for key in (*_SORTS[sort], c.id))
-        query = self._select.order_by(*keys).limit(limit)
+        select = self._select_with_source if with_source else self._select
+        query = select.order_by(*keys).limit(limit)
         if selection is not None:
             values = parameters(self._database.sql, selection)
             query = query.where(sa.text(condition(self._database, selection)).bindparams(**values))
         if off:
             query = query.where(c.active.is_not(sa.true()) | (c.would_disable != ""))
-        yield from self._models(rows_of(self._database, query, limit))
+        rows = rows_of(self._database, query, limit)
+        yield from self._sourced_models(rows) if with_source else self._models(rows)
 
-    def get(self, model_id: str) -> Model:
+    def get(self, model_id: str) -> SourcedModel:
         """Return one model; `ModelNotFoundError` if there is none."""
         check_storable([model_id])
+        query = self._select_with_source.where(MODELS.c.id == model_id)
         with self._database.reading() as connection:
-            found = connection.execute(self._select.where(MODELS.c.id == model_id)).all()
+            found = connection.execute(query).all()
         check_found([model_id], [row.id for row in found])
-        return next(self._models(found))
+        return next(self._sourced_models(found))
 
     @cached_property  # making it takes longer than the statement of one row
     def _select(self) -> sa.Select[Any]:
@@ -130,13 +136,27 @@ class Models:
             *map(_as_results_have_it, MODELS.c), of_model.c.tags, now, retry
         ).select_from(MODELS.outerjoin(of_model, of_model.c.model_id == their_id))
 
+    @cached_property
+    def _select_with_source(self) -> sa.Select[Any]:
+        return origins.with_origins(self._database, self._select)
+
     def _models(self, rows: Iterable[Any]) -> Iterator[Model]:
         odd = OddRows(self._database.warn)
         for row in rows:
-            yield self._model(row, odd)
+            yield Model(*self._fields(row, odd))
         odd.finish()
 
-    def _model(self, row: Sequence[Any], odd: OddRows) -> Model:
+    def _sourced_models(self, rows: Iterable[Any]) -> Iterator[SourcedModel]:
+        odd = OddRows(self._database.warn)
+        for row in rows:
+            *of_model, source, first_seen_at, last_seen_at, gone_since = row
+            fields = self._fields(of_model, odd)
+            fields += [source and readable(source), first_seen_at, last_seen_at, gone_since]
+            yield SourcedModel(*fields)
+        odd.finish()
+
+    def _fields(self, row: Sequence[Any], odd: OddRows) -> list[Any]:
+        """Return the values of the fields of `Model`."""
         # Looking at each value costs as much as all the rest, and nearly all rows have usual types.
         usual = tuple(map(type, row)) in self._usual
         usual = usual and row[_ACTIVE] in _FLAGS and row[_AUTO_DISABLED] in _FLAGS
@@ -155,7 +175,7 @@ class Models:
         fields[_ACTIVE], fields[_AUTO_DISABLED] = active, auto_disabled
         if not active:  # a guard spares only what is on
             fields[_SPARED] = None
-        return Model(*fields)
+        return fields
 
     def _corrected(self, row: Sequence[Any], odd: OddRows) -> Sequence[Any]:
         """Make each value what its column is for, and add the row to *odd* if one was not."""

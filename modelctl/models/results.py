@@ -53,8 +53,22 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class ExplainedModel(Model):
-    """A model, and the sentences that answer why it is as it is and what comes next."""
+class SourcedModel(Model):
+    """A model, and where it comes from; None where no `sync` has found it.
+
+    *source*: the source that offers it. *first_seen_at*: the first sync that found it there.
+    *last_seen_at*: the last one. *gone_since*: the first sync that did not; None: it is still there.
+    """
+
+    source: str | None
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+    gone_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedModel(SourcedModel):
+    """A model, its source, and the sentences that answer why it is as it is and what comes next."""
 
     explanation: tuple[str, ...]
 
@@ -74,6 +88,13 @@ class KeptChange(StatusChange):
     """No change, and *note* says what stayed: a disable without an end, or another name or provider."""
 
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedModel(StatusChange):
+    """A model that was removed although *source* offers it, so that the next `sync` adds it again."""
+
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from modelctl.errors import RefusedError
 from modelctl.model import ModelStatus, numbered
 from modelctl.models.changes import Change, Decision, disable, enable, remove
 from modelctl.models.events import NewEvent, insert_one, log
-from modelctl.models.results import KeptChange, StatusChange
+from modelctl.models.results import KeptChange, RemovedModel, StatusChange
 from modelctl.spool import Spool
 from modelctl.tables.application import (
     KeptError,
@@ -123,6 +123,8 @@ def _result(row: Sequence[Any], decision: Decision) -> StatusChange:
     before = _STATUSES[row[1]]
     if decision.note is not None:
         return KeptChange(row[0], before, before, False, decision.note)
+    if decision.source is not None:
+        return RemovedModel(row[0], before, None, True, decision.source)
     return StatusChange(row[0], before, decision.after, decision.event is not None)
 
 

@@ -69,7 +69,7 @@ def selection(value: Selection) -> Selection:
         raise UsageError("all models, or those of a selection: give one of them")
     texts: dict[str, Any] = {
         name: storable(getattr(value, name))
-        for name in ("provider", "match", "by")
+        for name in ("provider", "match", "by", "source")
         if name in given
     }
     if value.match is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modelctl.config.config import Config
     from modelctl.database.database import Database
     from modelctl.health import Hold
-    from modelctl.models.results import ExplainedModel, Model
+    from modelctl.models.results import ExplainedModel, Model, SourcedModel
     from modelctl.recovery.candidates import Candidates
     from modelctl.recovery.holds import Holds
     from modelctl.recovery.results import Candidate
@@ -56,7 +56,7 @@ def describe(hold: Hold) -> str:
 
 
 def explained(
-    model: Model, config: Config, database: Database, holds: Holds, candidates: Candidates
+    model: SourcedModel, config: Config, database: Database, holds: Holds, candidates: Candidates
 ) -> ExplainedModel:
     """Return *model* with its explanation; the database is asked what the sentences need."""
     from dataclasses import fields

@@ -10,6 +10,7 @@ from modelctl.model import ModelStatus, numbered
 from modelctl.spool import Spool
 from modelctl.tables.columns import AUTO_OFF, DISABLED, ON, TIMED_OFF
 from modelctl.tables.ids import is_storable, quoted
+from modelctl.tables.origins import from_source, is_gone
 from modelctl.tables.tags import has_tags
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Selection:
     *match*: a pattern that the whole id matches, case-sensitive: ``*`` is any text, ``?`` any
     character, ``[a-z]`` one of these, ``[!a-z]`` none of these. *timed*: a person disabled it until
     a time. *by*: it is off, and this person (or ``health rule``) switched it off. *tag*: it has this
-    tag, or all of these.
+    tag, or all of these. *source*: `sync` found it in this source; '': in none. *gone*: its source no
+    longer offers it.
     """
 
     provider: str | None = None
@@ -42,6 +44,8 @@ class Selection:
     by: str | None = None
     all: bool = False
     tag: str | Sequence[str] = ()
+    source: str | None = None
+    gone: bool = False
 
     def given(self) -> list[str]:
         """Return the names of what is given."""
@@ -63,6 +67,8 @@ def condition(database: Database, selection: Selection) -> str:
         "by": "active IS NOT TRUE AND disabled_by = :off_by",
         "all": "TRUE",
         "tag": has_tags(database),
+        "source": from_source(database, selection.source),
+        "gone": is_gone(database),
     }
     return " AND ".join(conditions[name] for name in selection.given()) or "TRUE"
 
@@ -78,6 +84,7 @@ def parameters(sql: Sql, selection: Selection) -> dict[str, Any]:
         "off_by": selection.by,
         "matching": matching,
         "of_tags": sql.list_of_texts(tags) if tags else None,
+        "of_source": selection.source or None,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -108,14 +115,14 @@ def selected_ids(database: Database, selection: Selection, *, only_off: bool = F
 
 
 def check_named(database: Database, selection: Selection) -> None:
-    """Check that a model has the provider and the tags and matches the pattern, whatever its status is.
+    """Check that a model has the provider, tags and source and matches the pattern, whatever its status is.
 
     Raises:
         ModelNotFoundError: there is none.
     """
     from modelctl.database.sql import text
 
-    named = replace(selection, status=None, timed=False, by=None)
+    named = replace(selection, status=None, timed=False, by=None, gone=False)
     sql = f"SELECT 1 FROM models WHERE {condition(database, named)} LIMIT 1"
     with database.reading() as connection:
         found = connection.execute(text(sql), parameters(database.sql, named)).first()
@@ -125,7 +132,7 @@ def check_named(database: Database, selection: Selection) -> None:
 
 def no_model(selection: Selection, what: str = "no model") -> ModelNotFoundError:
     """Return the error that a selection has no model."""
-    words = {"timed": "disabled until a time", "all": "at all"}
+    words = {"timed": "disabled until a time", "all": "at all", "gone": "gone from its source"}
     words["tag"] = (
         f"tag {quoted([selection.tag] if isinstance(selection.tag, str) else selection.tag)}"
     )

@@ -35,15 +35,16 @@ _MODEL_FIELDS = (
 # until when. Of one that a guard keeps on it tells why.
 _OFF = ("since", "by", "why", "back_at")
 OFF_COLUMNS = ("id", "status", *_OFF)
+SOURCE_COLUMNS = ("source", "first_seen_at", "last_seen_at", "gone_since")
 WIDE_COLUMNS = (
     *("id", "display_name", "provider", "status", *_OFF, "consecutive_failures"),
     *("success_count", "failure_count", "last_success_at", "last_failure_at", "updated_at"),
-    "tags",
+    *("tags", "source", "gone_since"),
 )
 
 
 def column_names() -> tuple[str, ...]:
-    """Return the columns that `list -c` knows."""
+    """Return the columns that `list -c` knows, beside `SOURCE_COLUMNS`."""
     from modelctl.models.results import Model
 
     return (*field_names(Model, *_MODEL_FIELDS), *_OFF)
@@ -96,7 +97,8 @@ def _shown(model: Model, name: str) -> Any:
         return ", ".join(model.tags) or None
     if name == "back_at" and value is None and model.status is not ModelStatus.ACTIVE:
         return "never"
-    return f"{value:%Y-%m-%d %H:%MZ}" if value and name in ("since", "back_at") else value
+    is_short = name in ("since", "back_at", "gone_since")
+    return f"{value:%Y-%m-%d %H:%MZ}" if value and is_short else value
 
 
 def models_view(models: Iterable[Model], notes: Iterable[str] = ()) -> View:
@@ -137,6 +139,7 @@ def model_view(result: ExplainedModel) -> View:
         (" " if number else "why", sentence) for number, sentence in enumerate(result.explanation)
     ]
     names = field_names(type(result), *_MODEL_FIELDS)
+    newer = ("tags", *SOURCE_COLUMNS)
     rows: list[tuple[str, Any]] = [
         ("id", result.id),
         ("name", result.display_name or result.id),
@@ -153,14 +156,18 @@ def model_view(result: ExplainedModel) -> View:
         ("last failure", result.last_failure_at),
         ("created", result.created_at),
         ("updated", result.updated_at),
+        ("source", result.source),
+        ("first seen", result.first_seen_at),
+        ("last seen", result.last_seen_at),
+        ("gone since", result.gone_since),
     ]
     return View(
         document=result,
         columns=("field", "value"),
         rows=[row for row in rows if row[1] not in (None, "")],
         items=[result],
-        # The explanation stays before the tags, which are newer.
-        fields=(*(name for name in names if name != "tags"), "tags"),
+        # The explanation stays before the tags and the source, which are newer.
+        fields=(*(name for name in names if name not in newer), *newer),
     )
 
 

@@ -64,7 +64,8 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
     ("list --off --match acme/* --by ann", 0, MODEL | {"since", "by", "why", "back_at"}),
     ("list --all", 0, MODEL),
     ("list --tag eu", 0, MODEL),
-    ("show acme/one", 0, MODEL),
+    ("list --source acme --gone -c id,source,gone_since", 0, {"id", "source", "gone_since"}),
+    ("show acme/one", 0, MODEL | {"source", "first_seen_at", "last_seen_at", "gone_since"}),
     ("stats", 0, STATS),
     (
         "leaderboard",

@@ -24,16 +24,18 @@ NEEDY = (
     *(("probe",), ("undo",), ("metrics",), ("run",), ("watch",), ("notify",), ("export",)),
     *(("config", "example"), ("completion",)),
 )
+CHANGING = ("disable", "enable", "remove", "edit", "recover")
 ELSEWHERE = {
     *(("cache drain", "--follow"), ("doctor", "--audit")),
     *(("events", name) for name in ("--follow", "--actor", "--operation")),  # tests/history
     *(("availability", "--html"), ("availability", "--png")),  # tests/availability
     ("doctor", "--nagios"),  # tests/doctor/test_nagios.py
     *(
-        *((name, "--timed") for name in ("list", "disable", "enable", "remove", "edit", "recover")),
+        *((name, "--timed") for name in ("list", *CHANGING)),
+        *((name, f"--{of}") for name in CHANGING for of in ("source", "gone")),
         ("recover", "--probe"),
         ("recover", "--check"),
-    ),  # tests/recovery/test_guards.py, test_recovery.py, tests/models/test_selection.py
+    ),  # tests/recovery/test_guards.py, test_recovery.py, tests/models/test_selection.py, test_origins.py
 }
 
 

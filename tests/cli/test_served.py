@@ -34,7 +34,8 @@ def fill(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM models")
         connection.execute("DELETE FROM modelctl_tags")  # the triggers may be detached
-        connection.execute("DELETE FROM modelctl_ignored")
+        for table in ("modelctl_ignored", "modelctl_origins"):
+            connection.execute(f"DELETE FROM {table}".encode())
         text = commands.FLEET.replace("strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "now()")
         text += commands.BESIDE.replace('["', '{"').replace('"]', '"}')
         for statement in filter(str.strip, text.split(";")):
