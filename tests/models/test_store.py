@@ -390,6 +390,7 @@ def role(postgres: Postgres, pg_database: str) -> Iterator[str]:
     for table in (
         "models",
         *(f"modelctl_{name}" for name in ("events", "outbox", "state", "holds", "tags", "ignored")),
+        *("modelctl_origins", "modelctl_sources"),
     ):
         sql(pg_database, f"GRANT SELECT ON {table} TO reader")
     yield pg_database.replace("postgres@", "reader@")
