@@ -160,14 +160,21 @@ def test_signal_ends_a_command(tmp_path: Path, number: signal.Signals, command: 
     assert (b'"interrupted"' in out, err) == (True, b"")
     # What was killed and has no parent any more is waited for by the first process of all.
     deadline = time.monotonic() + commands.SECONDS
-    alive = True
-    while alive:
-        assert time.monotonic() < deadline
-        alive = False
-        for entry in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                alive |= int(fields[2]) == group and fields[0] != "Z"
+    while left := _in_group(group):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+def _in_group(group: int) -> list[str]:
+    """Return what /proc/*/stat says of the processes of a group that have not ended."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            said = (entry / "stat").read_text()
+            fields = said.rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] not in ("Z", "X"):
+                found.append(said)
+    return found
 
 
 def test_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
