@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from litellm.integrations.custom_logger import CustomLogger
 
 from modelctl.integrations.reporting import Reporter, named
+from modelctl.model import FailureType
 
 if TYPE_CHECKING:
     from modelctl.integrations.reporting import RecordsOutcomes, Reported
@@ -110,10 +111,14 @@ class OutcomeLogger(CustomLogger):
             if self._is_repeated(call, "success", getattr(named.get("response_obj"), "id", None)):
                 return
             model_id = None if call.get("cache_hit") else self._id(call)
-            if model_id:
-                self._reporter.success(model_id)
-            else:
+            if not model_id:
                 self._reporter.ignored()
+            elif getattr(named.get("response_obj"), "choices", None) == []:
+                # LiteLLM takes it for an answer.
+                reason = "the answer has no choices"
+                self._reporter.failure(model_id, FailureType.PARSE_ERROR, reason)
+            else:
+                self._reporter.success(model_id)
 
     def _failed(self, *args: Any, **named: Any) -> None:
         with self._reporter.guarded():
