@@ -16,7 +16,7 @@ from tests import commands
 from tests.commands import Cli, add, make_fleet
 from tests.fleets import opened, seed, sql
 
-MANY = 60_000
+MANY = 40_000
 MORE = "and there are more"
 
 
