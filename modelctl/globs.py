@@ -71,8 +71,12 @@ def parse(pattern: str) -> Glob:
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Return a function that says whether a text matches one of *patterns*; raises as `parse` does."""
-    compiled = [re.compile(parse(pattern).for_python(), re.DOTALL) for pattern in patterns]
-    return lambda text: any(pattern.fullmatch(text) for pattern in compiled)
+    expressions = [f"(?:{parse(pattern).for_python()})" for pattern in patterns]
+    if not expressions:
+        return lambda _: False
+    # One expression: of 200 patterns, 200 take 70 times as long.
+    compiled = re.compile("|".join(expressions), re.DOTALL)
+    return lambda text: compiled.fullmatch(text) is not None
 
 
 def is_glob(text: str) -> bool:

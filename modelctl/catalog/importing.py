@@ -70,12 +70,16 @@ def import_catalog(
     from modelctl.sync.stage import Staged
 
     is_ignored = read_ignored(database)
-    taken = len(found.models)
-    if is_ignored:
-        taken -= sum(is_ignored(entry.id) for entry in found.models.by_key())
+    left_out = 0
 
     def entries() -> Iterable[Staged]:
-        return (Staged(*model) for model in found.models.by_key() if not is_ignored(model.id))
+        nonlocal left_out
+        left_out = 0  # the transaction may begin again
+        for model in found.models.by_key():
+            if is_ignored(model.id):
+                left_out += 1
+            else:
+                yield Staged(*model)
 
     try:
         done = import_models(
@@ -92,7 +96,7 @@ def import_catalog(
     numbers: dict[str, Any] = {
         "added": done.added,
         "updated": done.differing if updates else 0,
-        "unchanged": taken - done.added - done.differing,
+        "unchanged": len(found.models) - left_out - done.added - done.differing,
         "skipped": 0 if updates else done.differing,
         "rejected": found.rejected,
         "cache": invalidate(owed=not dry_run, changed=bool(done.added or done.differing)),
@@ -100,7 +104,7 @@ def import_catalog(
         "ignored_status": done.other_status,
         "notes": found.notes,
         "operation": None if dry_run else operation.written(),
-        "ignored": len(found.models) - taken,
+        "ignored": left_out,
     }
     return ImportPlan(**numbers, changes=done.changes) if dry_run else ImportResult(**numbers)
 

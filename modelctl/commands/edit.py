@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,10 @@ from modelctl.arguments.options import (
 )
 from modelctl.arguments.selecting import Chosen, confirm, selects
 from modelctl.errors import ExitCode, ModelctlError
+from modelctl.output.formats import OutputFormat
+
+if TYPE_CHECKING:
+    from modelctl.fleet.fleet import Fleet
 
 
 @partial(selects, own=("tag",), with_ids=("provider",))
@@ -104,4 +108,25 @@ def rename(
             for model_id, other in fleet.look_alikes([new]):
                 if other != old:
                     streams.say(f"warning: '{model_id}' looks like another model, '{other}'")
-        return print_changes(ctx, result, output)
+        code = print_changes(ctx, result, output)
+        if result.changes[0].changed and not dry_run and output is not OutputFormat.JSON:
+            _say_what_sync_does(fleet, old, new)
+        return code
+
+
+def _say_what_sync_does(fleet: Fleet, old: str, new: str) -> None:
+    """Say what the next sync does with a model whose source offers it under its old id."""
+    import shlex
+
+    from modelctl.globs import escape
+    from modelctl.models.results import SourcedModel
+    from modelctl.tables.selection import Selection
+
+    with suppress(ModelctlError):  # the change was made, and a missing note is no failure
+        for model in fleet.list_models(select=Selection(match=escape(new)), with_source=True):
+            if isinstance(model, SourcedModel) and model.source and not model.gone_since:
+                streams.say(
+                    f"note: unless {model.source} has the new id, the next sync takes '{new}' for"
+                    f" gone, and adds '{old}' again; to prevent that:"
+                    f" modelctl ignore {shlex.quote(escape(old))}"
+                )

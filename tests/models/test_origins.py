@@ -169,4 +169,9 @@ def test_the_commands(fleet: Fleet, fleet_url: str, tool: Cli) -> None:
     tool("ignore", "c")
     removed = tool("remove", "c", "--yes", "-o", "table")
     assert (removed.code, removed.err) == (0, "")
+    renamed = (
+        "note: unless s has the new id, the next sync takes 'new' for gone, and adds 'd' again"
+    )
+    assert tool("rename", "d", "new").err.startswith(renamed)
+    assert tool("rename", "d", "new", "-o", "json").err == ""
     assert tool("remove", "--source", "s", "--yes", "-o", "json").err == ""
