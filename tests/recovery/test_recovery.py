@@ -332,7 +332,7 @@ sys.stderr.write(Path("/proc/self/status").read_text().partition("VmHWM:")[2].sp
 def test_memory_does_not_grow_with_the_fleet(
     sqlite_database: str, tmp_path: Path, words: list[str]
 ) -> None:
-    """Sixty thousand due models take less than 12 MiB more than a thousand do."""
+    """Sixty thousand due models take less than 16 MiB more than a thousand do."""
     peaks = []
     file = Path(sqlite_database.removeprefix("sqlite:///"))
     empty = file.read_bytes()
@@ -354,7 +354,7 @@ def test_memory_does_not_grow_with_the_fleet(
             assert len(told["recovered"]) == min(count, 30_000)
             assert len(told["waiting"]) == max(0, count - 30_000)
         peaks.append(int(done.stderr) / 1024)
-    assert peaks[1] - peaks[0] < 12, peaks
+    assert peaks[1] - peaks[0] < 16, peaks
 
 
 @pytest.mark.parametrize(
