@@ -74,6 +74,25 @@ def test_import_leaves_out_what_is_ignored(fleet: Fleet, fleet_url: str) -> None
     assert fleet.import_models(given).ignored == 6
 
 
+def test_what_was_removed_does_not_come_back(fleet: Fleet) -> None:
+    """Sync and import add a removed model again, unless its id is ignored; taken back, it comes."""
+    offered = [("s", [("a", "A", "p"), ("b", "B", "p"), ("c", "C", "p")])]
+    fleet.sync(offered)
+    fleet.remove("b")
+    assert fleet.sync(offered).added == 1
+    fleet.remove("b")
+    fleet.ignore("b")
+    assert (fleet.sync(offered).added, fleet.import_models(catalogue("b")).added) == (0, 0)
+    fleet.unignore("b")
+    assert fleet.sync(offered).added == 1
+    # A renamed model is gone where only its old id is offered, which comes back unless it is ignored.
+    fleet.rename("c", "mine")
+    fleet.ignore("c")
+    done = fleet.sync(offered)
+    assert (done.added, done.gone, done.ignored) == (0, 1, 1)
+    assert fleet.show("mine").gone_since is not None
+
+
 def test_ignoring_again_changes_nothing(fleet: Fleet, fleet_url: str) -> None:
     """A pattern is stored once, with the first reason and actor; models stay, and are counted."""
     seed(fleet, "ab")
