@@ -59,6 +59,7 @@ from modelctl.recorder.results import RecorderStats as RecorderStats
 from modelctl.recovery.results import Pause as Pause
 from modelctl.recovery.results import Recovery as Recovery
 from modelctl.recovery.results import Waiting as Waiting
+from modelctl.removal.results import Uninstalled as Uninstalled
 from modelctl.sync.results import PlannedChange as PlannedChange
 from modelctl.sync.results import SyncResult as SyncResult
 from modelctl.tables.selection import Selection as Selection

@@ -15,15 +15,26 @@ from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from modelctl.migrations.results import SchemaStatus
+    from modelctl.removal.results import Uninstalled
 
 
 def db_upgrade(ctx: typer.Context, dry_run: DryRun = False, output: Output = None) -> ExitCode:
-    """Create or repair the schema; adopt a table "models"."""
+    """Create or repair the schema; adopt a table "models".
+
+    With --dry-run it prints the SQL that it would execute, and says what it adopts.
+    """
     with open_fleet(ctx) as fleet:
         result = fleet.upgrade(dry_run=dry_run)
-    print_result(ctx, result, output)
+    if output is None and result.sql:
+        _print_script(result.sql)
+    else:
+        print_result(ctx, result, output)
     if output is not OutputFormat.JSON:
+        if result.dry_run and result.findings:
+            streams.say(result.summary)
         _say_differences(result)
     return ExitCode.INVALID_CONFIG if result.obstacles else ExitCode.OK
 
@@ -53,8 +64,54 @@ def _say_differences(result: SchemaStatus) -> None:
             streams.say(f"{kind}: {line}")
 
 
+def _print_script(statements: Iterable[str]) -> None:
+    """Print SQL for `psql` or `sqlite3`: one transaction."""
+    streams.write([f"{sql.rstrip(';')};\n" for sql in ("BEGIN", *statements, "COMMIT")])
+
+
+def db_uninstall(
+    ctx: typer.Context, dry_run: DryRun = False, yes: Yes = False, output: Output = None
+) -> ExitCode:
+    """Remove all that modelctl has made: triggers, tables, and the columns that it added to models.
+
+    The table models stays, with its rows and all other columns. Refused (exit 8) while invalidations
+    are queued. With --dry-run it prints the SQL that it would execute.
+    """
+    with open_fleet(ctx) as fleet:
+        if dry_run or not yes:
+            result = fleet.uninstall(dry_run=True)
+        if not dry_run:
+            if not yes:
+                _confirm_uninstall(result)
+            result = fleet.uninstall()
+    if output is None and result.sql:
+        _print_script(result.sql)
+    else:
+        print_result(ctx, result, output)
+    if output is not OutputFormat.JSON:
+        for kind, lines in {"in the way": result.refused, "stays": result.kept}.items():
+            for line in lines:
+                streams.say(f"{kind}: {line}")
+    return ExitCode.REFUSED if result.refused else ExitCode.OK
+
+
+def _confirm_uninstall(planned: Uninstalled) -> None:
+    if not streams.can_ask():
+        raise RefusedError(
+            "uninstall asks first, and nobody can be asked here; nothing was removed",
+            hint="look at it with --dry-run, then use --yes",
+        )
+    streams.say(*(f"removes: {part}" for part in planned.removed))
+    streams.say(*(f"stays: {part}" for part in planned.kept))
+    if not streams.ask("Remove modelctl, with its history? [y/N] "):
+        raise RefusedError("not confirmed; nothing was removed")
+
+
 def db_detach(ctx: typer.Context, yes: Yes = False, output: Output = None) -> None:
-    """Remove modelctl's triggers and functions; tables and columns stay."""
+    """Remove modelctl's triggers and functions for a time; tables and columns stay.
+
+    `db upgrade` puts them back. To remove everything, use `db uninstall`.
+    """
     from modelctl.views.upkeep import removed_view
 
     with open_fleet(ctx) as fleet:

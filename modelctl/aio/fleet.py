@@ -75,6 +75,7 @@ class AsyncFleet(AsyncCalls):
     upgrade = in_thread(Fleet.upgrade)
     schema_status = in_thread(Fleet.schema_status)
     detach = in_thread(Fleet.detach)
+    uninstall = in_thread(Fleet.uninstall)
     doctor = in_thread(Fleet.doctor)
     metrics = in_thread(Fleet.metrics)
     prune = in_thread(Fleet.prune)

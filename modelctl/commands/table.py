@@ -60,11 +60,12 @@ COMMANDS: dict[str, str | CommandGroup] = {
         },
     ),
     "db": CommandGroup(
-        "Create, repair or look at the schema.",
+        "Create, repair, look at or remove the schema.",
         {
             "upgrade": "admin.installation:db_upgrade",
             "status": "admin.installation:db_status",
             "detach": "admin.installation:db_detach",
+            "uninstall": "admin.installation:db_uninstall",
         },
     ),
     "config": CommandGroup(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelctl.doctor.facts import Finding, first_three, well, wrong
 from modelctl.errors import DatabaseUnavailableError, ModelctlError, RefusedError, UsageError
+from modelctl.tables.application import count_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -38,7 +39,8 @@ def table(facts: Facts) -> Finding | None:
             f"{found.name} is found first in {path}, but modelctl's triggers are also on"
             f" {first_three(elsewhere)}: it may be the wrong table{advice}"
         )
-    return well(found.name)
+    _, rows = facts.storage.inspect(lambda connection, _: count_rows(connection))
+    return well(f"{found.name} of owner {found.owner}" + (f", {rows}" if rows else ""))
 
 
 def writing(facts: Facts) -> Finding:

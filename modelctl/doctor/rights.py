@@ -65,6 +65,7 @@ class Table:
     name: str
     kind: str
     hides_rows: bool
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Rights:
             "SELECT c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname),"
             " CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view'"
             " WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'no table' END,"
-            " c.relkind IN ('r', 'p') AND row_security_active(c.oid)"
+            " c.relkind IN ('r', 'p') AND row_security_active(c.oid), pg_get_userbyid(c.relowner)"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE c.oid = to_regclass('models')"
             " OR (n.nspname = :schema AND c.relname = ANY(CAST(:names AS text[])))"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from modelctl import deadline
 from modelctl.database.bulk import chunks, spooled
 from modelctl.database.sql import text
+from modelctl.model import numbered
 from modelctl.models.events import NewEvent, log
 from modelctl.tables.columns import STATUS
 from modelctl.tables.ids import is_storable
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 _LONGEST_ID = 2000
 
 
-def catch_up(database: Database, actor: str) -> int:
-    """Bring the history up to date with the table; return how many models it said nothing about."""
+def catch_up(database: Database, actor: str) -> tuple[str, ...]:
+    """Bring the history up to date with the table; say of how many models it said nothing."""
     # All ids are read first, to disk if they are many, so that no lock is held meanwhile.
     ids = spooled(database, text(_differing(database)), make=lambda row: row[0])
     storable = (i for i in ids if is_storable(i) and len(i.encode()) <= _LONGEST_ID)
@@ -36,7 +37,9 @@ def catch_up(database: Database, actor: str) -> int:
     for chunk in chunks(storable):
         written += database.write(functools.partial(_write, database, ids=chunk, actor=actor))
         deadline.renew()
-    return written
+    if not written:
+        return ()
+    return (f"the history did not say the status of {numbered(written)}",)
 
 
 def _told(database: Database, model_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,8 @@ _SUITABLE = {
         "timestamp": "(?!.*INT).*(CHAR|CLOB|TEXT|DATE|TIME).*",
     },
 }
+# The name of the note in modelctl_state.
+NOTE = "adoption"
 _NAMES = {"counter": "integer"}
 
 
@@ -41,6 +44,48 @@ class FoundColumn(NamedTuple):
     number: int = 0
     default: str | None = None
     identity: bool = False
+
+
+class Note(NamedTuple):
+    """What modelctl has added, for `db uninstall`; it is stored in modelctl_state.
+
+    *created*: the table itself. *columns*: those that were added to the table of an application.
+    *schema*: the schema of the own tables.
+    """
+
+    created: bool
+    columns: tuple[str, ...]
+    schema: bool
+
+    @classmethod
+    def read(cls, value: str | None) -> Note | None:
+        """Return the note that is stored; None: there is none that can be read."""
+        try:
+            created, columns, schema = json.loads(value or "")
+            return cls(bool(created), tuple(map(str, columns)), bool(schema))
+        except (ValueError, TypeError):
+            return None
+
+    def written(self) -> str:
+        """Return the note as it is stored."""
+        return json.dumps(self)
+
+
+def next_note(
+    before: Note | None, missing: Collection[str], *, installed: bool, watched: bool, schema: bool
+) -> Note | None:
+    """Return the note after *missing* columns were added; None: what was there first is not known.
+
+    *installed*: whether parts of modelctl are there; *watched*: whether its triggers are on the
+    table. *schema*: whether the schema of the own tables is missing, too.
+    """
+    if before is None:
+        return None if installed else Note(False, tuple(missing), schema)
+    if missing and not watched:  # another table took the place of the one that the note is about
+        return Note(False, tuple(missing), before.schema or schema)
+    return before._replace(
+        columns=tuple(dict.fromkeys((*before.columns, *missing))), schema=before.schema or schema
+    )
 
 
 class RowsOff(NamedTuple):

@@ -22,7 +22,7 @@ def compare(plan: Plan, catalogue: SystemCatalog) -> Relation:
     models = catalogue.models
     if models is None:
         return _create(plan, catalogue)
-    plan.table = models.shown
+    plan.table, plan.owner, plan.width = models.shown, models.owner, len(models.columns)
     if plan.is_table(models.shown, models.kind):
         plan.obstruct(*_problems(models, catalogue))
     _remove_from_other_tables(plan, models, catalogue)

@@ -14,8 +14,11 @@ from modelctl.count.outbox import SEAL
 from modelctl.database.locks import lock_key
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
+from modelctl.migrations.adoption import NOTE
+from modelctl.migrations.plan import execute
 from modelctl.migrations.results import SchemaStatus
-from modelctl.schema.declared import CACHE, HEAD, KNOWN, OUTBOX
+from modelctl.schema.declared import CACHE, HEAD, KNOWN, NOW, OUTBOX, STATE
+from modelctl.tables.application import count_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,52 +44,36 @@ def upgrade(connection: Connection, schema: str = SCHEMA, *, dry_run: bool = Fal
         InvalidConfigError: this database, or its table ``models``, cannot be used.
     """
     if dry_run:
-        with _reading(connection):
+        with reading(connection):
             plan = _plan(connection, schema)
             if plan.steps:
                 plan.obstacles += plan.rights
-            return _status(connection, plan, dry_run=True)
-    with _alone(connection, schema):
+            return _status(connection, schema, plan, dry_run=True)
+    with alone(connection, schema):
         plan = _plan(connection, schema)
         problems = [*plan.obstacles, *(plan.rights if plan.steps else ())]
         if problems:
             hint = "nothing was changed; or give modelctl a database of its own (database.url)"
             raise InvalidConfigError("; ".join(problems), hint=hint)
-        plan.execute(connection)
-        if plan.steps:
-            _seal(connection, schema)
-        if plan.steps and plan.installed:
-            _invalidate(connection, schema)
+        execute(connection, _script(connection, schema, plan))
         after = _plan(connection, schema)
-        return _status(connection, after, repaired=plan)
+        return _status(connection, schema, after, repaired=plan)
 
 
 def status(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
     """Compare the database with what this release needs."""
-    with _reading(connection):
-        return _status(connection, _plan(connection, schema))
+    with reading(connection):
+        return _status(connection, schema, _plan(connection, schema))
 
 
 def triggers(connection: Connection, schema: str = SCHEMA) -> dict[str, bool]:
     """Return for each declared trigger whether it is there, as declared, and enabled."""
-    with _reading(connection):
+    with reading(connection):
         return _plan(connection, schema).triggers
 
 
-def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
-    """Drop the triggers and functions, not the tables and columns; return what was dropped."""
-    with _alone(connection, schema):
-        if connection.dialect.name != "postgresql":
-            found = sqlite.installed_on(connection)
-            for name, _ in found:
-                connection.exec_driver_sql(f"DROP TRIGGER {name}")
-            connection.exec_driver_sql(f"DELETE FROM {CACHE}")
-            return [f"trigger {name} of {table}" for name, table in found]
-        return postgresql.detach(connection, schema)
-
-
 @contextmanager
-def _alone(connection: Connection, schema: str) -> Iterator[None]:
+def alone(connection: Connection, schema: str) -> Iterator[None]:
     """Run a transaction beside which no other upgrade runs."""
     if connection.dialect.name == "postgresql":
         # The first read of the schema must see what the other upgrade has committed: not with an
@@ -113,7 +100,7 @@ def _alone(connection: Connection, schema: str) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(connection: Connection) -> Iterator[None]:
+def reading(connection: Connection) -> Iterator[None]:
     """Leave no transaction open, except one that the caller has begun."""
     begun = connection.in_transaction()
     try:
@@ -144,8 +131,14 @@ def _plan(connection: Connection, schema: str) -> Plan:
 
 
 def _status(
-    connection: Connection, plan: Plan, *, repaired: Plan | None = None, dry_run: bool = False
+    connection: Connection,
+    schema: str,
+    plan: Plan,
+    *,
+    repaired: Plan | None = None,
+    dry_run: bool = False,
 ) -> SchemaStatus:
+    number, rows = count_rows(connection) if plan.width else (None, None)
     return SchemaStatus(
         connection.dialect.name,
         plan.current,
@@ -156,23 +149,31 @@ def _status(
         obstacles=tuple(plan.obstacles),
         repaired=repaired.findings if repaired else (),
         dry_run=dry_run,
+        owner=plan.owner,
+        rows=number,
+        summary=plan.summary(rows),
+        sql=tuple(_script(connection, schema, plan)) if dry_run and not plan.obstacles else (),
     )
 
 
-def _seal(connection: Connection, schema: str) -> None:
-    """Record the table and the triggers that the cached count depends on from now on."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            f'INSERT INTO "{schema}".modelctl_state (name, at, value)'
-            f" VALUES ('seal', now(), {SEAL})"
-            " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value",
-            execution_options={"no_parameters": True},
-        )
-
-
-def _invalidate(connection: Connection, schema: str) -> None:
-    """Invalidate the caches: changes that were made while a trigger was missing are not in them."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f'INSERT INTO "{schema}".{OUTBOX} DEFAULT VALUES')
-    else:
-        connection.exec_driver_sql(f"DELETE FROM {CACHE}")
+def _script(connection: Connection, schema: str, plan: Plan) -> list[str]:
+    """Return the statements that an upgrade executes; none if there is nothing to repair."""
+    if not plan.steps:
+        return []
+    on_postgresql = connection.dialect.name == "postgresql"
+    own, now = (f'"{schema}".', "now()") if on_postgresql else ("", f"({NOW})")
+    store = (
+        f"INSERT INTO {own}{STATE} (name, at, value) VALUES ('{{}}', {now}, {{}})"
+        " ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value"
+    )
+    statements = plan.statements
+    if plan.note:
+        statements.append(store.format(NOTE, f"'{plan.note}'"))
+    if on_postgresql:
+        # The table and the triggers that the cached count depends on from now on.
+        statements.append(store.format("seal", SEAL))
+    if plan.installed:
+        # Changes that were made while a trigger was missing are not in the cache.
+        table = f"INSERT INTO {own}{OUTBOX} DEFAULT VALUES"
+        statements.append(table if on_postgresql else f"DELETE FROM {CACHE}")
+    return statements

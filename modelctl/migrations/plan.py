@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 NOTHING_INSTALLED = "nothing else of modelctl is there yet"
+_ADDED = {
+    "column": r"(?<=\bADD COLUMN )",  # several in one ALTER TABLE
+    "table": r"^CREATE TABLE ",
+    "index": r"^CREATE INDEX ",
+    "trigger": r"^CREATE TRIGGER ",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,8 @@ class Plan:
     with its schema, if it is there. *installed*: whether parts of modelctl are there, so that a cached
     count may be wrong after the repair. *on_models*: how many steps, the first ones, create ``models``
     or its columns. *rights*: what the role may not do, but the steps need. *triggers*: whether each of
-    them is as declared and enabled. *lock*: a statement to begin with.
+    them is as declared and enabled. *lock*: a statement to begin with. *note*: what is to be noted
+    about the table (`adoption.Note`). *owner*, *width*: of the table, and how many columns it has.
     """
 
     versions: list[str] = field(default_factory=list)
@@ -44,6 +52,9 @@ class Plan:
     triggers: dict[str, bool] = field(default_factory=dict)
     touches_models: bool = False
     lock: str | None = None
+    note: str | None = None
+    owner: str | None = None
+    width: int = 0
 
     def add(self, finding: str, *statements: str) -> None:
         """Add a difference and its repair."""
@@ -91,13 +102,36 @@ class Plan:
             return words
         return (*words[: self.on_models], NOTHING_INSTALLED)
 
-    def execute(self, connection: Connection) -> None:
-        """Repair everything."""
-        # Without parameters psycopg takes a % in a name literally.
-        options = {"no_parameters": True}
-        statements = [sql for step in self.steps for sql in step.statements]
-        for sql in [self.lock, *statements] if self.lock else statements:
-            connection.exec_driver_sql(sql, execution_options=options)
+    def summary(self, rows: str | None) -> str:
+        """Return the table in words, with its *rows*, and how much the steps add."""
+        if self.table:
+            facts = [f"the table {self.table}" + (f" of owner {self.owner}" if self.owner else "")]
+            facts += [rows] if rows else []
+            facts.append(f"{self.width} column{'s' * (self.width != 1)}")
+        else:
+            facts = ["a table models"]
+        words = ", ".join(facts)
+        if not self.steps:
+            return words
+        verb = "creates" if not self.table else "repairs" if self.installed else "adopts"
+        added = []
+        for noun, pattern in _ADDED.items():
+            number = sum(len(re.findall(pattern, sql)) for sql in self.statements)
+            if number:
+                added.append(f"{number} {noun}" + ("es" if noun == "index" else "s") * (number > 1))
+        return f"{verb} {words}" + (f"; adds {', '.join(added)}" if added else "")
+
+    @property
+    def statements(self) -> list[str]:
+        """The statements of all steps."""
+        steps = [sql for step in self.steps for sql in step.statements]
+        return [self.lock, *steps] if self.lock else steps
+
+
+def execute(connection: Connection, statements: Iterable[str]) -> None:
+    """Execute statements as they are: without parameters psycopg takes a % in a name literally."""
+    for sql in statements:
+        connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
 
 def listed(noun: str, names: Collection[str]) -> str:

@@ -1,14 +1,15 @@
-"""PostgreSQL: makes the plan of an upgrade, and drops the triggers and functions for `db detach`."""
+"""PostgreSQL: makes the plan of an upgrade."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from modelctl.migrations import application_table, indexes_and_triggers, own_tables
+from modelctl.migrations.adoption import NOTE, Note, next_note
 from modelctl.migrations.plan import Plan
-from modelctl.migrations.system_catalog import SystemCatalog, installed_triggers, quote_name
-from modelctl.schema.declared import VERSION
-from modelctl.schema.triggers import FUNCTIONS, TRIGGERS
+from modelctl.migrations.system_catalog import SystemCatalog, quote_name
+from modelctl.schema.declared import MODELS_COLUMNS, STATE, VERSION
+from modelctl.schema.triggers import TRIGGERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,6 +25,7 @@ def plan(connection: Connection, schema: str) -> Plan:
     existing = [*catalogue.own.values()]
     models = application_table.compare(plan, catalogue)
     plan.on_models = len(plan.steps)
+    plan.note = _note(plan, catalogue)
     if plan.obstacles:
         return plan
     own_tables.compare(plan, catalogue)
@@ -51,6 +53,28 @@ def _versions(catalogue: SystemCatalog) -> list[str]:
     return [row[0] for row in rows]
 
 
+def stored_note(catalogue: SystemCatalog) -> Note | None:
+    """Return what earlier upgrades noted about the table."""
+    state = catalogue.own.get(STATE)
+    if state is None or not {"name", "value"} <= state.columns.keys():
+        return None
+    rows = catalogue.ask(f"SELECT value FROM {state.sql} WHERE name = %s", NOTE)
+    return Note.read(rows[0][0]) if rows else None
+
+
+def _note(plan: Plan, catalogue: SystemCatalog) -> str | None:
+    models = catalogue.models
+    schema = not catalogue.ask("SELECT FROM pg_namespace WHERE nspname = %s", catalogue.schema)
+    if models is None:
+        return Note(True, (), schema).written()
+    missing = [name for name in MODELS_COLUMNS if name not in models.columns]
+    watched = any(table == models.sql for _, table in catalogue.triggers)
+    note = next_note(
+        stored_note(catalogue), missing, installed=plan.installed, watched=watched, schema=schema
+    )
+    return note.written() if note else None
+
+
 def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list[str]:
     """Return what the role may not do, so that an upgrade fails before its first statement."""
     role, schema = catalogue.ask("SELECT current_user")[0][0], catalogue.schema
@@ -73,22 +97,3 @@ def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list
             f" CREATE SCHEMA {schema} AUTHORIZATION {role}, as a role that may"
         )
     return missing
-
-
-def detach(connection: Connection, schema: str) -> list[str]:
-    """Drop triggers and functions; return what was dropped."""
-    dropped = []
-    for trigger, table in installed_triggers(connection, schema):
-        connection.exec_driver_sql(
-            f"DROP TRIGGER {trigger} ON {table}", execution_options={"no_parameters": True}
-        )
-        dropped.append(f"trigger {trigger} of {table}")
-    functions = connection.exec_driver_sql(
-        "SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
-        " WHERE n.nspname = %s AND p.proname = ANY(%s) AND p.pronargs = 0 ORDER BY 1",
-        (schema, [*FUNCTIONS]),
-    )
-    for (name,) in functions.all():
-        connection.exec_driver_sql(f"DROP FUNCTION {quote_name(schema)}.{name}()")
-        dropped.append(f"function {schema}.{name}()")
-    return dropped

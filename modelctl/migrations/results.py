@@ -12,6 +12,8 @@ class SchemaStatus:
     *current*, *head*: the revision of the database, and that of this release. *table*: the table
     ``models`` of an application, with its schema. *findings*: differences that `db upgrade`
     repairs. *obstacles*: differences that only a person can remove. *repaired*: what this run did.
+    *owner*: of the table, on PostgreSQL; *rows*: of the table, an estimate above 100,000.
+    *summary*: the table, and what an upgrade adds. *sql*: the statements of a dry run.
     """
 
     database: str
@@ -23,3 +25,7 @@ class SchemaStatus:
     obstacles: tuple[str, ...] = ()
     repaired: tuple[str, ...] = ()
     dry_run: bool = False
+    owner: str | None = None
+    rows: int | None = None
+    summary: str = ""
+    sql: tuple[str, ...] = ()

@@ -13,12 +13,15 @@ from modelctl.schema.declared import (
     INDEXES,
     MODELS,
     MODELS_COLUMNS,
+    STATE,
     TABLES,
     VERSION,
 )
 from modelctl.schema.triggers import SQLITE, emptying
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Connection
 
     from modelctl.schema.declared import DeclaredColumn
@@ -29,6 +32,14 @@ _OWN_TABLES = TABLES["sqlite"]
 def plan(connection: Connection) -> Plan:
     """Compare the file with the declaration."""
     return _Comparison(connection).compare()
+
+
+def stored_note(connection: Connection, columns: Collection[str]) -> adoption.Note | None:
+    """Return what earlier upgrades noted; *columns*: those of the table modelctl_state."""
+    if not {"name", "value"} <= {*columns}:
+        return None
+    sql = f"SELECT value FROM {STATE} WHERE name = '{adoption.NOTE}'"
+    return adoption.Note.read(connection.exec_driver_sql(sql).scalar())
 
 
 def installed_on(connection: Connection) -> list[tuple[str, str]]:
@@ -95,6 +106,7 @@ class _Comparison:
                     f" {', '.join(elsewhere)}: give the table its name back"
                 )
             plan.add("there is no table models", _create(MODELS, MODELS_COLUMNS))
+            plan.note = adoption.Note(True, (), False).written()
             return
         plan.table = MODELS
         if not plan.is_table(MODELS, kind):
@@ -105,7 +117,16 @@ class _Comparison:
             for name, (_, _, declared, required, _, _, hidden) in columns.items()
         }
         plan.obstruct(*adoption.problems(MODELS, found, self._unique(columns), "sqlite"))
+        plan.width = len(columns)
         missing = [name for name in MODELS_COLUMNS if name not in columns]
+        note = adoption.next_note(
+            stored_note(self._connection, self._columns(STATE)),
+            missing,
+            installed=plan.installed,
+            watched=any(table == MODELS for table, _ in self._triggers_there.values()),
+            schema=False,
+        )
+        plan.note = note.written() if note else None
         if plan.obstacles or not missing:
             return
         words = f"models has no {listed('column', missing)}"

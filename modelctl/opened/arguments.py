@@ -182,6 +182,14 @@ def moment(value: float | datetime | None, what: str) -> float | datetime | None
     return value
 
 
+def time_or_age(value: datetime | float, clock: Callable[[], float]) -> datetime:
+    """Return a time in UTC, or that of so many seconds ago; *clock*: now, in seconds since 1970."""
+    if isinstance(value, datetime):
+        return in_utc(value, "the time")
+    seconds(value, "an age")
+    return datetime.fromtimestamp(clock() - value, UTC)
+
+
 def operation(text: str) -> str:
     """Return an operation as it is stored."""
     from modelctl.operation import is_operation

@@ -212,6 +212,25 @@ class OpenedFleet:
             if owed:
                 self._forget()
 
+    def _invalidate_after_schema_change(self) -> None:
+        """Clear a count that was cached while no trigger reported changes, or will report none."""
+        if self._cached_count.cache.needs_delivery:
+            self._cached_count.invalidate(owed=True)
+        self._forget()
+
+    @contextmanager
+    def _forgetting_the_count(self, dry_run: bool) -> Iterator[None]:
+        """Afterwards clear the count where it is cached: the database has lost modelctl's tables."""
+        yield
+        if dry_run:
+            return
+        try:
+            if self._cached_count.cache.needs_delivery:
+                self._cached_count.cache.invalidate()
+        except ModelctlError as exc:
+            self._warn(f"the cached count stays for up to a minute: {exc.message}")
+        self._forget()
+
     @staticmethod
     def _forget() -> None:
         """Let every fleet of this process read the count anew."""

@@ -13,6 +13,7 @@ EVENTS = "modelctl_events"
 TAGS = "modelctl_tags"
 ORIGINS = "modelctl_origins"
 CACHE = "modelctl_cache"
+STATE = "modelctl_state"
 VERSION = "modelctl_version"
 # The revision that is recorded in the table VERSION, which has the columns of Alembic's. Differences
 # are found by comparing, so only a change that the catalogue does not show (of values) needs a new one.
@@ -45,7 +46,7 @@ class Index:
     sqlite: str
 
 
-_NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 _IDENTITY = "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 
 
@@ -77,7 +78,7 @@ def _flag(default: bool) -> DeclaredColumn:
 
 def _stamp() -> DeclaredColumn:
     return DeclaredColumn(
-        "timestamptz NOT NULL DEFAULT now()", f"TEXT NOT NULL DEFAULT ({_NOW})", "timestamp"
+        "timestamptz NOT NULL DEFAULT now()", f"TEXT NOT NULL DEFAULT ({NOW})", "timestamp"
     )
 
 
@@ -122,7 +123,7 @@ EMPTIED_TEXTS = tuple(n for n, c in MODELS_COLUMNS.items() if c.kind == "text" a
 _EVENTS = {
     "id": DeclaredColumn(_IDENTITY, "INTEGER PRIMARY KEY AUTOINCREMENT"),
     "at": DeclaredColumn(
-        "timestamptz NOT NULL DEFAULT clock_timestamp()", f"TEXT NOT NULL DEFAULT ({_NOW})"
+        "timestamptz NOT NULL DEFAULT clock_timestamp()", f"TEXT NOT NULL DEFAULT ({NOW})"
     ),
     # An event of a provider has the model_id '', and its name in provider.
     "model_id": DeclaredColumn("text NOT NULL", "TEXT NOT NULL"),
@@ -201,7 +202,7 @@ _VERSION = {
 
 _COMMON = {
     EVENTS: _EVENTS,
-    "modelctl_state": _STATE,
+    STATE: _STATE,
     "modelctl_holds": _HOLDS,
     TAGS: _TAGS,
     "modelctl_sources": _SOURCES,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database, Query
 
 T = TypeVar("T")
+# Up to so many rows are counted.
+_MANY_ROWS = 100_000
 
 
 class Column(NamedTuple):
@@ -258,3 +260,32 @@ def _explain_refused_insert(database: Database, exc: RefusedError) -> RefusedErr
         f"the database refused the change: {names} of models {are}, and modelctl knows no value",
         hint="add models with the application that owns the table, or give the column a default",
     )
+
+
+def count_rows(connection: sa.Connection) -> tuple[int | None, str | None]:
+    """Return the number of rows of ``models``, and in words; None if they cannot be read now.
+
+    Many rows are not counted: the number is then PostgreSQL's estimate.
+    """
+    estimate = -1
+    if connection.dialect.name == "postgresql":
+        estimate, readable = connection.exec_driver_sql(
+            """
+            SELECT CAST(c.reltuples AS bigint), c.relkind IN ('r', 'p')
+                AND has_schema_privilege(c.relnamespace, 'USAGE')
+                AND has_table_privilege(c.oid, 'SELECT') AND NOT EXISTS (
+                    SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                    WHERE d.datname = current_database() AND l.relation = c.oid AND l.granted
+                        AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid())
+            FROM pg_class c WHERE c.oid = to_regclass('models')
+            """
+        ).one()
+        if not readable:
+            return None, None
+    few = f"SELECT count(*) FROM (SELECT 1 FROM models LIMIT {_MANY_ROWS + 1}) AS few"
+    number: int = connection.exec_driver_sql(few).scalar_one()
+    if number <= _MANY_ROWS:
+        return number, f"{number:,} row{'s' * (number != 1)}"
+    if estimate < number:
+        return number, f"more than {_MANY_ROWS:,} rows"
+    return estimate, f"about {estimate:,} rows"

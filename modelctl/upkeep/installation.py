@@ -1,22 +1,23 @@
-"""The commands for the person who runs the database: upgrade, detach, doctor, metrics, prune."""
+"""The commands for the person who runs the database: db, doctor, metrics, prune."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
-from modelctl.model import numbered
 from modelctl.opened import arguments
 from modelctl.opened.opened_fleet import OpenedFleet
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from modelctl.doctor.results import Diagnosis
     from modelctl.history.results import Pruned
     from modelctl.metrics.results import FleetMetrics
     from modelctl.migrations.results import SchemaStatus
+    from modelctl.removal.results import Uninstalled
 
 # How long `upgrade` may work after the database has answered: an index on a large table takes time.
 UPGRADE_SECONDS = 600.0
@@ -33,8 +34,7 @@ class UpkeepCommands(OpenedFleet):
         *dry_run*: only return what would be done, and what prevents it.
 
         Raises:
-            InvalidConfigError: the table cannot be adopted; the message says why. Nothing is
-                changed.
+            InvalidConfigError: the table cannot be adopted, and why. Nothing is changed.
         """
         from modelctl.history.catch_up import catch_up
         from modelctl.migrations import migrate
@@ -45,13 +45,10 @@ class UpkeepCommands(OpenedFleet):
         self._store.version()  # so that a database that does not answer fails in the usual time
         with deadline.patience(UPGRADE_SECONDS):
             result = self._store.schema(migrate.upgrade)
-            found = catch_up(self._store.database, self._actor)
+            events = catch_up(self._store.database, self._actor)
         if result.repaired:
             self._invalidate_after_schema_change()
-        if found:
-            words = f"the history did not say the status of {numbered(found)}"
-            result = replace(result, repaired=(*result.repaired, words))
-        return result
+        return replace(result, repaired=(*result.repaired, *events))
 
     def schema_status(self) -> SchemaStatus:
         """Compare the schema with the one that this release needs; nothing is changed."""
@@ -65,17 +62,26 @@ class UpkeepCommands(OpenedFleet):
         From then on changes by other programs reach the cached count only when it expires.
         `upgrade` creates the triggers again.
         """
-        from modelctl.migrations import migrate
+        from modelctl.removal import removal
 
-        removed = self._store.schema(migrate.detach)
+        removed = self._store.schema(removal.detach)
         self._invalidate_after_schema_change()
         return tuple(removed)
 
-    def _invalidate_after_schema_change(self) -> None:
-        """Clear a count that was cached while no trigger reported changes, or will report none."""
-        if self._cached_count.cache.needs_delivery:
-            self._cached_count.invalidate(owed=True)
-        self._forget()
+    def uninstall(self, *, dry_run: bool = False) -> Uninstalled:
+        """Drop all that modelctl has made: of an adopted table, the columns that it added.
+
+        The table, its rows and its other columns stay. *dry_run*: only return what would be dropped.
+
+        Raises:
+            RefusedError: invalidations are queued, or something uses a column; nothing is changed.
+        """
+        from modelctl.removal import removal
+
+        delivers = self._cached_count.cache.needs_delivery
+        work = functools.partial(removal.uninstall, delivers=delivers, dry_run=dry_run)
+        with self._forgetting_the_count(dry_run):
+            return self._store.schema(work)
 
     def doctor(self, *, audit: bool = False) -> Diagnosis:
         """Check everything once: database, schema, triggers, cache, queue, rows, recover.
@@ -109,10 +115,6 @@ class UpkeepCommands(OpenedFleet):
         from modelctl.history.prune import prune
         from modelctl.history.results import Pruned
 
-        if isinstance(before, datetime):
-            end = arguments.in_utc(before, "the time").timestamp()
-        else:
-            arguments.seconds(before, "an age")
-            end = self._store.candidates.clock() - before
-        deleted = prune(self._store.database, end, dry_run=dry_run)
-        return Pruned(deleted, datetime.fromtimestamp(end, UTC), dry_run)
+        end = arguments.time_or_age(before, self._store.candidates.clock)
+        deleted = prune(self._store.database, end.timestamp(), dry_run=dry_run)
+        return Pruned(deleted, end, dry_run)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelctl.history.results import Pruned
     from modelctl.migrations.results import SchemaStatus
     from modelctl.notify.results import Notified
+    from modelctl.removal.results import Uninstalled
 
 
 # ── The count and its cache ─────────────────────────────────────────────────────────────────────
@@ -98,14 +99,21 @@ def schema_view(result: SchemaStatus) -> View:
         result.head,
         "yes" if result.up_to_date else "no",
         result.table or "none",
+        result.owner,
+        result.rows,
     )
     return record_view(
         result,
-        columns=("database", "current", "head", "up_to_date", "table"),
+        columns=("database", "current", "head", "up_to_date", "table", "owner", "rows"),
         row=row,
         name_field="database",
-        optional=("head", "current"),
+        optional=("head", "current", "owner", "rows"),
     )
+
+
+def uninstalled_view(result: Uninstalled) -> View:
+    """Return the view of what `db uninstall` removed."""
+    return removed_view(result.removed)._replace(document=result, note=dry_run_note(result.dry_run))
 
 
 def removed_view(names: Sequence[str]) -> View:

@@ -35,6 +35,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "Restored": views_backup.restored_view,
     "CacheReport": views_upkeep.cache_view,
     "DrainResult": views_upkeep.drain_view,
+    "Uninstalled": views_upkeep.uninstalled_view,
     "SchemaStatus": views_upkeep.schema_view,
     "Diagnosis": views_upkeep.diagnosis_view,
     "Pruned": views_upkeep.pruned_view,

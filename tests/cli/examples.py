@@ -31,7 +31,7 @@ COUNT = {"active", "source", "age_seconds", "expires_in_seconds"}
 DRAINED = {"delivered", "queued", "cache"}
 SCHEMA = {
     *("database", "current", "head", "up_to_date", "table"),
-    *("findings", "obstacles", "repaired", "dry_run"),
+    *("findings", "obstacles", "repaired", "dry_run", "owner", "rows", "summary", "sql"),
 }
 IMPORTED = {
     *("added", "updated", "unchanged", "skipped", "rejected", "cache", "dry_run"),

@@ -22,7 +22,7 @@ CHANGE = {"id", "before", "after", "changed", "result"}
 # They need a configuration or an operation, have no -o or no end: they have tests of their own.
 NEEDY = (
     *(("probe",), ("undo",), ("metrics",), ("run",), ("watch",), ("notify",), ("export",)),
-    *(("config", "example"), ("completion",)),
+    *(("config", "example"), ("completion",), ("db", "uninstall")),
 )
 CHANGING = ("disable", "enable", "remove", "edit", "recover")
 ELSEWHERE = {

@@ -227,7 +227,7 @@ def test_another_table_of_that_name_is_found(
     role: Role, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The doctor names the table with its schema, and reports a search path that finds another table."""
-    assert looked(capsys)[1]["table"]["detail"] == "public.models"
+    assert looked(capsys)[1]["table"]["detail"] == "public.models of owner postgres, 1 row"
     role.sql("CREATE SCHEMA app")
     role.sql(f"GRANT USAGE ON SCHEMA app TO {role.name}")
     role.sql("CREATE TABLE app.models (LIKE public.models INCLUDING ALL)")

@@ -57,8 +57,19 @@ ALL_TRIGGERS = {
 
 def well(url: str) -> SchemaStatus:
     """Return the status of a database that lacks nothing."""
-    table = "models" if kind(url) == "sqlite" else "public.models"
-    return SchemaStatus(kind(url), HEAD, HEAD, up_to_date=True, table=table)
+    on_sqlite = kind(url) == "sqlite"
+    table, owner = ("models", None) if on_sqlite else ("public.models", "postgres")
+    [(rows,)] = execute(url, "SELECT count(*) FROM models")
+    summary = f"the table {table}" + (f" of owner {owner}" if owner else "")
+    summary += f", {rows} row{'s' * (rows != 1)}, {len(columns(url))} columns"
+    return SchemaStatus(
+        *(kind(url), HEAD, HEAD),
+        up_to_date=True,
+        table=table,
+        owner=owner,
+        rows=rows,
+        summary=summary,
+    )
 
 
 def schema_status(url: str) -> SchemaStatus:

@@ -1,0 +1,148 @@
+"""PostgreSQL: what modelctl has made in a database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelctl.migrations.postgresql import stored_note
+from modelctl.migrations.system_catalog import SystemCatalog, installed_triggers, quote_name
+from modelctl.removal.parts import Part, Parts, is_own_index
+from modelctl.schema.declared import OUTBOX, STATE, TABLES
+from modelctl.schema.triggers import FUNCTIONS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from modelctl.migrations.system_catalog import Relation
+
+
+def watching(connection: Connection, schema: str) -> list[Part]:
+    """Return the triggers and their functions."""
+    parts = [
+        Part(f"trigger {trigger} of {table}", f"DROP TRIGGER {trigger} ON {table}")
+        for trigger, table in installed_triggers(connection, schema)
+    ]
+    functions = connection.exec_driver_sql(
+        "SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE n.nspname = %s AND p.proname = ANY(%s) AND p.pronargs = 0 ORDER BY 1",
+        (schema, [*FUNCTIONS]),
+    )
+    return parts + [
+        Part(f"function {schema}.{name}()", f"DROP FUNCTION {quote_name(schema)}.{name}()")
+        for (name,) in functions.all()
+    ]
+
+
+def everything(connection: Connection, schema: str) -> Parts:
+    """Return all parts: triggers, functions, indexes, columns, tables and the schema."""
+    catalogue = SystemCatalog(connection, schema)
+    parts = Parts(watching(connection, schema))
+    note = stored_note(catalogue)
+    models = catalogue.models
+    elsewhere = {table for _, table in catalogue.triggers if not models or table != models.sql}
+    if elsewhere:
+        parts.refused.append(
+            f"modelctl's triggers are on {', '.join(sorted(elsewhere))}, which the search path"
+            f" ({catalogue.search_path()}) does not find as models: name its schema in database.url"
+        )
+    own = [catalogue.own[name] for name in TABLES["postgresql"] if name in catalogue.own]
+    own = [table for table in own if table.kind == "table"]
+    if models and models.kind == "table" and own:
+        parts.lock = f"LOCK TABLE {models.sql} IN ACCESS EXCLUSIVE MODE"
+        _parts_of_models(parts, models, catalogue)
+    parts.dropped += [Part(f"table {table.shown}", f"DROP TABLE {table.sql}") for table in own]
+    if note and note.schema:
+        parts.dropped.append(Part(f"schema {schema}", _drop_if_empty(schema)))
+    elif own:
+        parts.kept.append(f"the schema {schema}: modelctl did not create it")
+    _check_owners(parts, [models, *own] if models else own, catalogue)
+    return parts
+
+
+def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -> None:
+    """Add the indexes and columns of ``models``."""
+    indexes = catalogue.ask(
+        """
+        SELECT c.relname, c.oid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = %s ORDER BY 1
+        """,
+        models.oid,
+    )
+    own = {name: oid for name, oid in indexes if is_own_index(name)}
+    parts.dropped += [
+        Part(
+            f"index {models.schema}.{name}",
+            f"DROP INDEX {quote_name(models.schema)}.{quote_name(name)}",
+        )
+        for name in own
+    ]
+    columns = parts.columns(models.shown, stored_note(catalogue), models.columns)
+    if not columns:
+        return
+    users = catalogue.ask(
+        """
+        SELECT DISTINCT a.attname, pg_describe_object(d.classid, d.objid, d.objsubid)
+        FROM pg_depend d JOIN pg_attribute a
+            ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.refclassid = CAST('pg_class' AS regclass) AND d.refobjid = %s AND a.attname = ANY(%s)
+            AND NOT (d.classid = CAST('pg_class' AS regclass) AND d.objid = ANY(%s))
+            AND NOT (d.classid = CAST('pg_attrdef' AS regclass) AND EXISTS (
+                SELECT FROM pg_attrdef f WHERE f.oid = d.objid AND f.adrelid = a.attrelid
+                    AND f.adnum = a.attnum))
+            AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classid = k.tableoid
+                AND k.oid = d.objid AND k.contype = 'n')
+            AND NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+                JOIN pg_namespace n ON n.oid = p.pronamespace WHERE d.classid = t.tableoid
+                AND t.oid = d.objid AND n.nspname = %s AND p.proname = ANY(%s))
+        ORDER BY 2, 1
+        """,
+        models.oid,
+        columns,
+        [*own.values()],
+        catalogue.schema,
+        [*FUNCTIONS],
+    )
+    parts.refused += [f"{user} uses the column {name}" for name, user in users]
+    drop = ", ".join(f"DROP COLUMN {name}" for name in columns)
+    words = f"column{'s' * (len(columns) > 1)} {', '.join(columns)} of {models.shown}"
+    parts.dropped.append(Part(words, f"ALTER TABLE {models.sql} {drop}"))
+
+
+def _drop_if_empty(schema: str) -> str:
+    # Other programs may have made something in it.
+    return (
+        f"DO $modelctl$ BEGIN DROP SCHEMA {quote_name(schema)};"
+        " EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $modelctl$"
+    )
+
+
+def is_there(connection: Connection, schema: str) -> bool:
+    """Whether the schema is still there."""
+    sql = "SELECT FROM pg_namespace WHERE nspname = %s"
+    return connection.exec_driver_sql(sql, (schema,)).first() is not None
+
+
+def _check_owners(parts: Parts, relations: list[Relation], catalogue: SystemCatalog) -> None:
+    others = [relation for relation in relations if not relation.owned]
+    if others:
+        role = catalogue.ask("SELECT current_user")[0][0]
+        owners = ", ".join(sorted({relation.owner for relation in others}))
+        shown = ", ".join(relation.shown for relation in others)
+        parts.refused.append(f"the role {role} does not own {shown}: run it as {owners}")
+
+
+def waiting(connection: Connection, schema: str, *, delivers: bool) -> int:
+    """Return how many invalidations of a cache are queued.
+
+    Where no process has Redis, nothing is ever delivered, so nothing waits. *delivers*: this one has.
+    """
+    own = SystemCatalog(connection, schema).own
+    if OUTBOX not in own or STATE not in own:
+        return 0
+    sql = (
+        f"SELECT (SELECT count(*) FROM {own[OUTBOX].sql} WHERE settle IS NOT TRUE),"
+        f" EXISTS (SELECT FROM {own[STATE].sql} WHERE name LIKE 'delivery %')"
+    )
+    options = {"no_parameters": True}
+    queued, delivered = connection.exec_driver_sql(sql, execution_options=options).one()
+    return int(queued) if delivers or delivered else 0

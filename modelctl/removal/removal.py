@@ -1,0 +1,118 @@
+"""Take modelctl out of a database: its triggers alone, or all that it has made.
+
+Nothing of an application is touched: neither its table and rows nor the columns that it had before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import exc as sa_exc
+
+from modelctl.errors import RefusedError
+from modelctl.migrations.migrate import SCHEMA, alone, reading
+from modelctl.migrations.plan import execute
+from modelctl.removal import postgresql, sqlite
+from modelctl.removal.results import Uninstalled
+from modelctl.schema.declared import CACHE
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from modelctl.removal.parts import Parts
+
+
+def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
+    """Drop the triggers and functions, not the tables and columns; return what was dropped."""
+    with alone(connection, schema):
+        if connection.dialect.name == "postgresql":
+            parts = postgresql.watching(connection, schema)
+        else:
+            parts = sqlite.watching(connection)
+            connection.exec_driver_sql(f"DELETE FROM {CACHE}")
+        execute(connection, [part.sql for part in parts])
+        return [part.words for part in parts]
+
+
+def uninstall(
+    connection: Connection, schema: str = SCHEMA, *, delivers: bool, dry_run: bool = False
+) -> Uninstalled:
+    """Drop all that modelctl has made, in one transaction.
+
+    *delivers*: whether this process delivers invalidations, so that those in the queue must not be
+    lost. *dry_run*: only return what would be dropped, and what prevents it.
+
+    Raises:
+        RefusedError: something prevents it: invalidations that wait, a view that uses a column.
+    """
+    if dry_run:
+        with reading(connection):
+            parts = _everything(connection, schema)
+            _check_queue(parts, connection, schema, delivers)
+            statements = [part.sql for part in parts.dropped]
+            return Uninstalled(
+                tuple(part.words for part in parts.dropped),
+                tuple(parts.kept),
+                True,
+                tuple(parts.refused),
+                tuple([parts.lock, *statements] if parts.lock else statements),
+            )
+    with alone(connection, schema):
+        parts = _everything(connection, schema)
+        if not parts.refused:
+            execute(connection, [parts.lock] if parts.lock else [])
+            # From here on no change can queue anything.
+            _check_queue(parts, connection, schema, delivers)
+        if parts.refused:
+            raise RefusedError(
+                f"{'; '.join(parts.refused)}; nothing was removed", hint=_hint(parts)
+            )
+        try:
+            execute(connection, [part.sql for part in parts.dropped])
+        except sa_exc.DBAPIError as exc:
+            if connection.dialect.name == "postgresql" and _sqlstate(exc) != "2BP01":
+                raise
+            why = " ".join(str(exc.orig).split())
+            raise RefusedError(
+                f"something else in the database uses a part of modelctl: {why}; nothing was removed",
+                hint="drop or change that first",
+            ) from exc
+        return _result(parts, connection, schema)
+
+
+def _everything(connection: Connection, schema: str) -> Parts:
+    if connection.dialect.name == "postgresql":
+        return postgresql.everything(connection, schema)
+    return sqlite.everything(connection)
+
+
+def _check_queue(parts: Parts, connection: Connection, schema: str, delivers: bool) -> None:
+    """Refuse while invalidations wait: without them other programs may read an old count."""
+    if connection.dialect.name == "postgresql":
+        queued = postgresql.waiting(connection, schema, delivers=delivers)
+        if queued:
+            are = "invalidation is" if queued == 1 else "invalidations are"
+            parts.refused.append(f"{queued} {are} queued: run modelctl cache drain first")
+
+
+def _hint(parts: Parts) -> str | None:
+    if any(" uses the column " in reason for reason in parts.refused):
+        return "drop or change what uses them, or remove only the triggers: modelctl db detach"
+    return None
+
+
+def _result(parts: Parts, connection: Connection, schema: str) -> Uninstalled:
+    removed, kept = [part.words for part in parts.dropped], parts.kept
+    last = f"schema {schema}"
+    if (
+        connection.dialect.name == "postgresql"
+        and removed[-1:] == [last]
+        and postgresql.is_there(connection, schema)
+    ):
+        removed.pop()
+        kept = [*kept, f"the {last}: other programs have something in it"]
+    return Uninstalled(tuple(removed), tuple(kept))
+
+
+def _sqlstate(exc: sa_exc.DBAPIError) -> str | None:
+    return getattr(exc.orig, "sqlstate", None)
