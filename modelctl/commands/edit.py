@@ -127,6 +127,6 @@ def _say_what_sync_does(fleet: Fleet, old: str, new: str) -> None:
             if isinstance(model, SourcedModel) and model.source and not model.gone_since:
                 streams.say(
                     f"note: unless {model.source} has the new id, the next sync takes '{new}' for"
-                    f" gone, and adds '{old}' again; to prevent that:"
+                    f" gone, and adds '{old}' again, unless you ignore that:"
                     f" modelctl ignore {shlex.quote(escape(old))}"
                 )
