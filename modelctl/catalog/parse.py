@@ -143,7 +143,7 @@ class CatalogReader:
         """
         if self._shared:
             raise self._ids_are_shared()
-        self._choice.check(len(self._models) + len(self._rejected))
+        self._choice.check(len(self._models))
         notes = [*self._repeated_keys.notes(), *self._choice.notes()]
         if self._further_deployments:
             deployments = numbered(self._further_deployments, "further deployment")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modelctl import deadline
 from modelctl.errors import RefusedError, UsageError
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from modelctl.catalog.results import ImportResult
     from modelctl.catalog_format import CatalogFormat
-    from modelctl.sync.collect import Collected
+    from modelctl.sync.collect import Collected, Source
     from modelctl.sync.results import SyncResult
+    from modelctl.sync.run import Rules
 
 
 class CatalogCommands(OpenedFleet):
@@ -82,9 +83,7 @@ class CatalogCommands(OpenedFleet):
 
     def sync(
         self,
-        sources: Iterable[
-            tuple[str, Iterable[Sequence[Any]] | Callable[[], Iterable[Sequence[Any]]]]
-        ],
+        sources: Iterable[str | Source] | None = None,
         *,
         gone: str = "keep",
         max_gone: float = 0.2,
@@ -96,10 +95,11 @@ class CatalogCommands(OpenedFleet):
     ) -> SyncResult:
         """Bring the fleet to what its sources offer, in one transaction.
 
-        New models are added, and names and providers that differ are updated. *sources*: each with its
-        name and its models as (id, display name, provider), or a function that returns them. If two
-        have the same model, the first wins. *order*: the names of all sources, if not all are synced: a
-        model stays with a source that comes earlier and still offers it.
+        New models are added, and names and providers that differ are updated. *sources*: names of
+        sources of the configuration; by default all of them. Or each with its name and its models as
+        (id, display name, provider), or a function that returns them. If two have the same model, the
+        first wins. *order*: the names of all sources, if not all are synced: a model stays with a
+        source that comes earlier and still offers it; by default the order of the configuration.
 
         *gone*: what becomes of models that were in a source and are not any more: ``keep`` (they are
         marked), ``disable`` or ``remove``. A model that comes back is enabled only if `sync` itself
@@ -113,7 +113,10 @@ class CatalogCommands(OpenedFleet):
         Raises:
             RefusedError: too many models would be gone, fewer than ``recovery.min_active`` would stay
                 on, or *confirm* returned False, or the plan has changed; nothing is changed.
-            UsageError: no source is given, one is given twice, or a model is not valid.
+            UsageError: there is no such source, one is given twice, or a model is not valid; or what
+                a source gives is no catalogue.
+            InvalidConfigError: no source is configured, or one of them refused us.
+            DatabaseUnavailableError: also if a source cannot be read now.
         """
         from modelctl.ignored.patterns import read_ignored
         from modelctl.sync.collect import collect
@@ -122,13 +125,15 @@ class CatalogCommands(OpenedFleet):
         policy = arguments.policy(gone, POLICIES)
         if not 0 <= max_gone <= 1:
             raise UsageError("max_gone is a share from 0 to 1")
-        arguments.iterable(sources, "sources")
-        found = collect(sources, read_ignored(self._store.database))
-        names = tuple(order) or found.sources
+        given, notes = self._opened(sources)
+        deadline.renew()  # the sources may have taken long to answer
+        found = collect(given, read_ignored(self._store.database))
+        order = tuple(order) or (*self.config.sources, *found.sources)
+        rules = self._rules(policy, max_gone, order)
 
         def run(*, dry_run: bool, confirmed: bytes | None = None) -> tuple[SyncResult, bytes]:
             return self._sync(
-                found, policy, max_gone, names, self._acting(actor), dry_run, confirmed, progress
+                found, notes, rules, self._acting(actor), dry_run, confirmed, progress
             )
 
         if confirm is None or dry_run:
@@ -139,12 +144,34 @@ class CatalogCommands(OpenedFleet):
         deadline.renew()
         return run(dry_run=False, confirmed=fingerprint)[0]
 
+    def _rules(self, gone: str, max_gone: float, order: Sequence[str]) -> Rules:
+        from modelctl.sync.run import Rules
+
+        recovery, sources = self.config.recovery, self.config.sources
+        tags = {name: source.tags for name, source in sources.items() if source.tags}
+        return Rules(gone, max_gone, order, recovery.min_active, recovery.guarded, tags)
+
+    def _opened(
+        self, sources: Iterable[str | Source] | None
+    ) -> tuple[list[Source], tuple[str, ...]]:
+        """Read the sources that are named, and return all with their models, and the notes on them."""
+        from modelctl.sources.gather import chosen, notes_of, read_all
+
+        if sources is not None:
+            arguments.iterable(sources, "sources")
+            sources = [sources] if isinstance(sources, str) else [*sources]
+        names = [source for source in sources or () if isinstance(source, str)]
+        read = read_all(chosen(self.config.sources, names)) if names or sources is None else {}
+        given = [source for source in sources or () if not isinstance(source, str)]
+        given = [*((name, catalog.models) for name, catalog in read.items()), *given]
+        notes = [note for name, catalog in read.items() for note in notes_of(name, catalog)]
+        return given, tuple(notes)
+
     def _sync(
         self,
         found: Collected,
-        gone: str,
-        max_gone: float,
-        order: Sequence[str],
+        notes: tuple[str, ...],
+        rules: Rules,
         actor: str,
         dry_run: bool,
         confirmed: bytes | None,
@@ -152,10 +179,8 @@ class CatalogCommands(OpenedFleet):
     ) -> tuple[SyncResult, bytes]:
         from modelctl import operation
         from modelctl.sync.results import SyncResult
-        from modelctl.sync.run import Rules, sync
+        from modelctl.sync.run import sync
 
-        recovery = self.config.recovery
-        rules = Rules(gone, max_gone, order, recovery.min_active, recovery.guarded)
         try:
             done = sync(
                 self._store.database,
@@ -187,5 +212,6 @@ class CatalogCommands(OpenedFleet):
             dry_run=dry_run,
             operation=None if dry_run else operation.written(),
             changes=done.changes,
+            notes=notes,
         )
         return result, done.fingerprint

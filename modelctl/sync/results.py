@@ -43,6 +43,7 @@ class SyncResult:
     whose source is known from now on.
     *sources*: their names, in order. *changes*: on disk if they are many.
     *operation*: what the events of this sync have in common; None if it wrote none.
+    *notes*: what else a person should know about the catalogues, in sentences.
     """
 
     sources: tuple[str, ...]
@@ -59,6 +60,7 @@ class SyncResult:
     dry_run: bool = False
     operation: str | None = None
     changes: Sequence[PlannedChange] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_silent(self) -> bool:

@@ -16,9 +16,10 @@ from modelctl.sync.gone import apply_gone, plan_gone, take_back
 from modelctl.sync.origins import Origins
 from modelctl.sync.stage import Stage
 from modelctl.tables.application import inserting, write
+from modelctl.tables.tags import set_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import sqlalchemy as sa
 
@@ -33,7 +34,7 @@ class Rules(NamedTuple):
     *gone*: what becomes of models that no source offers any more: ``keep``, ``disable`` or ``remove``.
     *max_gone*: the share of the models of a source that may go, 0 to 1. *order*: the names of all
     sources, those that win first. *floor*: how many models must stay on. *guarded*: whether other
-    changes depend on how many models are on.
+    changes depend on how many models are on. *tags*: of new models, by source.
     """
 
     gone: str
@@ -41,6 +42,7 @@ class Rules(NamedTuple):
     order: Sequence[str]
     floor: int
     guarded: bool
+    tags: Mapping[str, Sequence[str]]
 
 
 class Synced(NamedTuple):
@@ -109,8 +111,13 @@ def _work(
     for chunk in stage.chunks():
         written = write_chunk(database, connection, stage, chunk, "update", actor)
         written_or_new += written.added + len(written.differing)
+        tags: dict[str, Sequence[str]] = {}
         for change in planned(stage, chunk, written, "update"):
             changes.append(change)
+            if change.kind == "added" and (of_source := rules.tags.get(change.source or "")):
+                tags[change.id] = of_source
+        if tags:
+            set_tags(database, connection, tags)
         for change in take_back(database, connection, origins, chunk, actor):
             changes.append(change)
         adopted += origins.add(chunk) - written.added

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.errors import clean
+from modelctl.model import numbered
 from modelctl.views.view import MAX_TABLE_ROWS, View, dry_run_note, field_names, record_view
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from modelctl.catalog.results import ImportPlan, ImportResult
-    from modelctl.sync.results import PlannedChange
+    from modelctl.sync.results import PlannedChange, SyncResult
 
 _IMPORTED = ("added", "updated", "unchanged", "skipped", "rejected")
 # The sign of each kind of change, as `terraform plan` and `kubectl diff` have them.
@@ -73,3 +76,67 @@ def planned_line(change: PlannedChange) -> str:
 
 def _called(name: str) -> str:
     return name.removeprefix("display_")
+
+
+def sync_view(result: SyncResult) -> View:
+    """Return the view of a sync: each change, then the numbers."""
+    from modelctl.sync.results import PlannedChange
+
+    rows = (planned_row(change) for change in plan_changes(result))
+    note = "\n".join(
+        filter(None, (*_not_shown(result), summary(result), dry_run_note(result.dry_run)))
+    )
+    return View(
+        document=result,
+        columns=("", "id", "change"),
+        rows=rows,
+        items=result.changes,
+        fields=field_names(PlannedChange),
+        heading=1,
+        max_rows=MAX_TABLE_ROWS,
+        note=note,
+        cache=result.cache,
+    )
+
+
+# A plan shows no more models that belong to another source: there may be as many as models.
+_MOST_CLASHES = 5
+
+
+def plan_changes(result: SyncResult) -> Iterator[PlannedChange]:
+    """Give what a person has to see of a plan."""
+    clashes = 0
+    for change in result.changes:
+        clashes += change.kind == "clash"
+        if change.kind != "clash" or clashes <= _MOST_CLASHES:
+            yield change
+
+
+def _not_shown(result: SyncResult) -> Iterator[str]:
+    if result.clashes > _MOST_CLASHES:
+        yield f"{numbered(result.clashes - _MOST_CLASHES)} more belong to a source that comes first"
+
+
+def plan_lines(result: SyncResult) -> Iterator[str]:
+    """Give the lines of a plan, before a person is asked."""
+    for number, change in enumerate(plan_changes(result)):
+        if number == MAX_TABLE_ROWS:
+            yield "  and more; --dry-run -o jsonl shows all"
+            break
+        yield f"  {planned_line(change)}"
+    yield from _not_shown(result)
+    yield summary(result)
+
+
+def summary(result: SyncResult) -> str:
+    """Return the numbers of a sync in a line."""
+    numbers = {
+        "added": result.added,
+        "changed": result.changed,
+        "gone": result.gone,
+        "back": result.back,
+        "kept": result.kept,
+        "ignored": result.ignored,
+    }
+    counted = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
+    return f"{counted or 'nothing changed'}; {result.unchanged} unchanged"

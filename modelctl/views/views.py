@@ -26,6 +26,7 @@ VIEWS: dict[str, Callable[[Any], View]] = {
     "ImportResult": views_sync.import_view,
     "IgnoreResult": views_ignored.ignore_view,
     "ImportPlan": views_sync.import_plan_view,
+    "SyncResult": views_sync.sync_view,
     "Stats": views_models.stats_view,
     "Recovery": views_recovery.recovery_view,
     "LastRecover": views_recovery.last_recover_view,

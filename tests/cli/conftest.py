@@ -22,7 +22,8 @@ def files(tmp_path: Path) -> dict[str, str]:
     texts = {
         "CATALOGUE": '{"id": "new/model", "name": "New", "mode": "chat"}\n{"id": "acme/one", "name": "Uno"}\n',
         "BATCH": '{"id": "acme/one", "outcome": "success"}\n',
-        "CONFIG": "[cache]\nttl = '30s'\n[probe.acme]\ncommand = ['true']\n",
+        "CONFIG": "[cache]\nttl = '30s'\n[probe.acme]\ncommand = ['true']\n"
+        f"[source.mine]\nfile = '{tmp_path}/catalogue'\n",
     }
     texts["EXPORT"] = export_of(held("acme/one"), model("new/model")).decode()
     names = {name: str(tmp_path / name.lower()) for name in texts}

@@ -45,6 +45,10 @@ def status_of(model_id: str) -> str:
     return "active" if active else "auto-disabled" if automatic else "disabled"
 
 
+SYNCED = {
+    *("sources", "added", "changed", "gone", "back", "kept", "clashes", "unchanged", "ignored"),
+    *("adopted", "changes", "cache", "dry_run", "operation", "notes"),
+}
 RESTORED = {
     *("added", "updated", "unchanged", "left_off", "untouched", "holds"),
     *("changes", "cache", "dry_run", "operation"),
@@ -143,6 +147,8 @@ EVERYTHING: list[tuple[str, int, set[str]]] = [
         IMPORTED | {"changes"},
     ),
     ("import CATALOGUE --modes chat --prefix new/", 0, IMPORTED),
+    ("sync --yes", 0, SYNCED),
+    ("sync mine --gone disable --max-gone 50% --dry-run --actor me", 0, SYNCED),
     ("formats", 0, {"format", "of", "shape", "example"}),
     ("ignore acme/old* --reason why --actor me", 0, {"patterns", "matching"}),
     ("ignore --list", 0, {"pattern", "at", "actor", "reason"}),
