@@ -20,7 +20,7 @@ def fleet() -> None:
 def files(tmp_path: Path) -> dict[str, str]:
     """Return the names of a catalogue, of a bad one, and of a batch of outcomes."""
     texts = {
-        "CATALOGUE": '{"id": "new/model", "name": "New", "mode": "chat"}\n{"id": "acme/one", "name": "Uno"}\n',
+        "CATALOGUE": '{"id": "new/model", "name": "New", "mode": "chat"}\n{"id": "acme/one", "name": "Uno", "mode": "chat"}\n',
         "BATCH": '{"id": "acme/one", "outcome": "success"}\n',
         "CONFIG": "[cache]\nttl = '30s'\n[probe.acme]\ncommand = ['true']\n"
         f"[source.mine]\nfile = '{tmp_path}/catalogue'\n",

@@ -13,6 +13,7 @@ from tests.cli.examples import EVERYTHING, TIME, find, status_of
 from tests.commands import Cli, Result, sql
 
 CHANGE = {"id", "before", "after", "changed", "result"}
+PLANNED = {"kind", "id", "old", "new", "source", "note"}  # of import and sync
 
 
 # ── every command and every option ──
@@ -74,7 +75,7 @@ def test_json_of_every_command(
     times = find(value, lambda key: key == "at" or key.endswith("_at"))
     assert all(time is None or TIME.fullmatch(time) for time in times)
     changes = value.get("changes", []) if isinstance(value, dict) else []
-    assert all(change.keys() >= CHANGE for change in changes)
+    assert all(change.keys() >= (PLANNED if "kind" in change else CHANGE) for change in changes)
 
 
 def test_probing(fleet: None, cli: Cli, files: dict[str, str]) -> None:
