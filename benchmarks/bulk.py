@@ -10,9 +10,11 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,6 +22,8 @@ import psycopg
 from benchmarks.harness import MissingError, Row, at_least, at_most, interleave, seconds
 from benchmarks.servers import Bench, model_id
 from modelctl import Fleet
+from modelctl.catalog.importing import import_catalog
+from modelctl.catalog.parse import parse
 
 PARTS = ("recover", "single", "batch", "import", "session")
 _DUE_PERCENT = 30
@@ -43,8 +47,11 @@ INSERT INTO modelctl.modelctl_events (model_id, event, before, after, actor)
 SELECT id, 'recovered', 'auto-disabled', 'active', 'benchmark' FROM recovered
 """
 _LOG_ADDED = """
-INSERT INTO modelctl.modelctl_events (model_id, event, after, actor)
-SELECT id, 'added', 'active', 'benchmark' FROM models
+INSERT INTO modelctl.modelctl_events (model_id, event, after, details, actor, operation)
+SELECT id, 'added', 'active', jsonb_build_object(
+    'old', jsonb_build_object('display_name', NULL, 'provider', NULL),
+    'new', jsonb_build_object('display_name', display_name, 'provider', provider)
+), 'benchmark', '01KCCCCCCCCCCCCCCCCCCCCCCC' FROM models
 """
 _BATCH = """
 UPDATE models
@@ -145,10 +152,10 @@ def _copied(bench: Bench, template: str) -> Iterator[str]:
         bench.postgres.drop_database(database)
 
 
-def _child(bench: Bench, what: str, database: str) -> dict[str, float]:
+def _child(bench: Bench, what: str, database: str, *more: str) -> dict[str, float]:
     """Do something in a process of its own and return what it measured."""
     url = bench.postgres.url(database)
-    command = [sys.executable, "-m", "benchmarks.child", what, url, bench.redis.url()]
+    command = [sys.executable, "-m", "benchmarks.child", what, url, bench.redis.url(), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{what} failed:\n{done.stderr[-2000:]}")
@@ -324,59 +331,101 @@ def _import(bench: Bench) -> None:
     number = bench.scale.imported
     empty = bench.fleet(0, 0)
     bare = bench.bare(empty)
-    rows = [(model_id(i), f"Model {i}", f"provider-{i % 50:02}") for i in range(number)]
-    names = ("id", "name", "provider")
-    text = "".join("\t".join(row) + "\n" for row in rows)
-    catalog = "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows).encode()
-    bench.say(f"import of {number:,} models")
+    text = "".join("\t".join(row) + "\n" for row in _catalog_rows(number))
+    with _catalog(number) as file, _catalog(4 * number) as larger:
+        bench.say(f"import of {number:,} models")
+        found = parse(file.read_bytes())
 
-    def product() -> float:
-        with (
-            _copied(bench, empty) as database,
-            Fleet(bench.config(database), pool_size=1) as fleet,
-        ):
-            fleet.count()
-            took = seconds(lambda: fleet.import_models(catalog))
-            if fleet.count(fresh=True).active != number:
-                raise RuntimeError("not everything was imported")
-            return took
+        def imported(work: Callable[[Fleet], object]) -> float:
+            with (
+                _copied(bench, empty) as database,
+                Fleet(bench.config(database), pool_size=1) as fleet,
+            ):
+                fleet.count()
+                took = seconds(lambda: work(fleet))
+                if fleet.count(fresh=True).active != number:
+                    raise RuntimeError("not everything was imported")
+                return took
 
-    def by_copy(template: str, *after: str) -> float:
-        with _copied(bench, template) as database, bench.connect(database) as connection:
+        def whole(fleet: Fleet) -> None:
+            with file.open("rb") as stream:
+                fleet.import_models(stream)
 
-            def copy() -> None:
-                command = "COPY models (id, display_name, provider) FROM STDIN"
-                with connection.transaction(), connection.cursor() as cursor:
-                    with cursor.copy(command) as stream:
-                        stream.write(text)
-                    for sql in after:
-                        cursor.execute(sql.encode())
+        def written(fleet: Fleet) -> None:
+            import_catalog(
+                found,
+                fleet._store.database,
+                on_conflict="update",
+                actor="benchmark",
+                dry_run=False,
+                progress=lambda _: None,
+                invalidate=fleet._invalidate,
+            )
 
-            return seconds(copy)
+        def by_copy(template: str, *after: str) -> float:
+            with _copied(bench, template) as database, bench.connect(database) as connection:
 
-    ways = {
-        "product": product,
-        "floor": lambda: by_copy(bare),
-        "logged": lambda: by_copy(empty, _LOG_ADDED),
-    }
-    times = interleave(ways, bench.scale.bulk_rounds, warmups=0)
+                def copy() -> None:
+                    command = "COPY models (id, display_name, provider) FROM STDIN"
+                    with connection.transaction(), connection.cursor() as cursor:
+                        with cursor.copy(command) as stream:
+                            stream.write(text)
+                        for sql in after:
+                            cursor.execute(sql.encode())
+
+                return seconds(copy)
+
+        def grown(path: Path) -> float:
+            with _copied(bench, empty) as database:
+                return _child(bench, "imported", database, str(path))["grown"]
+
+        ways = {
+            "whole": lambda: imported(whole),
+            "written": lambda: imported(written),
+            "floor": lambda: by_copy(bare),
+            "logged": lambda: by_copy(empty, _LOG_ADDED),
+        }
+        times = interleave(ways, bench.scale.bulk_rounds, warmups=0)
+        growth = {path: [grown(path) for _ in range(2)] for path in (file, larger)}
+    what = f"import of {number:,} models"
+    same = "COPY and INSERT ... SELECT with the same events and triggers"
     bench.report.add(
+        Row("bulk.import", what, times["whole"], same, times["logged"], at_most(2.5)),
         Row(
             "bulk.import",
-            f"import of {number:,} models",
-            times["product"],
-            "COPY with the same events and triggers",
+            f"{what}, without reading the file",
+            times["written"],
+            same,
             times["logged"],
+            at_most(1.5),
         ),
-        Row(
-            "bulk.import",
-            f"import of {number:,} models",
-            times["product"],
-            "COPY, the same indexes",
-            times["floor"],
-            at_most(3),
+        Row("bulk.import", what, times["whole"], "COPY, the same indexes", times["floor"]),
+        *(
+            Row(
+                "bulk.import",
+                f"growth of the process in an import of {size:,}",
+                growth[path],
+                target=at_most(40),
+                unit="MiB",
+            )
+            for path, size in ((file, number), (larger, 4 * number))
         ),
     )
+
+
+def _catalog_rows(number: int) -> Iterator[tuple[str, str, str]]:
+    return ((model_id(i), f"Model {i}", f"provider-{i % 50:02}") for i in range(number))
+
+
+@contextmanager
+def _catalog(number: int) -> Iterator[Path]:
+    """A file of JSON Lines with so many models."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        for row in _catalog_rows(number):
+            line = dict(zip(("id", "name", "provider"), row, strict=True))
+            file.write(json.dumps(line) + "\n")
+        file.flush()
+        yield Path(file.name)
 
 
 # ── A session's past ────────────────────────────────────────────────────────────────────────────

@@ -119,6 +119,8 @@ class KeyedSpool(Sequence[Row]):
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
             self._rows.execute(f"PRAGMA {setting}")
         self._rows.execute(f"CREATE TABLE rows ({', '.join(names)}, UNIQUE ({names[0]}))")
+        # One transaction for all rows: to end one after each takes longer than to insert it.
+        self._rows.execute("BEGIN")
         self._insert = f"INSERT OR IGNORE INTO rows VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - only placeholders
         self._select = f"SELECT * FROM rows WHERE {names[0]} = ?"  # noqa: S608 - the name of a field
         self._length = 0

@@ -113,8 +113,18 @@ _WORKS = frozenset(
 )
 
 
+_SAYING_IT = frozenset(
+    [
+        *("active", "is_active", "enabled", "disabled", "auto_disabled"),
+        *("disabled_reason", "status"),
+    ]
+)
+
+
 def _is_on(entry: Mapping[str, object]) -> bool | None:
     """Return whether an entry says that its model is on; None: it does not say."""
+    if _SAYING_IT.isdisjoint(entry):
+        return None
     switches = [entry.get(key) for key in ("active", "is_active", "enabled")]
     status = entry.get("status")
     word = status.strip().lower() if isinstance(status, str) else ""

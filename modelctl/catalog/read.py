@@ -107,7 +107,7 @@ def _json(source: bytes, place: str, repeated: RepeatedKeys) -> object:
         raise UsageError(f"{place} is not UTF-8 text")
     text = text.rstrip("\r\n")
     try:
-        return json.loads(text, object_pairs_hook=repeated.object)
+        return repeated.decode(text)
     except json.JSONDecodeError as exc:
         line = f"line {exc.lineno}, " if "\n" in text else ""
         raise UsageError(
@@ -131,6 +131,8 @@ class RepeatedKeys:
     def __init__(self) -> None:
         self._keys: dict[str, None] = {}  # a set that keeps the order
         self._times = 0
+        # One decoder for all lines of JSON Lines: to make one takes as long as to read a line.
+        self.decode = json.JSONDecoder(object_pairs_hook=self.object).decode
 
     def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """Make an object of its pairs, and note the keys that stand twice."""

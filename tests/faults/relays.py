@@ -152,11 +152,11 @@ def _postgres_messages(stream: BinaryIO, last: bytes) -> bytes:
 
 
 def _postgres_request(stream: BinaryIO) -> bytes:
-    return _postgres_messages(stream, b"QSX")
+    return _postgres_messages(stream, b"QSXc")  # c: the end of the rows of a COPY
 
 
 def _postgres_answer(stream: BinaryIO) -> bytes:
-    return _postgres_messages(stream, b"Z")
+    return _postgres_messages(stream, b"ZG")  # G: the server waits for the rows of a COPY
 
 
 class RelayedWorld(World):
