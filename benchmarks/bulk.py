@@ -405,7 +405,7 @@ def _import(bench: Bench) -> None:
                 "bulk.import",
                 f"growth of the process in an import of {size:,}",
                 growth[path],
-                target=at_most(40),
+                target=at_most(20),
                 unit="MiB",
             )
             for path, size in ((file, number), (larger, 4 * number))
