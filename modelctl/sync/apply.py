@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database
     from modelctl.sync.stage import Stage
 
+_ENTRY = dict.fromkeys(Entry._fields, "text")
 # What an entry does not say does not differ.
 _DIFFERS = (
     "((entry.display_name <> '' AND entry.display_name <> coalesce(models.display_name, ''))"
@@ -90,7 +91,7 @@ def write_chunk(
             hint="nothing was written; see --on-conflict",
         )
     if differing and on_conflict == "update":
-        _update(database, stage, chunk, differing)
+        _update(database, stage, differing)
         log(database, connection, [_updated(each) for each in differing], actor)
     numbers = _insert(database, stage, chunk)
     if numbers.off and new_rows_are_on(database, connection):
@@ -115,9 +116,7 @@ def _lock_differing(database: Database, stage: Stage, chunk: Mapping[str, int]) 
     return sorted(found, key=lambda each: each.entry.id)
 
 
-def _update(
-    database: Database, stage: Stage, chunk: Mapping[str, int], differing: Sequence[Differing]
-) -> None:
+def _update(database: Database, stage: Stage, differing: Sequence[Differing]) -> None:
     """Write the texts that the entries say, and check that no row was kept as it was."""
     sql = database.sql
     # Only rows that are locked: other programs may have written to the table since they were read.
@@ -125,15 +124,14 @@ def _update(
         "UPDATE models SET"
         " display_name = coalesce(nullif(entry.display_name, ''), models.display_name),"
         " provider = coalesce(nullif(entry.provider, ''), models.provider),"
-        f" updated_at = {sql.now} FROM {stage.entries}"
-        f" WHERE models.id = entry.id AND {CHUNK} AND {sql.is_among('models.id')}"
+        f" updated_at = {sql.now} FROM {sql.rows('entry', _ENTRY)} WHERE models.id = entry.id"
     )
     read = (
         f"SELECT id, {STATUS}, coalesce(display_name, ''), coalesce(provider, '')"
         f" FROM models WHERE {sql.ids}"
     )
     ids = {"ids": sql.list_of_texts(each.entry.id for each in differing)}
-    stage.run(update, {**chunk, **ids})
+    stage.run(update, sql.values(_ENTRY, [each.entry for each in differing]))
     now = {row[0]: Stored(row[1], *map(readable, row[2:])) for row in stage.rows(read, ids)}
     kept = [e.entry.id for e in differing if _is_kept(e.stored, now.get(e.entry.id))]
     if kept:

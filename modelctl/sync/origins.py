@@ -143,11 +143,12 @@ class Origins:
 
     def note_switched_off(self, ids: Sequence[str]) -> None:
         """Note with which disabled_at these models were switched off, to recognise it later."""
-        sql = self._database.sql
+        sql, columns = self._database.sql, {"id": "text"}
         self._stage.run(
-            f"UPDATE {self._table} AS origin SET switched_off_at = models.disabled_at FROM models"
-            f" WHERE origin.model_id = models.id AND {sql.is_among('models.id')}",
-            {"ids": sql.list_of_texts(ids)},
+            f"UPDATE {self._table} AS origin SET switched_off_at = models.disabled_at"
+            f" FROM models, {sql.rows('changed', columns)}"
+            " WHERE origin.model_id = changed.id AND models.id = changed.id",
+            sql.values(columns, [(model_id,) for model_id in ids]),
         )
 
     def find_returning(self, chunk: Mapping[str, int]) -> list[Returning]:

@@ -170,7 +170,8 @@ def test_statements_grow_with_chunks_alone(
     def imported(*of_a_chunk: str) -> list[str]:
         # What is ignored; the entries beside the models.
         begin, *rest = whole(*of_a_chunk)
-        return ["SELECT", begin, "CREATE", *["COPY"] * chunks, "CREATE", *rest]
+        stage = ["CREATE", *["COPY"] * chunks, "CREATE", "CREATE", "ANALYZE"]
+        return ["SELECT", begin, *stage, *rest]
 
     with sent(pg) as said:
         pg.import_models(lines("one"))
