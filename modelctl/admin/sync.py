@@ -21,6 +21,7 @@ from modelctl.arguments.invocation import (
 from modelctl.arguments.options import Actor, DryRun, Output, Yes
 from modelctl.errors import ExitCode, UsageError
 from modelctl.model import numbered
+from modelctl.signals import unwinding_on_signals
 
 if TYPE_CHECKING:
     from modelctl.output.formats import OutputFormat
@@ -79,7 +80,8 @@ def sync(
     # What shows the progress would write over the question.
     asks = not (yes or dry_run)
     shows = nullcontext(lambda _: None) if asks else streams.progress("synced")
-    with open_fleet(ctx, actor) as fleet, shows as progress:
+    # A signal also ends the command of a source.
+    with unwinding_on_signals(), open_fleet(ctx, actor) as fleet, shows as progress:
         result = fleet.sync(
             sources,
             gone=gone,

@@ -126,7 +126,6 @@ class CatalogCommands(OpenedFleet):
         if not 0 <= max_gone <= 1:
             raise UsageError("max_gone is a share from 0 to 1")
         given, notes = self._opened(sources)
-        deadline.renew()  # the sources may have taken long to answer
         found = collect(given, read_ignored(self._store.database))
         order = tuple(order) or (*self.config.sources, *found.sources)
         rules = self._rules(policy, max_gone, order)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.model import ModelStatus, numbered
+from modelctl.sync.results import SYNC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +78,7 @@ def explained(
 
 
 def explain(
-    model: Model,
+    model: SourcedModel,
     config: Config,
     holds: Iterable[Hold],
     candidate: Candidate | None,
@@ -150,8 +151,15 @@ def _trust(model: Model, config: Config) -> list[str]:
     return sentences
 
 
-def _next_recover(model: Model, config: Config, candidate: Candidate | None, ahead: int) -> str:
+def _next_recover(
+    model: SourcedModel, config: Config, candidate: Candidate | None, ahead: int
+) -> str:
     rule = config.recovery
+    if candidate is None and model.disabled_by == SYNC and model.gone_since:
+        return (
+            "The next recover leaves it off: sync switched it off, and enables it when its source"
+            " offers it again."
+        )
     if candidate is None:
         return "The next recover leaves it off: a person switched it off, and only a person enables it."
     waiting = candidate.waiting

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelctl.models.returning import is_paused
 from modelctl.spool import Spool
 from modelctl.sync.collect import clash
+from modelctl.sync.results import SYNC
 from modelctl.sync.stage import CHUNK
 from modelctl.tables.columns import STATUS
 from modelctl.tables.odd_values import readable
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from modelctl.database.database import Database
     from modelctl.sync.results import PlannedChange
     from modelctl.sync.stage import Stage
-
-# Who switches off a model that is gone, for `list --by`; the actor of the event is who ran the sync.
-SYNC = "sync"
 
 
 def reason_gone(source: str) -> str:

@@ -126,6 +126,9 @@ def test_a_day_in_the_life(run: Callable[..., Result], server: Lists, tmp_path: 
         f"acme/m{n}" for n in (0, 2, 3, 4, 5, 6)
     ]
 
+    explanation = run("show", "acme/m1", "-o", "json").json["explanation"]
+    assert "sync switched it off, and enables it when its source offers it" in explanation[-1]
+
     server.answers = [listed(**NOON | {"m1": "Acme: M1"})]
     assert run("sync", "--yes").lines == [
         "+ acme/m1 status: 'disabled' -> 'active'; back in router; enabled"
