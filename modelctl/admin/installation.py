@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelctl import streams
+from modelctl.arguments.completion import completes
 from modelctl.arguments.invocation import open_fleet, print_result, print_view
 from modelctl.arguments.options import DryRun, Output, Yes
 from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
@@ -62,6 +63,26 @@ def _say_differences(result: SchemaStatus) -> None:
     for kind, lines in kinds.items():
         for line in lines:
             streams.say(f"{kind}: {line}")
+
+
+def db_schema(
+    ctx: typer.Context,
+    tool: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="TOOL",
+            help="drizzle, prisma, sqlalchemy (also for Alembic) or sql. On SQLite only sql.",
+            autocompletion=completes("drizzle", "prisma", "sqlalchemy", "sql"),
+        ),
+    ],
+) -> None:
+    """Print modelctl's columns and indexes on models, for the schema file of an application.
+
+    A tool that brings a database to what the application declares then finds nothing to do.
+    """
+    with open_fleet(ctx) as fleet:
+        streams.write([fleet.declarations(tool)])
 
 
 def _print_script(statements: Iterable[str]) -> None:

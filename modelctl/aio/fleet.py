@@ -74,6 +74,7 @@ class AsyncFleet(AsyncCalls):
 
     upgrade = in_thread(Fleet.upgrade)
     schema_status = in_thread(Fleet.schema_status)
+    declarations = in_thread(Fleet.declarations)
     detach = in_thread(Fleet.detach)
     uninstall = in_thread(Fleet.uninstall)
     doctor = in_thread(Fleet.doctor)

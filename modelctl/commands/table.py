@@ -65,6 +65,7 @@ COMMANDS: dict[str, str | CommandGroup] = {
         {
             "upgrade": "admin.installation:db_upgrade",
             "status": "admin.installation:db_status",
+            "schema": "admin.installation:db_schema",
             "detach": "admin.installation:db_detach",
             "uninstall": "admin.installation:db_uninstall",
         },

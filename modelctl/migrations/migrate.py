@@ -14,10 +14,20 @@ from modelctl.count.outbox import SEAL
 from modelctl.database.locks import lock_key
 from modelctl.errors import InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
-from modelctl.migrations.adoption import NOTE
+from modelctl.migrations.adoption import NOTE, Note
 from modelctl.migrations.plan import execute
 from modelctl.migrations.results import SchemaStatus
-from modelctl.schema.declared import CACHE, HEAD, KNOWN, NOW, OUTBOX, STATE
+from modelctl.schema.declared import (
+    CACHE,
+    HEAD,
+    KNOWN,
+    MODELS,
+    MODELS_COLUMNS,
+    NOW,
+    OUTBOX,
+    STATE,
+)
+from modelctl.schema.for_tools import Added
 from modelctl.tables.application import count_rows
 
 if TYPE_CHECKING:
@@ -64,6 +74,17 @@ def status(connection: Connection, schema: str = SCHEMA) -> SchemaStatus:
     """Compare the database with what this release needs."""
     with reading(connection):
         return _status(connection, schema, _plan(connection, schema))
+
+
+def added(connection: Connection, schema: str = SCHEMA) -> Added:
+    """Return what an upgrade adds, or has added, to ``models``; all columns if that is not known."""
+    with reading(connection):
+        plan = _plan(connection, schema)
+    note, every = Note.read(plan.note), tuple(MODELS_COLUMNS)
+    if note is None:
+        return Added(plan.table or MODELS, every[1:], whole=False)
+    columns = tuple(name for name in every if note.created or name in note.columns)
+    return Added(plan.table or MODELS, columns, whole=note.created)
 
 
 def triggers(connection: Connection, schema: str = SCHEMA) -> dict[str, bool]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
+from modelctl.errors import UsageError
 from modelctl.opened import arguments
 from modelctl.opened.opened_fleet import OpenedFleet
 
@@ -55,6 +56,27 @@ class UpkeepCommands(OpenedFleet):
         from modelctl.migrations import migrate
 
         return self._store.inspect(migrate.status)
+
+    def declarations(self, tool: str) -> str:
+        """Return what `upgrade` adds to ``models``, for the schema file of an application.
+
+        *tool*: drizzle, prisma, sqlalchemy or sql.
+
+        Raises:
+            UsageError: there is no such tool, or on SQLite another one than sql.
+        """
+        from modelctl.migrations import migrate
+        from modelctl.schema.for_tools import Tool, declarations, sqlite_declarations
+
+        on_sqlite = self.config.sqlite_path is not None
+        known = (Tool.SQL,) if on_sqlite else tuple(Tool)
+        if tool not in known:
+            where = " for SQLite" if on_sqlite else ""
+            raise UsageError(
+                f"no declarations for '{tool}'{where}", hint=f"one of: {', '.join(known)}"
+            )
+        added = self._store.inspect(migrate.added)
+        return sqlite_declarations(added) if on_sqlite else declarations(Tool(tool), added)
 
     def detach(self) -> tuple[str, ...]:
         """Drop modelctl's triggers and functions; tables and columns stay. Return their names.

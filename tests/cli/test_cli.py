@@ -23,7 +23,7 @@ PLANNED = {"kind", "id", "old", "new", "source", "note"}  # of import and sync
 # They need a configuration or an operation, have no -o or no end: they have tests of their own.
 NEEDY = (
     *(("probe",), ("undo",), ("metrics",), ("run",), ("watch",), ("notify",), ("export",)),
-    *(("config", "example"), ("completion",), ("db", "uninstall")),
+    *(("config", "example"), ("completion",), ("db", "uninstall"), ("db", "schema")),
 )
 CHANGING = ("disable", "enable", "remove", "edit", "recover")
 ELSEWHERE = {

@@ -1,0 +1,211 @@
+"""The columns and indexes on ``models`` as declarations for the tools of an application.
+
+A tool that brings a database to what the application declares drops columns and indexes that it does not
+know. With these lines in the application's own schema file it finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from modelctl.schema.declared import INDEXES, MODELS, MODELS_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+_LONG_AGO = "1970-01-01T00:00:00.000Z"
+
+
+class Tool(StrEnum):
+    """The tools for which there are declarations; SQL is for any that takes SQL."""
+
+    DRIZZLE = "drizzle"
+    PRISMA = "prisma"
+    SQLALCHEMY = "sqlalchemy"
+    SQL = "sql"
+
+
+class Added(NamedTuple):
+    """What modelctl adds to a database. *table*: as SQL. *whole*: the table with all its columns."""
+
+    table: str
+    columns: tuple[str, ...]
+    whole: bool
+
+
+class _Facts(NamedTuple):
+    name: str
+    kind: str
+    key: bool
+    required: bool
+    default: str | None
+
+
+def declarations(tool: Tool, added: Added) -> str:
+    """Return the declarations for PostgreSQL."""
+    columns = [_facts(name) for name in added.columns]
+    write: Callable[[Added, list[_Facts]], Iterator[str]] = {
+        Tool.DRIZZLE: _drizzle,
+        Tool.PRISMA: _prisma,
+        Tool.SQLALCHEMY: _sqlalchemy,
+        Tool.SQL: _sql,
+    }[tool]
+    return "\n".join(write(added, columns)) + "\n"
+
+
+def sqlite_declarations(added: Added) -> str:
+    """Return the SQL for SQLite."""
+    columns = {name: MODELS_COLUMNS[name].sqlite for name in added.columns}
+    if not added.whole:  # SQLite adds no column whose default is computed
+        columns = {
+            name: re.sub(r"\(strftime.*\)", f"'{_LONG_AGO}'", definition)
+            for name, definition in columns.items()
+        }
+    lines = _statements(
+        added,
+        columns,
+        {name: index.sqlite for name, index in INDEXES.items() if index.table == MODELS},
+        "ADD COLUMN",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _facts(name: str) -> _Facts:
+    definition = MODELS_COLUMNS[name].postgresql
+    kind = re.split(" NOT NULL| PRIMARY| DEFAULT", definition)[0]
+    default = definition.partition(" DEFAULT ")[2] or None
+    key = "PRIMARY KEY" in definition
+    return _Facts(name, kind, key, key or "NOT NULL" in definition, default)
+
+
+def _indexes() -> dict[str, tuple[str, str]]:
+    """Return the indexes by name: the column, and the condition."""
+    found = {}
+    for name, index in INDEXES.items():
+        if index.table == MODELS:
+            column, _, condition = index.postgresql.partition(" WHERE ")
+            found[name] = column.strip("()"), condition
+    return found
+
+
+def _camel(name: str) -> str:
+    first, *words = name.split("_")
+    return first + "".join(word.capitalize() for word in words)
+
+
+def _drizzle(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
+    types = {
+        "text": 'text("{}")',
+        "boolean": 'boolean("{}")',
+        "integer": 'integer("{}")',
+        "bigint": 'bigint("{}", {{ mode: "number" }})',
+        "timestamptz": 'timestamp("{}", {{ withTimezone: true }})',
+    }
+    yield 'import { sql } from "drizzle-orm";'
+    names = sorted({column.kind.removesuffix("tz") for column in columns} | {"index", "pgTable"})
+    yield f'import {{ {", ".join(names)} }} from "drizzle-orm/pg-core";'
+    yield ""
+    if not added.whole:
+        yield "// For the table that you have: the columns that it does not declare yet, and the indexes."
+    yield f'export const models = pgTable("{MODELS}", {{'
+    for column in columns:
+        text = types[column.kind].format(column.name)
+        text += ".primaryKey()" if column.key else ".notNull()" if column.required else ""
+        if column.default == "now()":
+            text += ".defaultNow()"
+        elif column.default is not None:
+            value = '""' if column.default == "''" else column.default
+            text += f".default({value})"
+        yield f"  {_camel(column.name)}: {text},"
+    yield "}, (table) => ["
+    for name, (indexed, condition) in _indexes().items():
+        yield f'  index("{name}").on(table.{indexed}).where(sql`{condition}`),'
+    yield "]);"
+
+
+def _prisma(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
+    types = {
+        "text": "String",
+        "boolean": "Boolean",
+        "integer": "Int",
+        "bigint": "BigInt",
+        "timestamptz": "DateTime",
+    }
+    if not added.whole:
+        yield "// For the model that you have: the fields that it does not declare yet."
+    yield "// Prisma knows no partial indexes, and leaves those of modelctl as they are."
+    yield "model Models {"
+    for column in columns:
+        words = [_camel(column.name), types[column.kind] + "?" * (not column.required)]
+        words += ["@id"] if column.key else []
+        if column.default is not None:
+            value = '""' if column.default == "''" else column.default
+            words.append(f"@default({value})")
+        if _camel(column.name) != column.name:
+            words.append(f'@map("{column.name}")')
+        if column.kind == "timestamptz":
+            words.append("@db.Timestamptz(6)")
+        yield f"  {' '.join(words)}"
+    yield ""
+    yield f'  @@map("{MODELS}")'
+    yield "}"
+
+
+def _sqlalchemy(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
+    types = {
+        "text": "Text()",
+        "boolean": "Boolean()",
+        "integer": "Integer()",
+        "bigint": "BigInteger()",
+        "timestamptz": "DateTime(timezone=True)",
+    }
+    yield "import sqlalchemy as sa"
+    base = "DeclarativeBase, " if added.whole else ""
+    yield f"from sqlalchemy.orm import {base}mapped_column"
+    yield ""
+    yield ""
+    if added.whole:
+        yield "class Base(DeclarativeBase):"
+        yield "    pass"
+        yield ""
+        yield ""
+    else:
+        yield "# For the class that you have: the columns that it does not declare yet, and the indexes."
+    yield "class Models(Base):"
+    yield f'    __tablename__ = "{MODELS}"'
+    yield "    __table_args__ = ("
+    for name, (indexed, condition) in _indexes().items():
+        yield f'        sa.Index("{name}", "{indexed}", postgresql_where=sa.text("{condition}")),'
+    yield "    )"
+    for column in columns:
+        words = [f"sa.{types[column.kind]}"]
+        words.append("primary_key=True" if column.key else f"nullable={not column.required}")
+        if column.default is not None:
+            words.append(f'server_default=sa.text("{column.default}")')
+        yield f"    {column.name} = mapped_column({', '.join(words)})"
+
+
+def _sql(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
+    yield from _statements(
+        added,
+        {column.name: MODELS_COLUMNS[column.name].postgresql for column in columns},
+        {name: index.postgresql for name, index in INDEXES.items() if index.table == MODELS},
+        "ADD COLUMN IF NOT EXISTS",
+    )
+
+
+def _statements(
+    added: Added, columns: dict[str, str], indexes: dict[str, str], add: str
+) -> Iterator[str]:
+    if added.whole:
+        yield f"CREATE TABLE {added.table} ("
+        yield ",\n".join(f"    {name} {definition}" for name, definition in columns.items())
+        yield ");"
+    else:
+        for name, definition in columns.items():
+            yield f"ALTER TABLE {added.table} {add} {name} {definition};"
+    for name, definition in indexes.items():
+        yield f"CREATE INDEX IF NOT EXISTS {name} ON {added.table} {definition};"
