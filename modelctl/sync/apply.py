@@ -191,7 +191,8 @@ def _insert(database: Database, stage: Stage, chunk: Mapping[str, int]) -> _Numb
         # Another program may insert a model at the same time: then it is not ours.
         statements = [
             f"WITH new AS ({insert} {new} {nothing} RETURNING id, {STATUS} AS status)"
-            f" UPDATE {stage.entries} SET state = new.status FROM new WHERE entry.id = new.id AND {CHUNK}"
+            f" UPDATE {stage.entries} SET state = new.status FROM new"
+            f" WHERE entry.id{database.sql.collation} = new.id{database.sql.collation} AND {CHUNK}"
         ]
     # Another program may remove a model between the statements. A trigger that removes it does so
     # at each try.

@@ -79,7 +79,7 @@ class Stage:
             # After the rows, so that they are sorted once. Both indexes, and the statistics of n: without
             # them the planner takes a chunk for a few rows and compares each with each.
             run(f"CREATE INDEX ON {self.table} (n)")
-            run(f"CREATE INDEX ON {self.table} (id)")
+            run(f"CREATE INDEX ON {self.table} (id{self._database.sql.collation})")
             run(f"ANALYZE {self.table} (n, left_out)")
 
     def chunks(self) -> Iterator[dict[str, int]]:
