@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
+from sqlalchemy import util
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +19,21 @@ if TYPE_CHECKING:
 # How a transaction begins, unless the execution option `begin` of its connection says otherwise: that is
 # SQL for PostgreSQL, or None for no transaction at all.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+
+def _number_cursors_anew() -> None:
+    """Give the child of a fork a new counter for the names of cursors.
+
+    SQLAlchemy's has a lock for the whole process. If another thread of the parent holds it during the
+    fork, the child would wait for it for ever.
+    """
+    dialect: Any = sys.modules.get("sqlalchemy.dialects.postgresql._psycopg_common")
+    if dialect:
+        dialect._server_side_id = util.counter()
+
+
+if hasattr(os, "register_at_fork"):  # there is no fork on Windows
+    os.register_at_fork(after_in_child=_number_cursors_anew)
 
 
 def sqlite_engine(path: Path) -> sa.Engine:

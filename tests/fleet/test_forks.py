@@ -13,8 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.dialects.postgresql import _psycopg_common
 
 from modelctl import Fleet
 from modelctl.errors import ModelctlError
@@ -147,6 +149,21 @@ def test_a_child_shares_no_lock(redis_server: Redis, pg_database: str) -> None:
         assert [os.waitpid(pid, 0)[1] for pid in pids] == [0]
         assert fleet.count().active == len(IDS) - 2
         assert sql(pg_database, "SELECT count(*) FROM models WHERE NOT active") == [(2,)]
+
+
+def test_a_child_of_a_thread_that_opens_a_cursor(fleet: Fleet) -> None:
+    """A fork while another thread holds the lock of SQLAlchemy that numbers cursors: the child reads."""
+    number: Any = _psycopg_common._server_side_id
+    (lock,) = (cell.cell_contents for cell in number.__closure__ if "lock" in repr(cell))
+
+    def work() -> None:
+        assert len(fleet.list_models()) == len(IDS)
+
+    work()
+    with lock:
+        pid = child(work)
+    assert os.waitpid(pid, 0)[1] == 0
+    work()
 
 
 def test_close_while_threads_work(fleet: Fleet) -> None:
