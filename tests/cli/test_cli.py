@@ -99,7 +99,7 @@ def test_every_output_of_every_command(
     printed = {}
     for form in ("table", "csv", "tsv", "jsonl", "name"):
         commands.database().write_bytes(saved)
-        result = cli(*words, "--output", form)
+        result = cli("--config", files["CONFIG"], *words, "--output", form)
         # The models of the test have no events.
         done = "done: the history did not say the status of 5 models\n"
         assert (result.code, result.err) == (code, done if line == "db upgrade" else "")

@@ -50,7 +50,7 @@ def test_every_command_on_servers(
     for line, code, keys in EVERYTHING:
         fill(served)
         words = [files.get(word, word) for word in line.split()]
-        result = cli(*words, "-o", "json")
+        result = cli("--config", files["CONFIG"], *words, "-o", "json")
         assert (result.code, result.err) == (code, ""), line
         value = result.json
         for item in value if isinstance(value, list) else [value]:
