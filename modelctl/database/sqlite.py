@@ -63,12 +63,12 @@ def complete(path: Path, prefix: str) -> list[str]:
     Without SQLAlchemy, so that the completion of a shell is fast.
     """
     sql = (
-        "SELECT id FROM models WHERE substr(id, 1, length(?1)) = ?1"
+        "SELECT id FROM models WHERE substr(id, 1, length(:prefix)) = :prefix"
         " AND id NOT GLOB '*[^a-zA-Z0-9._/:@+-]*' AND id GLOB '[^-]*' ORDER BY id LIMIT 100"
     )
     connection = connect(path)
     try:
-        return [row[0] for row in connection.execute(sql, (prefix,))]
+        return [row[0] for row in connection.execute(sql, {"prefix": prefix})]
     except sqlite3.Error as exc:
         raise translate(exc, path) from exc
     finally:

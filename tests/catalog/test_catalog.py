@@ -222,7 +222,7 @@ def test_texts_are_made_storable() -> None:
         (b'{"id": "a"}\n\n["b"]', "line 3 is not a JSON object"),
         (b'5\n{"id": "a"}', "line 1 is not a JSON object"),
         (b'{"id": "a"} {"id": "b"}', "line 1 is not JSON: Extra data"),
-        (b'{\n  "m": {\n    "litellm_provider": "p",\n  }\n}', "(line 4, column 3)"),
+        (b'{\n  "m": {\n    "litellm_provider" "p"\n  }\n}', "(line 3, column 24)"),
         (b'{"id": "a"}\n{"id": ' + b"9" * 5000 + b"}", "line 2 has a number that is too long"),
         (b"[\n" + b"9" * 5000 + b"]", "the catalogue has a number that is too long"),
         (b"[\n" + b"[" * 100_000, "the catalogue is nested too deeply"),

@@ -304,9 +304,9 @@ def hostile(fleet: None) -> list[str]:
     add(*HOSTILE)
     for model_id in HOSTILE:
         sql(
-            "UPDATE models SET display_name = ?1, provider = ?1, failure_reason = ?1,"
-            " disabled_reason = ?1, disabled_by = ?1 WHERE id = ?1",
-            model_id,
+            "UPDATE models SET display_name = ?, provider = ?, failure_reason = ?,"
+            " disabled_reason = ?, disabled_by = ? WHERE id = ?",
+            *[model_id] * 6,
         )
     return HOSTILE
 

@@ -177,9 +177,12 @@ def test_default_actor(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_import_and_load_without_a_file_stay_cheap(home: Path) -> None:
     """Nothing that only a file, a fault or a nameless user needs is loaded at start."""
     code = (
-        "import sys, modelctl.config.load as l; from modelctl.config.config import Config;"
+        # Since Python 3.13 pathlib loads pwd.
+        "import sys, pathlib; before = set(sys.modules);"
+        "import modelctl.config.load as l; from modelctl.config.config import Config;"
         "l.SYSTEM_FILE = l.Path('/nowhere'); Config.load(); l.default_actor();"
-        "print(*{'tomllib', 'difflib', 'pwd', 'json', 'socket'} & set(sys.modules))"
+        "loaded = set(sys.modules) - before;"
+        "print(*{'tomllib', 'difflib', 'pwd', 'json', 'socket'} & loaded)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
