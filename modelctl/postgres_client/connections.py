@@ -20,7 +20,7 @@ from modelctl.config.durations import format_duration
 from modelctl.config.spelling import closest_name
 from modelctl.errors import InvalidConfigError, clean
 from modelctl.postgres_client.errors import Answer, NoAnswerError, NoConnectionError
-from modelctl.postgres_client.hosts import INTERVAL, connect
+from modelctl.postgres_client.hosts import INTERVAL, WaitExpiredError, connect, limited
 from modelctl.times import in_utc
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Connection(psycopg.Connection[Any]):
         with deadline.spending():
             try:
                 if allowed <= 0:
-                    raise psycopg.errors._WaitTimeout
-                return super().wait(gen, interval, allowed)
-            except psycopg.errors._WaitTimeout:
+                    raise WaitExpiredError
+                return super().wait(limited(gen, allowed), min(interval, allowed))
+            except WaitExpiredError:
                 # The statement is not canceled and may run on for a while: the server has limits of
                 # its own, and a COMMIT that waits for a standby must not be canceled.
                 self.close()

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq, waiting
@@ -22,13 +22,21 @@ from modelctl import deadline
 from modelctl.postgres_client.errors import Answer, NoConnectionError, read_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from psycopg.abc import PQGenConn
     from psycopg.pq.abc import PGconn
 
+_Asked = TypeVar("_Asked")
+_Ready = TypeVar("_Ready")
+_Result = TypeVar("_Result")
+
 CONNECT_SECONDS = 5.0  # for each address, unless the URL sets connect_timeout
 INTERVAL = 0.1  # seconds between two checks for Ctrl-C
+
+
+class WaitExpiredError(Exception):
+    """The time of a wait is over."""
 
 
 class _Host(NamedTuple):
@@ -157,14 +165,39 @@ def _look_up(host: str, port: str) -> None:
         future.set_result(addresses)
 
 
+# ── A time limit for a wait ──
+
+
+def limited(
+    steps: Generator[_Asked, _Ready, _Result], seconds: float
+) -> Generator[_Asked, _Ready, _Result]:
+    """Pass on what psycopg waits for; after *seconds* raise `WaitExpiredError`.
+
+    psycopg has a time limit of its own only since 3.3.6. It resumes the steps at each interval. What
+    has arrived is read before the time is looked at.
+    """
+    ends = time.monotonic() + seconds
+    try:
+        asked = next(steps)
+        while True:
+            ready = yield asked
+            asked = steps.send(ready)
+            if time.monotonic() >= ends:
+                raise WaitExpiredError
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+
+
 # ── One address ──
 
 
 def _connect_to(params: Mapping[str, str], seconds: float) -> PGconn | Answer:
     """Connect to one address within *seconds*, or return what it answered."""
     try:
-        pgconn: PGconn = waiting.wait_conn(_start(make_conninfo("", **params)), INTERVAL, seconds)
-    except psycopg.errors._WaitTimeout:
+        starting = limited(_start(make_conninfo("", **params)), seconds)
+        pgconn: PGconn = waiting.wait_conn(starting, min(INTERVAL, seconds))
+    except WaitExpiredError:
         where = f'"{params.get("host", params.get("hostaddr", ""))}", port {params.get("port", "")}'
         return Answer("", f"connection to server at {where} failed: timeout expired")
     except psycopg.Error as exc:
