@@ -437,14 +437,16 @@ def test_interrupt_while_a_server_is_silent(monkeypatch: pytest.MonkeyPatch, for
     """Ctrl-C while the database does not answer is exit 130 at once, as JSON too."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setenv("MODELCTL_DATABASE_URL", f"postgresql://127.0.0.1:{port}/db")
+        monkeypatch.setenv(
+            "MODELCTL_DATABASE_URL", f"postgresql://127.0.0.1:{port}/db?connect_timeout=60"
+        )
         with start("count", "-o", form) as process:
             connection, _ = server.accept()
             with connection:
                 # Its first words: now it waits for an answer.
                 assert connection.recv(1)
                 process.send_signal(signal.SIGINT)
-                out, err = process.communicate(timeout=4)
+                out, err = process.communicate(timeout=12)  # less than database.timeout
     assert process.returncode == 130
     if form == "json":
         assert (json.loads(out)["error"]["code"], err) == ("interrupted", b"")
