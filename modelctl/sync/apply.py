@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from modelctl.sync.stage import Stage
 
 _ENTRY = dict.fromkeys(Entry._fields, "text")
-# What an entry does not say does not differ.
+# Of a model that was there before. What an entry does not say does not differ.
 _DIFFERS = (
-    "((entry.display_name <> '' AND entry.display_name <> coalesce(models.display_name, ''))"
-    " OR (entry.provider <> '' AND entry.provider <> coalesce(models.provider, '')))"
+    "(entry.state IS NULL AND ((entry.display_name <> '' AND entry.display_name <> coalesce(models.display_name, ''))"
+    " OR (entry.provider <> '' AND entry.provider <> coalesce(models.provider, ''))))"
 )
 
 
@@ -72,7 +72,7 @@ def write_chunk(
     on_conflict: str,
     actor: str,
 ) -> Written:
-    """Update the models that differ, insert the others, and check that both has happened.
+    """Insert the models that are new, update those that differ, and check that both has happened.
 
     *on_conflict*: ``update``, ``skip`` or ``fail`` for a model that differs.
 
@@ -80,7 +80,10 @@ def write_chunk(
         KeptError: a trigger or a rule of the application left rows as they were.
         RefusedError: ``fail``, and a model differs.
     """
-    differing = _lock_differing(database, stage, chunk)
+    numbers = _insert(database, stage, chunk)
+    if numbers.off and new_rows_are_on(database, connection):
+        raise KeptError(_ids(stage, chunk, f"entry.state <> '{ModelStatus.ACTIVE}'"))
+    differing = _lock_differing(database, stage, chunk) if numbers.differing else []
     if not database.columns and any(looks_cut(each.entry, each.stored) for each in differing):
         look_at_columns(database, connection)
         if any(fit(database, each.entry) != each.entry for each in differing):
@@ -93,9 +96,6 @@ def write_chunk(
     if differing and on_conflict == "update":
         _update(database, stage, differing)
         log(database, connection, [_updated(each) for each in differing], actor)
-    numbers = _insert(database, stage, chunk)
-    if numbers.off and new_rows_are_on(database, connection):
-        raise KeptError(_ids(stage, chunk, f"entry.state <> '{ModelStatus.ACTIVE}'"))
     if numbers.added:
         _log_added(database, stage, chunk, actor)
     return Written(numbers.added, differing, numbers.other_status)
@@ -153,13 +153,15 @@ def _updated(differing: Differing) -> NewEvent:
 
 class _Numbers(NamedTuple):
     """Of a chunk: how many models are new, how many of these are off, of how many the catalogue says
-    another status, how many are missing, and how many have another status than when inserted."""
+    another status, how many are missing, how many have another status than when inserted, and how many
+    that were there differ."""
 
     added: int
     off: int
     other_status: int
     missing: int
     changed: int
+    differing: int
 
 
 _MISSING = "models.id IS NULL"
@@ -214,6 +216,7 @@ def _numbers(stage: Stage, chunk: Mapping[str, int]) -> _Numbers:
         f"entry.is_on IS NOT NULL AND (entry.is_on IS TRUE) <> ({ON})",
         _MISSING,
         _CHANGED,
+        _DIFFERS,
     )
     counts = ", ".join(f"count(CASE WHEN {condition} THEN 1 END)" for condition in conditions)
     sql = f"SELECT {counts} FROM {stage.entries} LEFT JOIN models ON models.id = entry.id WHERE {CHUNK}"
