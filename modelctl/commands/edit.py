@@ -25,7 +25,7 @@ from modelctl.errors import ExitCode, ModelctlError
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
-    from modelctl.fleet.fleet import Fleet
+    from modelctl.models.results import StatusChange
 
 
 @partial(selects, own=("tag",), with_ids=("provider",))
@@ -109,24 +109,20 @@ def rename(
                 if other != old:
                     streams.say(f"warning: '{model_id}' looks like another model, '{other}'")
         code = print_changes(ctx, result, output)
-        if result.changes[0].changed and not dry_run and output is not OutputFormat.JSON:
-            _say_what_sync_does(fleet, old, new)
+        if not dry_run and output is not OutputFormat.JSON:
+            _say_what_sync_does(result.changes[0])
         return code
 
 
-def _say_what_sync_does(fleet: Fleet, old: str, new: str) -> None:
-    """Say what the next sync does with a model whose source offers it under its old id."""
+def _say_what_sync_does(change: StatusChange) -> None:
+    """Say that the source of a renamed model still offers it under its old id."""
     import shlex
 
+    from modelctl.edits.results import RenamedModel
     from modelctl.globs import escape
-    from modelctl.models.results import SourcedModel
-    from modelctl.tables.selection import Selection
 
-    with suppress(ModelctlError):  # the change was made, and a missing note is no failure
-        for model in fleet.list_models(select=Selection(match=escape(new)), with_source=True):
-            if isinstance(model, SourcedModel) and model.source and not model.gone_since:
-                streams.say(
-                    f"note: unless {model.source} has the new id, the next sync takes '{new}' for"
-                    f" gone, and adds '{old}' again, unless you ignore that:"
-                    f" modelctl ignore {shlex.quote(escape(old))}"
-                )
+    if isinstance(change, RenamedModel) and change.offered_by is not None:
+        streams.say(
+            f"note: the next sync adds '{change.old_id}' of {change.offered_by} again;"
+            f" to prevent it: modelctl ignore {shlex.quote(escape(change.old_id))}"
+        )

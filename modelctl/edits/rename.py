@@ -1,4 +1,4 @@
-"""Rename a model: give it another id. Its row, its tags, its origin and its history follow."""
+"""Rename a model: give it another id. Its row, its tags and its history follow."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def _rename(
         return RenamedModel(new, status, status, False, old)
     if new in found:
         raise _taken(new)
-    for table in ("modelctl_tags", "modelctl_origins"):
-        _move_rows(database, connection, table, old, new)
+    _move_tags(database, connection, old, new)
+    source = _leave_its_source(database, connection, old, new)
     if database.on_sqlite:
         _follow_references(connection, old, new)
     update = f"UPDATE models SET id = :new, updated_at = {sql.now} WHERE id = :old"
@@ -100,16 +100,25 @@ def _rename(
     ids = {**details, "old": {"id": old}, "new": {"id": new}}
     event = NewEvent(new, "renamed", status, status, reason=reason, details=ids)
     log(database, connection, [event], actor)
-    return RenamedModel(new, status, status, True, old)
+    return RenamedModel(new, status, status, True, old, source)
 
 
-def _move_rows(
-    database: Database, connection: sa.Connection, table: str, old: str, new: str
-) -> None:
-    table, ids = f"{database.own}{table}", {"old": old, "new": new}
+def _move_tags(database: Database, connection: sa.Connection, old: str, new: str) -> None:
+    tags, ids = f"{database.own}modelctl_tags", {"old": old, "new": new}
     # A model that had the new id may have left a row, if it was deleted while our triggers were away.
-    connection.execute(text(f"DELETE FROM {table} WHERE model_id = :new"), ids)
-    connection.execute(text(f"UPDATE {table} SET model_id = :new WHERE model_id = :old"), ids)
+    connection.execute(text(f"DELETE FROM {tags} WHERE model_id = :new"), ids)
+    connection.execute(text(f"UPDATE {tags} SET model_id = :new WHERE model_id = :old"), ids)
+
+
+def _leave_its_source(
+    database: Database, connection: sa.Connection, old: str, new: str
+) -> str | None:
+    """Let no sync take a model with an id of a person's own for gone; return the source that offers *old*."""
+    origins, ids = f"{database.own}modelctl_origins", {"old": old, "new": new}
+    offers = f"SELECT source FROM {origins} WHERE model_id = :old AND gone_since IS NULL"
+    source: str | None = connection.scalar(text(offers), ids)
+    connection.execute(text(f"DELETE FROM {origins} WHERE model_id IN (:old, :new)"), ids)
+    return source
 
 
 def _move_events(database: Database, connection: sa.Connection, old: str, new: str) -> None:

@@ -22,6 +22,10 @@ class EditedModel(StatusChange):
 
 @dataclass(frozen=True, slots=True)
 class RenamedModel(StatusChange):
-    """What `rename` did: *id* is the new id."""
+    """What `rename` did: *id* is the new id.
+
+    *offered_by*: the source that offers the old id, so that the next `sync` adds it again; None: none.
+    """
 
     old_id: str
+    offered_by: str | None = None

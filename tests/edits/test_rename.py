@@ -239,7 +239,7 @@ def test_replaying_the_events_gives_the_status(
 def test_the_command(fleet_of_five: None, cli: Cli) -> None:
     """It prints the new id, warns of an id that looks the same, and has the exit codes of others."""
     assert cli("rename", "acme/one", "acme/uno").out == (
-        "acme/uno\tactive\tactive\trenamed from acme/one\ttrue\tacme/one\n"
+        "acme/uno\tactive\tactive\trenamed from acme/one\ttrue\tacme/one\t\n"
     )
     assert (
         cli("rename", "acme/one", "acme/uno").out.split("\t")[3] == "already renamed from acme/one"
