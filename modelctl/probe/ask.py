@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from modelctl.config.secrets import read_secret
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.model import FailureType
 from modelctl.outbound import command
+from modelctl.outbound.loop import running
 from modelctl.outbound.web import Web, trusted_certificates
 from modelctl.probe.http import Request
 from modelctl.probe.judge import REASON_LENGTH
@@ -119,19 +119,13 @@ def _answers(
             done.put(end)
 
     task = loop.create_task(work_together())
-    thread = threading.Thread(target=run, name="modelctl-probe", daemon=True)
-    thread.start()
-    try:
+    with running(run, loop, task, "modelctl-probe"):
         for number in range(1, len(jobs) + 1):
             answer = _next(done)
             if isinstance(answer, BaseException):
                 raise answer
             progress(number)
             yield answer
-    finally:
-        with suppress(RuntimeError):  # the loop is closed: all models have answered
-            loop.call_soon_threadsafe(task.cancel)
-        thread.join()
 
 
 def _next(done: SimpleQueue[T]) -> T:

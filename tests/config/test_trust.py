@@ -140,13 +140,16 @@ def test_without_commands_nothing_is_asked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("command", [["probe", "other/due"], ["recover", "--probe"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["probe", "other/due"], ["recover", "--probe"], ["sync", "--yes"]], ids=" ".join
+)
 def test_signal_ends_a_command(tmp_path: Path, number: signal.Signals, command: list[str]) -> None:
-    """A signal that ends modelctl ends the commands of its probes too, and what they started."""
+    """A signal that ends modelctl ends the commands of its configuration, and what they started."""
     make_fleet()
     script = f"sleep 300 & echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; sleep 300"
     file = tmp_path / "config.toml"
-    file.write_text(f'[probe.other]\ncommand = ["sh", "-c", "{script}"]\ntimeout = "5m"\n')
+    how = f'command = ["sh", "-c", "{script}"]\ntimeout = "5m"\n'
+    file.write_text(f"[probe.other]\n{how}[source.lab]\n{how}")
     with commands.start("--config", str(file), *command, "-o", "json") as process:
         deadline = time.monotonic() + commands.SECONDS
         while not (tmp_path / "pid").exists():
