@@ -22,7 +22,6 @@ allow_private = true
 modes = ["chat"]
 except = ["*:free"]
 tags = ["routed"]
-timeout = "5s"
 [source.lab]
 file = "{folder}/lab.jsonl"
 """
