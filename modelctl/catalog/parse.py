@@ -125,7 +125,8 @@ class CatalogReader:
             try:
                 self._add(entry, name)
             except UsageError as exc:
-                self._rejected.append(Rejection(name_of(entry, name) or place, exc.message))
+                called = self._hide(name_of(entry, name) or place)
+                self._rejected.append(Rejection(called, self._hide(exc.message)))
         self._seen = set()
         self._pages += 1
         before = self._entries
@@ -183,6 +184,10 @@ class CatalogReader:
             as_this = "" if taken.id == model.id else f" as '{taken.id}'"
             raise UsageError(f"is in the catalogue twice{as_this}")
 
+    def _hide(self, text: str) -> str:
+        """Return *text* without the secret, which a server may repeat."""
+        return text.replace(self._secret, "***") if self._secret else text
+
     def _ids_are_shared(self) -> UsageError:
         named = [
             f"'{clean(model_id, longest=ID_LENGTH)}' ({clean(providers, longest=ID_LENGTH)})"
@@ -192,7 +197,7 @@ class CatalogReader:
         number = len(self._shared)
         return UsageError(
             f"several providers have {'this id' if number == 1 else f'these {number} ids'}:"
-            f" {'; '.join(named)}{f'; and {more} more' if more else ''}",
+            f" {self._hide('; '.join(named))}{f'; and {more} more' if more else ''}",
             hint='the prefix "provider" (--prefix provider) puts the provider before each id',
         )
 
@@ -205,9 +210,9 @@ class CatalogReader:
                 raise _not_in(wanted)
             return None, CatalogFormat.JSONL, lines, 0
         if error := error_in(document):
-            error = redact(error.replace(self._secret, "***") if self._secret else error)
+            said = clean(redact(self._hide(error)), longest=300)
             raise UsageError(
-                f"this is no catalogue but an error message: {clean(error, longest=300)}",
+                f"this is no catalogue but an error message: {said}",
                 hint="check how the catalogue was fetched: the address, the key",
             )
         name = _recognise(document) if wanted is None else wanted

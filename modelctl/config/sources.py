@@ -73,18 +73,27 @@ def read_sources(file: Path | None, tables: Mapping[str, Any]) -> dict[str, Sour
     return read_named_sections("source", tables, file, SourceConfig, check_source)
 
 
+def check_name(name: object) -> None:
+    """Check the name of a source.
+
+    Raises:
+        UsageError: it is not the name of a source.
+    """
+    is_name = isinstance(name, str) and 0 < len(name) <= NAME_LENGTH and name == name.strip()
+    if not is_name or CONTROLS.search(str(name)):
+        raise UsageError(
+            f"the name of a source has 1 to {NAME_LENGTH} characters, no control characters, and no"
+            " blanks at its ends"
+        )
+
+
 def check_source(config: SourceConfig) -> None:
     """Check a source without contacting anything.
 
     Raises:
         UsageError: says what is wrong, not in which source; the message does not quote the URL.
     """
-    name = config.name
-    if not 0 < len(name) <= NAME_LENGTH or name != name.strip() or CONTROLS.search(name):
-        raise UsageError(
-            f"the name of a source has 1 to {NAME_LENGTH} characters, no control characters, and no"
-            " blanks at its ends"
-        )
+    check_name(config.name)
     if sum(map(bool, (config.url, config.file, config.command))) != 1:
         raise UsageError("it needs one of url, file and command")
     if config.url:

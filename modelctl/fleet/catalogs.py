@@ -123,7 +123,7 @@ class CatalogCommands(OpenedFleet):
         from modelctl.sync.gone import POLICIES
 
         policy = arguments.policy(gone, POLICIES)
-        if not 0 <= max_gone <= 1:
+        if not isinstance(max_gone, int | float) or not 0 <= max_gone <= 1:
             raise UsageError("max_gone is a share from 0 to 1")
         given, notes = self._opened(sources)
         found = collect(given, read_ignored(self._store.database))

@@ -107,11 +107,13 @@ def disable(
     until: float | None,
     force: bool,
     keeps_longer: bool = False,
+    names_holder: bool = False,
 ) -> Change:
     """Switch models off by hand. Of a model that is disabled already, disabled_at and _by stay.
 
     *until*: seconds since 1970; a model that is disabled without an end keeps that, unless *force*.
     *keeps_longer*: unless *force*, each model that is disabled for at least as long stays as it is.
+    *names_holder*: the events say who holds the models off, because it is not who did it.
     """
     sql = database.sql
     end = sql.time("CAST(:until AS double precision)")
@@ -143,6 +145,9 @@ def disable(
             return Decision(ModelStatus.DISABLED, None, writes=False)
         if before == ModelStatus.ACTIVE:
             details: dict[str, Any] | None = None if until is None else {"until": new_end}
+            if names_holder:
+                holder = differences(("disabled_by",), (None,), (actor,))
+                details = {**(details or {}), **(holder or {})}
         else:
             new = (old_by if is_disabled else actor, new_reason, new_end)
             details = differences(_DISABLED_COLUMNS, (old_by, old_reason, old_end), new)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl.errors import UsageError
+from modelctl.config.sources import check_name
+from modelctl.errors import UsageError, clean
 from modelctl.model import check_id, storable
 from modelctl.spool import KeyedSpool, Spool
 from modelctl.sync.results import PlannedChange
 from modelctl.sync.stage import Staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
 
     # The name of a source, and its models as (id, display name, provider, active), or what opens them.
     Source = tuple[str, Iterable[Sequence[Any]] | Callable[[], Iterable[Sequence[Any]]]]
@@ -39,11 +41,12 @@ def collect(sources: Iterable[Source], is_ignored: Callable[[str], bool]) -> Col
     clashes: Spool[PlannedChange] = Spool()
     names: list[str] = []
     ignored = 0
-    for name, models in sources:
+    for source in sources:
+        name, models = _checked(source)
         if name in names:
             raise UsageError(f"the source '{name}' is given twice")
         names.append(name)
-        for model in models() if callable(models) else models:
+        for model in _models_of(name, models):
             entry = _entry(name, model)
             if is_ignored(entry.id):
                 entry = entry._replace(left_out=IGNORED)
@@ -63,6 +66,33 @@ def clash(model_id: str, source: str | None, first: str | None) -> PlannedChange
     return PlannedChange(
         "clash", model_id, {}, {}, source, f"belongs to {first}, which comes first"
     )
+
+
+def _checked(source: Source) -> Source:
+    """Return a source as it was given."""
+    if not isinstance(source, Sequence) or len(source) != 2:
+        raise UsageError(
+            f"a source is a name, or a name with its models, not {type(source).__name__}",
+            hint='as in sync([("mine", [("acme/one", "One", "acme")])])',
+        )
+    name, models = source
+    check_name(name)
+    return name, models
+
+
+def _models_of(source: str, models: Any) -> Iterator[Sequence[Any]]:
+    found = models() if callable(models) else models
+    if isinstance(found, str | bytes) or not isinstance(found, Iterable):
+        raise UsageError(
+            f"the models of source '{source}' are a list of models, not {type(found).__name__}"
+        )
+    for model in found:
+        if isinstance(model, str) or not isinstance(model, Sequence) or not 3 <= len(model) <= 4:
+            raise UsageError(
+                f"source '{source}': a model is its id, its name and its provider, not"
+                f" {clean(repr(model), longest=80)}"
+            )
+        yield model
 
 
 def _entry(source: str, model: Sequence[Any]) -> Staged:

@@ -92,10 +92,11 @@ def _planned(gone: Gone, policy: str, acts: bool, note: str) -> PlannedChange:
 
 def _check_share(source: str, going: int, there: int, max_gone: float) -> None:
     """Refuse if more than this share would go. One model may go, but never the last of the source."""
-    if going <= there * max_gone or (going == 1 and there > 1 and max_gone > 0):
+    # A share such as 0.29 is a little less than 29%.
+    if going <= there * max_gone + 1e-6 or (going == 1 and there > 1 and max_gone > 0):
         return
     raise RefusedError(
-        f"{going} of the {numbered(there)} of {source} would be gone, and at most {max_gone:.0%} may;"
+        f"{going} of the {numbered(there)} of {source} would be gone, and at most {100 * max_gone:g}% may;"
         " nothing was changed",
         hint="look whether the answer of the source is whole; --max-gone sets another limit",
     )
@@ -124,7 +125,7 @@ def apply_gone(
         change = (
             remove(database, reason)
             if removes
-            else disable(database, SYNC, reason, None, force=False)
+            else disable(database, SYNC, reason, None, force=False, names_holder=True)
         )
         for chunk in chunks(ids):
             values = {"ids": database.sql.list_of_texts(chunk)}

@@ -60,7 +60,9 @@ def planned_row(change: PlannedChange) -> tuple[str, str, str]:
         words = [f"{_called(name)} '{value}'" for name, value in change.new.items()] or ["new"]
     else:
         words = [
-            f"{_called(name)}: '{value}' -> '{change.new.get(name, '')}'"
+            f"{_called(name)}: '{value}' -> '{change.new[name]}'"
+            if name in change.new
+            else f"{_called(name)} '{value}'"  # of a model that is removed
             for name, value in change.old.items()
         ]
     if change.note:

@@ -289,3 +289,13 @@ def test_a_command(tmp_path: Path) -> None:
     assert ids(SourceConfig("mine", command=words)) == ["a", "b"]
     with pytest.raises(InvalidConfigError, match="cannot run /no/such/program"):
         read_source(SourceConfig("mine", command=("/no/such/program",)))
+
+
+def test_what_is_said_of_an_entry_has_no_key(
+    server: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may repeat the key in an id; nothing that is said of rejected entries has it."""
+    monkeypatch.setenv("CATALOGUE_KEY", KEY)
+    answer = {"data": [*models("a"), {"id": f"{KEY}\t", "object": "model"}]}
+    [entry] = read_source(server.source(answer, key_env="CATALOGUE_KEY")).rejected
+    assert (entry.id, KEY in entry.why) == ("***\t", False)

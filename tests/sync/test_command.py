@@ -132,6 +132,9 @@ def test_a_day_in_the_life(run: Callable[..., Result], server: Lists, tmp_path: 
     assert run("sync", "--yes").lines == [
         "+ acme/m1 status: 'disabled' -> 'active'; back in router; enabled"
     ]
+    server.answers = [listed(**NOON)]
+    removed = run("sync", "--gone", "remove", "--dry-run").lines
+    assert removed[0] == "- acme/m1 status 'active'; gone from router; removed"
     before = run("list", "-o", "json").json
     for answer, code, words in [
         ({"data": []}, 8, "6 of the 7 models of router would be gone, and at most 20% may"),

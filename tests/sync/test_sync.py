@@ -192,6 +192,26 @@ def test_too_many_that_are_gone_are_refused(fleet: Fleet, fleet_url: str) -> Non
                 assert fleet.sync(now, gone=gone, max_gone=max_gone).gone == there - offered
 
 
+def test_a_percentage_is_exact(fleet: Fleet) -> None:
+    """29% of 100 models are 29, though 0.29 * 100 is a little less; the error has the percentage."""
+    ids = [f"m{number:02}" for number in range(100)]
+    fleet.sync([source("s", ids)])
+    assert fleet.sync([source("s", ids[29:])], max_gone=0.29, dry_run=True).gone == 29
+    with pytest.raises(RefusedError, match=r"30 of the 100 models of s .* at most 0\.5% may"):
+        fleet.sync([source("s", ids[30:])], max_gone=0.005)
+
+
+def test_an_undo_switches_on_what_a_sync_switched_off(fleet: Fleet) -> None:
+    """Whoever ran the sync; the next one leaves it on, and says nothing."""
+    fleet.sync([source("s", ALL)])
+    gone = fleet.sync([source("s", ALL[1:])], gone="disable", actor="cron")
+    (undone,) = fleet.undo(gone.operation).changes
+    assert (undone.id, undone.changed, status(fleet, "a")) == ("a", True, [ACTIVE])
+    assert fleet.sync([source("s", ALL[1:])], gone="disable").is_silent
+    fleet.undo(actor="tester")  # of the undo
+    assert (status(fleet, "a"), fleet.show("a").disabled_by) == ([DISABLED], "sync")
+
+
 def test_the_floor_holds(fleet_url: str) -> None:
     """`disable` leaves at least `recovery.min_active` models on."""
     with opened(fleet_url, recovery_min_active=9) as fleet:
@@ -276,6 +296,14 @@ def test_a_dry_run_writes_nothing_and_the_run_does_what_it_said(
         ([("s", [("a\nb", "", "")])], {}, "control characters"),
         ([source("s", "a")], {"gone": "forget"}, "no policy"),
         ([source("s", "a")], {"max_gone": 20}, "share"),
+        ([source("s", "a")], {"max_gone": "20%"}, "share"),
+        ([source("", "a")], {}, "name of a source"),
+        ([source("s\x1b[m", "a")], {}, "name of a source"),
+        ([(1, [])], {}, "name of a source"),
+        ([("s",)], {}, "a name with its models, not tuple"),
+        ([("s", None)], {}, "the models of source 's' are a list"),
+        ([("s", ["abc"])], {}, "a model is its id, its name and its provider, not 'abc'"),
+        ([("s", [("a", "A")])], {}, "a model is its id, its name and its provider"),
     ],
 )
 def test_wrong_arguments(fleet: Fleet, sources: Any, options: Any, words: str) -> None:
