@@ -54,7 +54,7 @@ class NotifyConfig:
         found = self.url or read_secret("the URL of [notify]", self.url_env, self.url_file)
         if found and not self.url:
             try:
-                check_web_url(found, allow_http=self.allow_http, query=True)
+                check_web_url(found, allow_http=self.allow_http, query=True, name="token")
             except UsageError as exc:
                 message = f"[notify], {self.url_file or self.url_env}: {exc.message}"
                 raise InvalidConfigError(message, hint=exc.hint) from None
@@ -104,6 +104,6 @@ def check_notify(config: NotifyConfig) -> None:
     if not 0.1 <= config.timeout <= 60:
         raise UsageError("timeout must be 0.1s to 1m")
     if config.url:
-        check_web_url(config.url, allow_http=config.allow_http, query=True)
+        check_web_url(config.url, allow_http=config.allow_http, query=True, name="token")
     elif config.command:
         check_program(config.command)

@@ -110,13 +110,18 @@ def _read_url(config: SourceConfig, key: str, reader: CatalogReader) -> None:
 
 def _read_file(config: SourceConfig, reader: CatalogReader) -> None:
     try:
-        with open(config.file, "rb") as stream:
+        with open(config.file, "rb", opener=_open_at_once) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise NotReadError("it is not a regular file", permanent=True)
             _read_whole(reader, stream)
     except OSError as exc:
         why = f"cannot read the file {clean(config.file)}: {exc.strerror}"
         raise NotReadError(why, permanent=True) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting, as a pipe would let us do."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_command(config: SourceConfig, reader: CatalogReader) -> None:

@@ -30,13 +30,15 @@ POLICIES = ("keep", "disable", "remove")
 class GonePlan(NamedTuple):
     """What becomes of the models that are gone: *to_change*: the ids to disable or to remove, by source.
 
-    *is_new*: whether there are models that no earlier sync has missed.
+    *is_new*: whether there are models that no earlier sync has missed. *fewer_on*: whether fewer
+    models stay on.
     """
 
     policy: str
     changes: Spool[PlannedChange]
     to_change: Mapping[str, Spool[str]]
     is_new: bool
+    fewer_on: bool
 
 
 def plan_gone(origins: Origins, policy: str, max_gone: float) -> GonePlan:
@@ -48,19 +50,20 @@ def plan_gone(origins: Origins, policy: str, max_gone: float) -> GonePlan:
     changes: Spool[PlannedChange] = Spool()
     to_change: dict[str, Spool[str]] = {}
     there, going = Counter(origins.number_there()), Counter[str]()
-    is_new = False
+    is_new = fewer_on = False
     for gone in origins.find_gone(locks=policy != "keep"):
         acts, note = _decide(gone, policy)
         is_new = is_new or gone.is_new
         if acts:
             to_change.setdefault(gone.source, Spool()).append(gone.id)
+            fewer_on = fewer_on or gone.status == ModelStatus.ACTIVE
         if acts or gone.is_new:
             going[gone.source] += 1
             there[gone.source] += not gone.is_new
             changes.append(_planned(gone, policy, acts, note))
     for source, number in going.items():
         _check_share(source, number, there[source], max_gone)
-    return GonePlan(policy, changes, to_change, is_new)
+    return GonePlan(policy, changes, to_change, is_new, fewer_on)
 
 
 def _decide(gone: Gone, policy: str) -> tuple[bool, str]:
@@ -98,7 +101,8 @@ def _check_share(source: str, going: int, there: int, max_gone: float) -> None:
     raise RefusedError(
         f"{going} of the {numbered(there)} of {source} would be gone, and at most {100 * max_gone:g}% may;"
         " nothing was changed",
-        hint="look whether the answer of the source is whole; --max-gone sets another limit",
+        hint="look whether the answer of the source is whole, and what the configuration takes of it;"
+        " --max-gone sets another limit",
     )
 
 
@@ -133,7 +137,7 @@ def apply_gone(
             if not removes:
                 origins.note_switched_off(chunk)
             deadline.renew()
-    if floor and plan.to_change and not removes:
+    if floor and plan.fewer_on:
         check_floor(connection, floor, hint="run sync with --gone keep")
 
 

@@ -13,8 +13,10 @@ _URL = re.compile(
 )
 
 
-def check_web_url(url: str, *, allow_http: bool, query: bool = False) -> None:
+def check_web_url(url: str, *, allow_http: bool, query: bool = False, name: str = "key") -> None:
     """Check a URL without contacting anything; *query*: it may have a query.
+
+    *name*: how the settings that hold a password begin.
 
     Raises:
         UsageError: says what is wrong; the message does not quote the URL.
@@ -23,7 +25,7 @@ def check_web_url(url: str, *, allow_http: bool, query: bool = False) -> None:
     if scheme not in ("http", "https"):
         raise UsageError("url must begin with https://")
     if "@" in re.split(r"[/?#\\]", rest)[0]:
-        hint = "use token_env or token_file" if query else "use key_env or key_file"
+        hint = f"use {name}_env or {name}_file"
         raise UsageError("url must have no user or password", hint=hint)
     if "#" in url or ("?" in url and not query):
         raise UsageError(

@@ -93,6 +93,7 @@ def test_bad_sources(changes: dict[str, Any], words: str) -> None:
     [
         ("[source]\nurl = 'https://h'", ["source.url", "[source.NAME] on a line of its own"]),
         ("[source.s]\nurl = 'https://h'\nexcept_ = []", ["except_", "nearest is except", '"s"']),
+        ("[source.s]\nurl = 'https://u:p@h'", ["no user or password", "use key_env or key_file"]),
         ("[source.s]\nurl = 'https://h'\nonly = 'x'", ["only", "list of strings", '"s"']),
         ("[source.s]\nurl = 'https://h'\nformat = 'x'", ['[source."s"]', "format", "all: jsonl"]),
         ("[sources.s]\nurl = 'https://h'", ["[sources]", "nearest section is [source]"]),

@@ -213,13 +213,16 @@ def test_an_undo_switches_on_what_a_sync_switched_off(fleet: Fleet) -> None:
 
 
 def test_the_floor_holds(fleet_url: str) -> None:
-    """`disable` leaves at least `recovery.min_active` models on."""
+    """`disable` and `remove` leave at least `recovery.min_active` models on."""
     with opened(fleet_url, recovery_min_active=9) as fleet:
         fleet.sync([source("s", ALL)])
-        with pytest.raises(RefusedError, match=r"8 models would stay on") as refused:
-            fleet.sync([source("s", ALL[2:])], gone="disable")
-        assert refused.value.hint == "run sync with --gone keep"
+        for gone in ("disable", "remove"):
+            with pytest.raises(RefusedError, match=r"8 models would stay on") as refused:
+                fleet.sync([source("s", ALL[2:])], gone=gone)
+            assert refused.value.hint == "run sync with --gone keep"
         assert fleet.sync([source("s", ALL[1:])], gone="disable").gone == 1
+    with opened(fleet_url, recovery_min_active=10) as fleet:  # what is off can go, though
+        assert fleet.sync([source("s", ALL[1:])], gone="remove").gone == 1
 
 
 def test_the_first_source_wins(fleet: Fleet, fleet_url: str) -> None:
