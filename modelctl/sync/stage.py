@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modelctl import deadline
 from modelctl.database import bulk
 from modelctl.database.sql import text
+from modelctl.errors import UsageError
 from modelctl.models.add import Entry, fit
 
 if TYPE_CHECKING:
@@ -100,11 +101,15 @@ class Stage:
         return bulk.by_page(self._connection, text(sql), dict(parameters))
 
     def _fitted(self, entry: Staged) -> Sequence[Any]:
-        return (
-            (*fit(self._database, Entry(*entry[:3])), *entry[3:])
-            if self._database.columns
-            else entry
-        )
+        if not self._database.columns:
+            return entry
+        ids = self._database.columns.get("id")
+        if ids and ids.fit(entry.id) != entry.id and entry.left_out is None:
+            raise UsageError(
+                f"the id '{entry.id}' is too long: the column id of models takes {ids.length} characters",
+                hint="leave it out (modelctl ignore), or make the column longer",
+            )
+        return (*fit(self._database, Entry(*entry[:3])), *entry[3:])
 
     def _insert(self, rows: Sequence[Sequence[Any]]) -> None:
         raw: Any = self._connection.connection.driver_connection

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelctl import ExitCode, Fleet, RefusedError
+from modelctl import ExitCode, Fleet, RefusedError, UsageError
 from modelctl.tables.application import look_at_columns
 from tests.commands import Cli
 from tests.fleets import ACTIVE, AUTO, DISABLED, everything, is_sqlite, opened, sql, trip
@@ -73,6 +73,18 @@ def test_every_column_of_ours_is_named(strict: str) -> None:
         assert fleet.count().active == 3
     with opened(strict) as fleet:  # another process
         assert fleet.import_models(b'{"id": "d"}').added == 1
+
+
+def test_an_id_that_is_too_long_is_named(empty_pg: str) -> None:
+    """A catalogue with such an id is refused, and `ignore` leaves the id out."""
+    adopt(empty_pg, STRICT)
+    models = [("a", LONG, LONG), ("x" * 150, "", "")]
+    with opened(empty_pg) as fleet:
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"the id 'x{150}' is too long: .* 100 characters"):
+                fleet.sync([("s", models)])
+        fleet.ignore("x" * 150)
+        assert fleet.sync([("s", models)]).added == 1
 
 
 def test_a_name_that_was_cut_is_the_same_name(strict: str) -> None:
