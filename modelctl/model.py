@@ -11,6 +11,8 @@ TYPE_CHECKING = False  # as type checkers know it; loading typing takes longer t
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Who holds a model off that `sync` has switched off; the actor of the event is who ran it.
+SYNC = "sync"
 ID_LENGTH = 200
 TAG_LENGTH = 100
 MOST_TAGS = 50  # of one model

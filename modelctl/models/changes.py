@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelctl.model import ModelStatus
+from modelctl.model import SYNC, ModelStatus
 from modelctl.models.events import differences
 from modelctl.tables.application import assignments
 from modelctl.tables.columns import DISABLED, ON, STATUS
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Decision(NamedTuple):
     """What becomes of a model; *note*: why it stays as it is, for a person.
 
-    *source*: the one that offers a model that is removed.
+    *source*: the one that offers a model that is removed. *holds*: a person switches off a model that
+    sync has switched off, so sync may not enable it any more.
     """
 
     after: ModelStatus | None
@@ -32,6 +33,7 @@ class Decision(NamedTuple):
     writes: bool = True
     note: str | None = None
     source: str | None = None
+    holds: bool = False
 
 
 class Change(NamedTuple):
@@ -46,6 +48,8 @@ class Change(NamedTuple):
     parameters: Mapping[str, Any]
     # SQL: of a row that is as it should be afterwards, the status that was decided.
     status: str = STATUS
+    # SQL: for the rows of :ids whose decision `holds`.
+    hold: str = ""
 
 
 # The columns of a model that is off. Texts are NULL in our own table where they are '' in others.
@@ -128,6 +132,7 @@ def disable(
     def decide(row: Sequence[Any]) -> Decision:
         _, before, old_by, old_reason, old_end, ends, is_other_end, new_end, ends_later = row
         is_disabled = before == ModelStatus.DISABLED
+        holds = is_disabled and old_by == SYNC != actor
         if is_disabled and not force:
             note = None
             if not ends and (keeps_longer or until is not None):
@@ -135,14 +140,14 @@ def disable(
             elif keeps_longer and ends_later:
                 note = f"until {old_end}; kept"
             if note:
-                return Decision(ModelStatus.DISABLED, None, writes=False, note=note)
+                return Decision(ModelStatus.DISABLED, None, writes=False, note=note, holds=holds)
         new_reason = old_reason if stored_reason is None else stored_reason
         if not is_disabled or is_other_end:
             event = "disabled"
         elif new_reason != old_reason:
             event = "updated"
         else:
-            return Decision(ModelStatus.DISABLED, None, writes=False)
+            return Decision(ModelStatus.DISABLED, None, writes=False, holds=holds)
         if before == ModelStatus.ACTIVE:
             details: dict[str, Any] | None = None if until is None else {"until": new_end}
             if names_holder:
@@ -152,7 +157,7 @@ def disable(
             new = (old_by if is_disabled else actor, new_reason, new_end)
             details = differences(_DISABLED_COLUMNS, (old_by, old_reason, old_end), new)
             details = details and {"until": new_end, **details}
-        return Decision(ModelStatus.DISABLED, event, details, reason)
+        return Decision(ModelStatus.DISABLED, event, details, reason, holds=holds)
 
     values = assignments(
         database,
@@ -175,7 +180,8 @@ def disable(
         f" THEN 'with another end' ELSE {STATUS} END"
     )
     parameters = {"actor": actor, "reason": reason, "until": until}
-    return Change(reads, decide, write, parameters, status)
+    hold = f"UPDATE {database.own}modelctl_origins SET switched_off_at = NULL WHERE {sql.is_among('model_id')}"
+    return Change(reads, decide, write, parameters, status, hold)
 
 
 def remove(database: Database, reason: str | None) -> Change:

@@ -68,6 +68,9 @@ def change_rows(
     decided_ids = [row[0] for row, decision in decided if decision.note is None]
     after = next((decision.after for _, decision in decided if decision.note is None), None)
     events = sorted(_events(decided))
+    holding = [row[0] for row, decision in decided if decision.holds]
+    if holding:
+        connection.execute(text(change.hold), {"ids": database.sql.list_of_texts(holding)})
     del rows, decided  # of thousands of rows they take more memory than all the rest
     written: set[str] = set()
     if to_write:
@@ -143,6 +146,8 @@ def _change_in_two_messages(
         statements = []
         if decision.writes:
             statements.append(must_write(change.write))
+        if decision.holds:
+            statements.append(change.hold)
         if decision.note is None:
             statements.append(must_find(database, f"{change.status} = :status"))
             values["status"] = decision.after and decision.after.value

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.model import ModelStatus, numbered
-from modelctl.sync.results import SYNC
+from modelctl.model import SYNC, ModelStatus, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,7 +157,7 @@ def _next_recover(
     if candidate is None and model.disabled_by == SYNC and model.gone_since:
         return (
             "The next recover leaves it off: sync switched it off, and enables it when its source"
-            " offers it again."
+            " offers it again, unless a person has disabled it since."
         )
     if candidate is None:
         return "The next recover leaves it off: a person switched it off, and only a person enables it."

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelctl import deadline
 from modelctl.database.bulk import chunks
 from modelctl.errors import RefusedError
-from modelctl.model import ModelStatus, numbered
+from modelctl.model import SYNC, ModelStatus, numbered
 from modelctl.models.changes import disable, enable, remove
 from modelctl.models.status_changes import change_rows, check_floor
 from modelctl.spool import Spool
 from modelctl.sync.origins import reason_gone
-from modelctl.sync.results import SYNC, PlannedChange
+from modelctl.sync.results import PlannedChange
 from modelctl.tables.columns import ON
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from modelctl.model import SYNC
 from modelctl.models.returning import is_paused
 from modelctl.spool import Spool
 from modelctl.sync.collect import clash
-from modelctl.sync.results import SYNC
 from modelctl.sync.stage import CHUNK
 from modelctl.tables.columns import STATUS
 from modelctl.tables.odd_values import readable

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-# Who switches off a model that is gone, for `list --by`; the actor of the event is who ran the sync.
-SYNC = "sync"
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -341,13 +341,18 @@ def test_a_deadlock_with_another_program(world: RelayedWorld, kind: str) -> None
     world.renew(*ROWS)
     result, states, _ = dry(world, MULTIPLE[kind])
     world.renew(*ROWS)
-    with another(world, "SELECT 1 FROM models WHERE id IN ('m2', 'new') FOR UPDATE") as other:
-        if kind == "import":
-            other.execute("INSERT INTO models (id) VALUES ('new')")
-        with waiting(world, lambda: MULTIPLE[kind](world.fleet)) as future:
-            other.execute("SELECT 1 FROM models WHERE id = 'm1' FOR UPDATE")
-            other.rollback()
-            assert without_operation(future.result()) == result
+    # The change has the first row, and waits for the second one, when the other program asks for the first.
+    first, second = {
+        "disable several": ("SELECT 1 FROM models WHERE id = 'm1' FOR UPDATE", "m2"),
+        "import": ("INSERT INTO models (id) VALUES ('new')", "m1"),
+    }[kind]
+    with (
+        another(world, f"SELECT 1 FROM models WHERE id = '{second}' FOR UPDATE") as other,
+        waiting(world, lambda: MULTIPLE[kind](world.fleet)) as future,
+    ):
+        other.execute(first.encode())
+        other.rollback()
+        assert without_operation(future.result()) == result
     assert world.state() == states[-1]
     assert any(b"ROLLBACK\0" in request for request in world.to_postgres.requests)
     world.assert_delivered()

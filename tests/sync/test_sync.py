@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelctl import Fleet, RefusedError, UsageError
+from modelctl import Fleet, RefusedError, Selection, UsageError
 from modelctl.database import bulk
 from modelctl.sync.results import PlannedChange, SyncResult
 from tests.fleets import (
@@ -135,6 +135,18 @@ def test_gone_models_are_disabled_and_come_back(fleet: Fleet, fleet_url: str) ->
     ]
     assert status(fleet, *"cdefgz") == [ACTIVE, ACTIVE, DISABLED, DISABLED, ACTIVE, ACTIVE]
     assert {row[1:] for row in origins(fleet_url).values()} == {(False, False)}
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"duration": 3600.0}, {"reason": "mine"}, {"select": Selection(provider="p")}]
+)
+def test_what_a_person_disables_meanwhile_stays_off(fleet: Fleet, how: dict[str, Any]) -> None:
+    """A person may disable what sync has switched off, however that ends: then sync does not enable it."""
+    fleet.sync([source("s", ALL)])
+    fleet.sync([source("s", ALL[1:])], gone="disable")
+    fleet.disable(*([] if "select" in how else ["a"]), **how)
+    back = fleet.sync([source("s", ALL)])
+    assert (said(back)[0][:2], status(fleet, "a")) == (("kept", "a"), [DISABLED])
 
 
 def test_a_model_that_is_back_under_a_pause_waits(fleet: Fleet, fleet_url: str) -> None:
