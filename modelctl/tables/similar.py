@@ -90,6 +90,7 @@ def look_alikes(database: Database, ids: Sequence[str]) -> list[tuple[str, str]]
     return [
         (model_id, other)
         for other in spooled(database, text(sql), skeletons, lambda row: row[0])
+        if isinstance(other, str)  # a SQLite file may hold bytes, which match or not by its version
         for model_id in wanted.get(skeleton(other), ())
         if model_id != other
     ]
