@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from modelctl.errors import InvalidConfigError
 
@@ -32,3 +33,16 @@ def read_secret(what: str, variable: str, file: str) -> str:
     if not secret:
         raise InvalidConfigError(f"{what} is missing: {place} is not set or empty")
     return secret
+
+
+def read_key(what: str, variable: str, file: str) -> str:
+    """Return what `read_secret` returns, if it can be sent as the key of an API.
+
+    Raises:
+        InvalidConfigError: it is missing, cannot be read, or is no key.
+    """
+    key = read_secret(what, variable, file)
+    if not re.fullmatch("[!-~]*", key):
+        place = file or f"environment variable {variable}"
+        raise InvalidConfigError(f"{what}, in {place}, has characters that no key has")
+    return key

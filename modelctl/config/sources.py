@@ -11,8 +11,8 @@ from typing import Any
 from modelctl.catalog_format import CatalogFormat
 from modelctl.config.keys import check_program
 from modelctl.config.named import described, read_named_sections
-from modelctl.config.secrets import read_secret
-from modelctl.errors import CONTROLS, InvalidConfigError, UsageError, clean
+from modelctl.config.secrets import read_key
+from modelctl.errors import CONTROLS, UsageError, clean
 from modelctl.globs import parse
 from modelctl.model import ID_LENGTH, check_tags
 from modelctl.urls.web import check_web_url
@@ -56,12 +56,7 @@ class SourceConfig:
         Raises:
             InvalidConfigError: it cannot be read, or is no key.
         """
-        what = f"the key of source '{clean(self.name)}'"
-        key = read_secret(what, self.key_env, self.key_file)
-        if not re.fullmatch("[!-~]*", key):
-            place = self.key_file or f"environment variable {self.key_env}"
-            raise InvalidConfigError(f"{what}, in {place}, has characters that no key has")
-        return key
+        return read_key(f"the key of source '{clean(self.name)}'", self.key_env, self.key_file)
 
 
 def read_sources(file: Path | None, tables: Mapping[str, Any]) -> dict[str, SourceConfig]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from modelctl.outbound import command
 from modelctl.outbound.loop import complete
 from modelctl.outbound.post import post
-from modelctl.outbound.retry import is_later, retry_after
+from modelctl.outbound.retry import FailedTryError, is_later, retry_after, retrying
 from modelctl.outbound.web import (
     BrokenConnectionError,
     NoConnectionError,
@@ -21,7 +20,6 @@ from modelctl.redact import storable_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from modelctl.config.notify import NotifyConfig
     from modelctl.outbound.post import Answer
@@ -29,16 +27,8 @@ if TYPE_CHECKING:
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 10.0
 
 
-class NotDeliveredError(Exception):
-    """The receiver did not accept a message. The message says why, without a word of the URL.
-
-    *permanent*: to try again does not help. *retry_after*: the seconds that the receiver asks for.
-    """
-
-    def __init__(self, why: str, *, permanent: bool = False, retry_after: float = 0.0) -> None:
-        super().__init__(why)
-        self.permanent = permanent
-        self.retry_after = retry_after
+class NotDeliveredError(FailedTryError):
+    """The receiver did not accept a message. The message says why, without a word of the URL."""
 
 
 class Sender:
@@ -59,18 +49,8 @@ class Sender:
 
         backoff = tenacity.wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT)
 
-        def wait(state: Any) -> float:
-            error = state.outcome.exception()
-            return max(float(backoff(state)), float(error.retry_after))
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_help),
-            wait=wait,
-            stop=tenacity.stop_before_delay(max(0.0, seconds)),
-            sleep=time.sleep,
-            reraise=True,
-        )
-        for attempt in retrying:
+        stop = tenacity.stop_before_delay(max(0.0, seconds))
+        for attempt in retrying(backoff, stop):
             with attempt:
                 before()
                 complete(self._try(content))
@@ -109,10 +89,6 @@ class Sender:
         if ended.code:
             why = storable_reason(str(ended), 300) or ""
             raise NotDeliveredError(f"the command failed: {why}", permanent=ended.cannot_run)
-
-
-def _may_help(error: BaseException) -> bool:
-    return isinstance(error, NotDeliveredError) and not error.permanent
 
 
 def _judge(answer: Answer) -> None:

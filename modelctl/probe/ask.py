@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from modelctl.config.probes import PLACE, ProbeConfig, check_probe, script_of
-from modelctl.config.secrets import read_secret
+from modelctl.config.secrets import read_key
 from modelctl.errors import InvalidConfigError, UsageError
 from modelctl.model import FailureType
 from modelctl.outbound import command
@@ -70,22 +70,14 @@ def ask(
         if provider not in probes:
             raise InvalidConfigError(f"provider '{provider}' has no probe")
         check_probe(probes[provider])
-        keys[provider] = _key(probes[provider])
+        config = probes[provider]
+        what = f"the key of provider '{provider}'"
+        keys[provider] = read_key(what, config.key_env, config.key_file)
     needs_http = any(probes[provider].url for provider in keys)
     certificates = trusted_certificates("asking a model over HTTP", "probe") if needs_http else None
     web = Web(certificates)
     jobs = [_Job(t, probes[t.provider], keys[t.provider], web) for t in asked.values()]
     return _answers(jobs, concurrency, deadline, progress)
-
-
-def _key(config: ProbeConfig) -> str:
-    """Return the key, empty if none is configured. No message and no exception contains it."""
-    whose = f"the key of provider '{config.provider}'"
-    key = read_secret(whose, config.key_env, config.key_file)
-    if not re.fullmatch("[!-~]*", key):
-        place = config.key_file or f"environment variable {config.key_env}"
-        raise InvalidConfigError(f"{whose}, in {place}, has characters that no key has")
-    return key
 
 
 def _answers(

@@ -13,7 +13,7 @@ from modelctl.catalog_format import CatalogFormat
 from modelctl.errors import clean
 from modelctl.outbound.get import RefusedAnswerError, get
 from modelctl.outbound.loop import complete
-from modelctl.outbound.retry import is_later, retry_after
+from modelctl.outbound.retry import FailedTryError, is_later, retry_after, retrying
 from modelctl.outbound.web import (
     BrokenConnectionError,
     NoConnectionError,
@@ -24,7 +24,7 @@ from modelctl.outbound.web import (
 from modelctl.redact import redact
 
 if TYPE_CHECKING:
-    from typing import IO, Any
+    from typing import IO
 
     from modelctl.config.sources import SourceConfig
     from modelctl.outbound.get import Received
@@ -37,16 +37,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 10.0
 _LONGEST_ERROR = 65536
 
 
-class NotReadError(Exception):
-    """A source could not be read. The message says why, without a key or a URL.
-
-    *permanent*: to try again does not help. *retry_after*: the seconds that the server asks for.
-    """
-
-    def __init__(self, why: str, *, permanent: bool = False, retry_after: float = 0.0) -> None:
-        super().__init__(why)
-        self.permanent = permanent
-        self.retry_after = retry_after
+class NotReadError(FailedTryError):
+    """A source could not be read. The message says why, without a key or a URL."""
 
 
 class Fetcher:
@@ -68,19 +60,10 @@ class Fetcher:
 
         backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
 
-        def wait(state: Any) -> float:
-            asked_for = float(state.outcome.exception().retry_after)
-            return max(float(backoff(state)), asked_for)
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_help),
-            wait=wait,
-            stop=tenacity.stop_after_attempt(_TRIES)
-            | tenacity.stop_before_delay(max(0.0, self._end - time.monotonic())),
-            sleep=time.sleep,
-            reraise=True,
+        stop = tenacity.stop_after_attempt(_TRIES) | tenacity.stop_before_delay(
+            max(0.0, self._end - time.monotonic())
         )
-        for attempt in retrying:
+        for attempt in retrying(backoff, stop):
             with attempt:
                 body.seek(0)
                 body.truncate()
@@ -143,10 +126,6 @@ class Fetcher:
             return ""
         message = message.replace(self._key, "***") if self._key else message
         return f": {clean(redact(message), longest=300)}"
-
-
-def _may_help(error: BaseException) -> bool:
-    return isinstance(error, NotReadError) and not error.permanent
 
 
 def _is_html(content_type: str, start: bytes) -> bool:
