@@ -74,7 +74,7 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     expressions = [f"(?:{parse(pattern).for_python()})" for pattern in patterns]
     if not expressions:
         return lambda _: False
-    # One expression: of 200 patterns, 200 take 70 times as long.
+    # One expression for all of them: 200 expressions for 200 patterns take 70 times as long.
     compiled = re.compile("|".join(expressions), re.DOTALL)
     return lambda text: compiled.fullmatch(text) is not None
 
