@@ -201,13 +201,17 @@ def completion(
 ) -> None:
     """Print the script that completes commands, options and ids in a shell.
 
-    In bash: source <(modelctl completion bash). In zsh, after compinit: source <(modelctl completion
-    zsh). In fish: modelctl completion fish | source. These lines belong into ~/.bashrc, ~/.zshrc,
-    ~/.config/fish/config.fish.
-    """
-    from modelctl.arguments.completion import script
+    It works in new shells, once the file of your shell has its line:
 
-    streams.write([script(shell), "\n"])
+    ~/.bashrc: source <(modelctl completion bash)
+
+    ~/.zshrc: source <(modelctl completion zsh)
+
+    ~/.config/fish/completions/modelctl.fish: modelctl completion fish | source
+    """
+    from modelctl.arguments.shell_scripts import SCRIPTS
+
+    streams.write([SCRIPTS[shell]])
 
 
 def _units(folder: Path, wanted: str | None) -> str:

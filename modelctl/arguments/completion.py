@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
 
-from modelctl.errors import ModelctlError
-
 if TYPE_CHECKING:
     from modelctl.fleet.fleet import Fleet
 
-# The environment variable with the part of a word that the shell does not replace: bash replaces only
-# what stands behind the last colon.
-BEFORE_COLON = "_MODELCTL_COMPLETE_BEFORE"
-# Names without a character that a shell would interpret.
-_SAFE_NAME = re.compile("[a-zA-Z0-9._/:@+][a-zA-Z0-9._/:@+-]*")
-
-
-def script(shell: str) -> str:
-    """Return the script that makes a shell ask the program for completions."""
-    from typer._completion_shared import get_completion_script
-
-    return get_completion_script(
-        prog_name="modelctl", complete_var="_MODELCTL_COMPLETE", shell=shell
-    )
+# The environment variable with the shell that asks for completions; cli/shell_completion.py answers.
+COMPLETING = "_MODELCTL_COMPLETE"
+# How long a shell waits, at most, for what only the database knows.
+_SECONDS = 4.0
 
 
 def complete_id(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -55,22 +42,28 @@ def complete_source(ctx: typer.Context, incomplete: str) -> list[str]:
 def _ask_fleet(
     ctx: typer.Context, incomplete: str, ask: Callable[[Fleet, str], list[str]]
 ) -> list[str]:
-    from modelctl.config.config import Config
-    from modelctl.fleet.fleet import Fleet
+    """Return the names that begin with *incomplete*, if they are found in time.
 
-    before = os.environ.get(BEFORE_COLON, "")
-    start = before + incomplete
-    try:
-        config = Config.load(ctx.find_root().params.get("config"))
-        with Fleet(config, actor="completion", pool_size=1) as fleet:
-            found = ask(fleet, start)
-    except (ModelctlError, OSError):
-        return []
-    return [
-        name.removeprefix(before)
-        for name in found
-        if name.startswith(start) and _SAFE_NAME.fullmatch(name)
-    ]
+    A database that does not answer is waited for in a thread, which ends with the program.
+    """
+    import threading
+
+    found: list[str] = []
+
+    def run() -> None:
+        from modelctl.config.config import Config
+        from modelctl.fleet.fleet import Fleet
+
+        with suppress(Exception):  # a prompt is no place for an error; the command itself shows it
+            config = Config.load(ctx.find_root().params.get("config"))
+            with Fleet(config, actor="completion", pool_size=1) as fleet:
+                found.extend(ask(fleet, incomplete))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    # A name that begins with a hyphen would be read as an option.
+    return [name for name in found if name.startswith(incomplete) and not name.startswith("-")]
 
 
 def completes(*choices: str) -> Callable[[str], list[str]]:

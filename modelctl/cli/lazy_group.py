@@ -12,6 +12,7 @@ from typing import Any
 import typer
 import typer.core
 import typer.main
+from typer._click.shell_completion import CompletionItem
 
 from modelctl.arguments.options import raw_option
 from modelctl.commands.table import CommandGroup
@@ -45,6 +46,16 @@ class LazyGroup(typer.core.TyperGroup):
             for name in self.table:  # Typer's "Did you mean" knows only commands that are built
                 self.get_command(ctx, name)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with *incomplete*, without building them; or the options."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=_summary(entry))
+            for name, entry in self.table.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write each command with the first line of its help, without building it."""

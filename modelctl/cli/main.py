@@ -10,9 +10,10 @@ import typer
 import typer.main
 
 from modelctl import __version__, streams
+from modelctl.arguments.completion import COMPLETING
 from modelctl.arguments.invocation import Invocation
 from modelctl.cli.lazy_group import HELP_OPTIONS, LazyGroup
-from modelctl.cli.shell_completion import answer_completion_option, join_words
+from modelctl.cli.shell_completion import answer_shell
 from modelctl.commands.table import COMMANDS
 from modelctl.errors import (
     ExitCode,
@@ -45,14 +46,15 @@ app = typer.Typer(
     cls=_Program,
     rich_markup_mode=None,
     no_args_is_help=True,
+    add_completion=False,  # Typer's own; ours is `modelctl completion`
     context_settings=HELP_OPTIONS,
     pretty_exceptions_enable=False,
     epilog=_EXIT_CODES,
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:  # so a shell that completes words reads them
         streams.write_lines([f"modelctl {__version__}"])
         raise typer.Exit
 
@@ -111,10 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_command(arguments: list[str], invocation: Invocation) -> int:
-    if answer_completion_option(arguments):
+    if shell := os.environ.get(COMPLETING):
+        answer_shell(shell, arguments, program(), invocation)
         return ExitCode.OK
-    if os.environ.get("_MODELCTL_COMPLETE") == "complete_bash":
-        join_words(os.environ)
     code = program()(arguments, prog_name="modelctl", standalone_mode=False, obj=invocation)
     if code == ExitCode.INTERRUPTED:  # what Typer makes of KeyboardInterrupt
         raise InterruptedError

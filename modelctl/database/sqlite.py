@@ -58,13 +58,13 @@ def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
 
 
 def complete(path: Path, prefix: str) -> list[str]:
-    """Return at most 100 ids that begin with *prefix* and need no quotes in a shell.
+    """Return at most 100 ids that begin with *prefix*.
 
     Without SQLAlchemy, so that the completion of a shell is fast.
     """
     sql = (
         "SELECT id FROM models WHERE substr(id, 1, length(:prefix)) = :prefix"
-        " AND id NOT GLOB '*[^a-zA-Z0-9._/:@+-]*' AND id GLOB '[^-]*' ORDER BY id LIMIT 100"
+        " AND typeof(id) = 'text' ORDER BY id LIMIT 100"
     )
     connection = connect(path)
     try:

@@ -111,10 +111,7 @@ class ReadCommands(OpenedFleet):
         return self._store.holds.current()
 
     def complete(self, prefix: str) -> list[str]:
-        """Return ids that begin with *prefix*, for the completion of a shell.
-
-        At most 100, and only ids without characters that have a meaning for a shell.
-        """
+        """Return at most 100 ids that begin with *prefix*, for the completion of a shell."""
         path, prefix = self.config.sqlite_path, storable(prefix)
         if path is None:
             from modelctl.tables import similar

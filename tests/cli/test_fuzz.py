@@ -61,8 +61,8 @@ FILES = {
     "config.toml": b'[probe.other]\ncommand = ["true"]\n[recovery]\nexpect_every = "1h"\n',
     "wrong.toml": b'[health]\nthreshold = "\x1b[2J"\n',
 }
-# What runs for ever, waits for seconds, or writes into the files of a shell.
-NEVER = {"--follow", "--audit", "--install-completion", "--show-completion"}
+# What runs for ever or waits for seconds.
+NEVER = {"--follow", "--audit"}
 ENDLESS = ("run",)
 
 words = st.one_of(
