@@ -80,6 +80,7 @@ def clean_environment(
     for name, value in _home(tmp_path_factory).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("MODELCTL_REDIS_TIMEOUT", fleets.PATIENCE)
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from modelctl import Config, Fleet, ModelStatus
 
 ACTOR = "tester"
+PATIENCE = "5s"  # for an answer of Redis: a busy machine lets the default of 0.5 seconds pass
 HOUR = 3600.0
 ACTIVE, DISABLED, AUTO = ModelStatus
 _COLUMNS = (
@@ -28,7 +29,8 @@ _TIMES = ("last_success_at", "last_failure_at", "disabled_at", "disabled_until",
 def environ(url: str, **settings: object) -> dict[str, Any]:
     """Return the environment of a program on this database; *settings* as ``health_threshold=3``."""
     names = {f"MODELCTL_{name}".upper(): str(value) for name, value in settings.items()}
-    return {"MODELCTL_DATABASE_URL": url, "MODELCTL_ACTOR": ACTOR, **names}
+    patient = {"MODELCTL_REDIS_TIMEOUT": PATIENCE}
+    return {"MODELCTL_DATABASE_URL": url, "MODELCTL_ACTOR": ACTOR, **patient, **names}
 
 
 def configured(url: str, **settings: object) -> Config:

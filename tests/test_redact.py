@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from modelctl import Fleet
 from modelctl.redact import redact, storable_reason
 from tests import fleets
+from tests.waiting import at_most
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 # What may follow a known beginning, in the alphabets of the providers.
@@ -201,7 +202,6 @@ def test_no_way_into_the_database_keeps_a_key(fleet: Fleet, fleet_url: str) -> N
 
 def test_only_the_beginning_of_a_huge_reason_is_looked_at() -> None:
     """A reason of 10 MB costs no more than its beginning; a key at the end of what is stored is hidden."""
-    began = time.perf_counter()
-    assert storable_reason("no " * 3_000_000, 500) == ("no " * 200)[:500]
-    assert time.perf_counter() - began < 5
+    with at_most(5):
+        assert storable_reason("no " * 3_000_000, 500) == ("no " * 200)[:500]
     assert storable_reason(f"{'- ' * 45_000}sk-proj-{TAIL}", 90_010) == f"{'- ' * 45_000}***"
