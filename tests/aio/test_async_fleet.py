@@ -260,7 +260,8 @@ def test_many_writers(fleet_url: str) -> None:
     fleets.put(fleet_url, *ids)
 
     async def main() -> None:
-        async with opened(fleet_url, database_pool_timeout="0.1s") as fleet:
+        settings = {"database_pool_timeout": "0.1s", "database_timeout": "5m"}
+        async with opened(fleet_url, **settings) as fleet:
             await asyncio.gather(*map(fleet.record_success, ids))
             assert (await fleet.stats()).success_count == 200
 

@@ -168,6 +168,7 @@ def test_nothing_blocks_the_loop(
     ids = [f"m{number}" for number in range(50)]
     fleets.put(fleet_url, *ids)
     settings = {} if fleets.is_sqlite(fleet_url) or cache == "none" else {"redis_url": redis_url}
+    settings["database_timeout"] = "5m"
 
     async def main() -> None:
         async with AsyncFleet.open(fleets.configured(fleet_url, **settings)) as fleet:

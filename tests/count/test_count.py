@@ -24,7 +24,7 @@ from modelctl.count.results import Count
 from modelctl.errors import MissingSchemaError, StaleCacheError
 from modelctl.model import CacheState
 from tests import commands, servers
-from tests.fleets import is_sqlite
+from tests.fleets import DEFAULT_PATIENCE, is_sqlite
 from tests.servers import Postgres, Redis
 from tests.waiting import at_most
 from tests.world import KEY, World
@@ -304,11 +304,12 @@ def test_many_queued_invalidations_are_one(shared: World, redis_server: Redis) -
 @pytest.mark.parametrize("trouble", ["kill", "pause"])
 def test_a_count_without_redis(shared: World, redis_server: Redis, trouble: str) -> None:
     """Without Redis a count comes from the database within a second, with one warning a minute."""
-    shared.fleet.count()
+    fleet = shared.another(redis_timeout=DEFAULT_PATIENCE)
+    fleet.count()
     getattr(redis_server, trouble)()
     for how in ({}, {"fresh": True}, {"strong": True}):
         with at_most(1):
-            assert shared.fleet.count(**how) == from_database(MODELS)
+            assert fleet.count(**how) == from_database(MODELS)
         assert len(shared.warnings) == 1
     assert "counted from the database" in shared.warnings[0]
 
@@ -325,15 +326,16 @@ def test_a_count_while_redis_goes_away(
 @pytest.mark.parametrize("trouble", ["kill", "pause"])
 def test_a_change_without_redis_is_queued(shared: World, redis_server: Redis, trouble: str) -> None:
     """Without Redis a change is committed and says within three seconds that its invalidation is queued."""
-    shared.fleet.count()
+    fleet = shared.another(redis_timeout=DEFAULT_PATIENCE)
+    fleet.count()
     getattr(redis_server, trouble)()
     with at_most(3):
-        result = shared.fleet.disable("m1")
+        result = fleet.disable("m1")
     assert result.cache == CacheState.QUEUED
     assert [change.changed for change in result.changes] == [True]
     assert len(shared.warnings) == 1
     assert "queued" in shared.warnings[0]
-    assert shared.fleet.count() == from_database(MODELS - 1)
+    assert fleet.count() == from_database(MODELS - 1)
     assert shared.queue == (1, 0)
 
 

@@ -30,7 +30,7 @@ from tests import servers
 from tests.servers import Redis
 from tests.waiting import at_most, side_by_side
 
-# What is allowed beyond a deadline, for a busy machine.
+# The timeout of these tests, in seconds.
 FAST = 0.06
 
 

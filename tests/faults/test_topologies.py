@@ -26,7 +26,7 @@ from modelctl.errors import (
     StaleCacheError,
 )
 from tests import servers
-from tests.fleets import opened, seed, sql, trip
+from tests.fleets import DEFAULT_PATIENCE, opened, seed, sql, trip
 from tests.servers import PgBouncer, Postgres, Redis, RedisGroup, Standby
 from tests.waiting import at_most, until
 from tests.world import KEY, LEASE, VOUCH
@@ -87,7 +87,7 @@ def settle_now(url: str) -> None:
 def fleet_on(url: str, redis_url: str = "") -> Iterator[Fleet]:
     """Open a fleet that keeps its warnings to itself."""
     settings = {"redis_url": redis_url} if redis_url else {}
-    with opened(url, **settings) as fleet:
+    with opened(url, redis_timeout=DEFAULT_PATIENCE, **settings) as fleet:
         fleet.on_warning = lambda _: None
         yield fleet
 
