@@ -13,7 +13,7 @@ import psycopg
 from hypothesis import strategies as st
 
 from modelctl import Config, Fleet, ModelStatus
-from modelctl.config import RedisConfig
+from modelctl.config.sections import RedisConfig
 
 ACTOR = "tester"
 # How long most tests wait for Redis: on a busy machine the default passes without an answer. A test

@@ -41,11 +41,11 @@ OPERATIONS: dict[str, Callable[[Cache], object]] = {
 every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 
-def configured(url: str, pool_size: int = 10, **cache: Any) -> Config:
-    """Return a configuration with this Redis."""
+def configured(url: str, pool_size: int = 10, timeout: float = 5, **cache: Any) -> Config:
+    """Return a configuration with this Redis; *timeout* in seconds, longer than the default."""
     return Config(
         database=DatabaseConfig("postgresql://nobody@localhost/none"),
-        redis=RedisConfig(url, pool_size),
+        redis=RedisConfig(url, pool_size, timeout),
         cache=CacheConfig(**cache),
     )
 
@@ -213,7 +213,7 @@ def fails(
     seconds: float = 2.0,
 ) -> ModelctlError:
     """Run an operation that must fail like this, soon, and without telling a password."""
-    cache = RedisCache(configured(url))
+    cache = RedisCache(configured(url, timeout=RedisConfig().timeout))
     with at_most(seconds):
         try:
             with pytest.raises(ModelctlError) as caught:

@@ -146,7 +146,7 @@ def test_threads_share_a_cache(rig: Rig, pool_size: int) -> None:
 
 def test_too_few_connections_are_said(one_redis: RedisRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that gets no connection for half a second fails with that reason; the next call gets one."""
-    cache = one_redis.cache(pool_size=1)
+    cache = one_redis.cache(pool_size=1, timeout=0.5)
     told: list[str] = []
 
     def hold(point: str) -> None:

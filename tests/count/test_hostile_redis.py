@@ -328,13 +328,13 @@ def _ending_everywhere(operation: str, then: str) -> None:
         for whole in steps:
             proxy.whole = 1 << 60
             server.ask("FLUSHALL")
-            cache = _cache(f"redis://127.0.0.1:{proxy.port}", FAST)
-            token = cache.lease()
-            assert token
-            if operation == "peek":
-                cache.fill(token, 7)
-            cache.close()
+            with contextlib.closing(_cache(f"redis://127.0.0.1:{proxy.port}", 5)) as patient:
+                token = patient.lease()
+                assert token
+                if operation == "peek":
+                    patient.fill(token, 7)
             proxy.whole = whole
+            cache = _cache(f"redis://127.0.0.1:{proxy.port}")
             with at_most(6 * FAST), suppress(StaleCacheError):
                 if operation == "fill":
                     cache.fill(token, 7)
@@ -381,7 +381,7 @@ def test_after_a_silence_one_read_in_a_while_tries_again(
     redis_server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a timeout reads skip Redis for a moment, then a single read tries it for all."""
-    cache = _cache(redis_server.url())
+    cache = _cache(redis_server.url(), 1)
     token = cache.lease()
     assert token
     cache.fill(token, 7)
@@ -445,7 +445,7 @@ def test_a_scan_that_never_ends_is_left(fake: FakeRedis) -> None:
     """A cursor that does not move is no answer, also where a sweep may go on to the end."""
     info, page = b"-ERR unknown command\r\n", b"*2\r\n$1\r\n7\r\n*0\r\n"
     fake.answers = [info, b":0\r\n", b":0\r\n", page]
-    cache = _cache(f"redis://127.0.0.1:{fake.port}")
+    cache = _cache(f"redis://127.0.0.1:{fake.port}", 2)
     with pytest.raises(StaleCacheError, match="does not move on"):
         cache.invalidate()
     cache.close()
@@ -454,7 +454,7 @@ def test_a_scan_that_never_ends_is_left(fake: FakeRedis) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_fork_does_not_share_connections(redis_server: Redis) -> None:
     """A child of a process that used Redis opens connections of its own."""
-    cache = _cache(redis_server.url(), 0.5)
+    cache = _cache(redis_server.url(), 5)
     token = cache.lease()
     assert token
     cache.fill(token, 7)

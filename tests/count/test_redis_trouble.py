@@ -223,7 +223,7 @@ def test_a_late_reply_reaches_no_other_call(
 ) -> None:
     """What a server answers after we gave up waiting is not taken for the next answer."""
     monkeypatch.setattr("modelctl.count.redis_link.SKIP_SECONDS", (0.0, 0.0))
-    cache = one_redis.cache()
+    cache = one_redis.cache(timeout=1)
     fill(cache, 1)
     redis_server.pause()
     for name in ("peek", "lease"):
