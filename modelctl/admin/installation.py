@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from modelctl import streams
 from modelctl.arguments.completion import completes
 from modelctl.arguments.invocation import open_fleet, print_result, print_view
 from modelctl.arguments.options import DryRun, Output, Yes
-from modelctl.errors import ExitCode, ModelctlError, RefusedError, UsageError
+from modelctl.errors import CONTROLS, ExitCode, ModelctlError, RefusedError, UsageError
 from modelctl.output.formats import OutputFormat
 
 if TYPE_CHECKING:
@@ -82,12 +83,25 @@ def db_schema(
     A tool that brings a database to what the application declares then finds nothing to do.
     """
     with open_fleet(ctx) as fleet:
-        streams.write([fleet.declarations(tool)])
+        streams.write([_printable(fleet.declarations(tool))])
 
 
 def _print_script(statements: Iterable[str]) -> None:
     """Print SQL for `psql` or `sqlite3`: one transaction."""
-    streams.write([f"{sql.rstrip(';')};\n" for sql in ("BEGIN", *statements, "COMMIT")])
+    streams.write([f"{_printable(sql).rstrip(';')};\n" for sql in ("BEGIN", *statements, "COMMIT")])
+
+
+def _printable(sql: str) -> str:
+    """Return SQL with control characters in names as PostgreSQL's escapes: it may go to a terminal."""
+
+    def escape(found: re.Match[str]) -> str:
+        name: str = found[0]
+        if not CONTROLS.search(name):
+            return name
+        escaped = CONTROLS.sub(lambda m: f"\\{ord(m[0]):04x}", name.replace("\\", "\\\\"))
+        return f"U&{escaped}"
+
+    return re.sub(r'"(?:[^"\n]|"")*"', escape, sql)
 
 
 def db_uninstall(
@@ -102,7 +116,7 @@ def db_uninstall(
         if dry_run or not yes:
             result = fleet.uninstall(dry_run=True)
         if not dry_run:
-            if not yes:
+            if not yes and result.removed:
                 _confirm_uninstall(result)
             result = fleet.uninstall()
     if output is None and result.sql:
@@ -110,6 +124,8 @@ def db_uninstall(
     else:
         print_result(ctx, result, output)
     if output is not OutputFormat.JSON:
+        if not (result.removed or result.refused):
+            streams.say("nothing of modelctl is in this database")
         for kind, lines in {"in the way": result.refused, "stays": result.kept}.items():
             for line in lines:
                 streams.say(f"{kind}: {line}")

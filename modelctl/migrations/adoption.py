@@ -6,10 +6,13 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelctl.schema.declared import MODELS_COLUMNS
+from modelctl.migrations.plan import free_name
+from modelctl.schema.declared import INDEXES, MODELS, MODELS_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
+
+    from modelctl.schema.declared import Index
 
 # The types that can be used. SQLite derives a type from parts of its name, first of all from INT.
 _SUITABLE = {
@@ -50,19 +53,22 @@ class Note(NamedTuple):
     """What modelctl has added, for `db uninstall`; it is stored in modelctl_state.
 
     *created*: the table itself. *columns*: those that were added to the table of an application.
-    *schema*: the schema of the own tables.
+    *schema*: the schema of the own tables. *indexes*: those that were created on the table; None: an
+    earlier release did not note them.
     """
 
     created: bool
     columns: tuple[str, ...]
     schema: bool
+    indexes: tuple[str, ...] | None = None
 
     @classmethod
     def read(cls, value: str | None) -> Note | None:
         """Return the note that is stored; None: there is none that can be read."""
         try:
-            created, columns, schema = json.loads(value or "")
-            return cls(bool(created), tuple(map(str, columns)), bool(schema))
+            created, columns, schema, *more = json.loads(value or "")
+            indexes = tuple(map(str, more[0])) if more and more[0] is not None else None
+            return cls(bool(created), tuple(map(str, columns)), bool(schema), indexes)
         except (ValueError, TypeError):
             return None
 
@@ -71,21 +77,63 @@ class Note(NamedTuple):
         return json.dumps(self)
 
 
+def has_created(note: Note | None, index: str, *, as_declared: bool) -> bool:
+    """Whether an upgrade has created an index on ``models``.
+
+    If that was not noted: one that is *as_declared*, with a name that an upgrade gives.
+    """
+    if note is not None and note.indexes is not None:
+        return index in note.indexes
+    ours = [name for name, of in INDEXES.items() if of.table == MODELS]
+    return as_declared and re.sub(r"_\d+$", "", index) in ours
+
+
+def names_of_indexes(
+    definitions: Mapping[str, str], there: Mapping[str, str], taken: Collection[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the indexes on ``models`` with their real names, and those that will be created.
+
+    *definitions*: those of the declared indexes, by name. *there*: the indexes that are there, by
+    definition. *taken*: names that are in use.
+    """
+    missing = {name: free_name(name, taken) for name, of in definitions.items() if of not in there}
+    names = {name: missing.get(name) or there[of] for name, of in definitions.items()}
+    return names, tuple(missing.values())
+
+
+def declared_indexes(definition: Callable[[Index], str]) -> dict[str, str]:
+    """Return the definitions of the declared indexes on ``models``, by name."""
+    return {name: definition(of) for name, of in INDEXES.items() if of.table == MODELS}
+
+
 def next_note(
-    before: Note | None, missing: Collection[str], *, installed: bool, watched: bool, schema: bool
+    before: Note | None,
+    missing: Collection[str],
+    indexes: Collection[str],
+    *,
+    installed: bool,
+    watched: bool,
+    schema: bool,
 ) -> Note | None:
     """Return the note after *missing* columns were added; None: what was there first is not known.
 
-    *installed*: whether parts of modelctl are there; *watched*: whether its triggers are on the
-    table. *schema*: whether the schema of the own tables is missing, too.
+    *indexes*: those that will be created. *installed*: whether parts of modelctl are there;
+    *watched*: whether its triggers are on the table. *schema*: whether the schema of the own tables
+    is missing, too.
     """
     if before is None:
-        return None if installed else Note(False, tuple(missing), schema)
+        return None if installed else Note(False, tuple(missing), schema, tuple(indexes))
     if missing and not watched:  # another table took the place of the one that the note is about
-        return Note(False, tuple(missing), before.schema or schema)
+        return Note(False, tuple(missing), before.schema or schema, tuple(indexes))
     return before._replace(
-        columns=tuple(dict.fromkeys((*before.columns, *missing))), schema=before.schema or schema
+        columns=_added(before.columns, missing),
+        schema=before.schema or schema,
+        indexes=None if before.indexes is None else _added(before.indexes, indexes),
     )
+
+
+def _added(before: Collection[str], names: Collection[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*before, *names)))
 
 
 class RowsOff(NamedTuple):
@@ -114,11 +162,15 @@ def rows_off(
 
 
 def problems(
-    table: str, columns: Mapping[str, FoundColumn], unique: Collection[str], database: str
+    table: str,
+    columns: Mapping[str, FoundColumn],
+    unique: Collection[str],
+    database: str,
+    table_sql: str = MODELS,
 ) -> list[str]:
     """Return the reasons why modelctl cannot use these columns.
 
-    *unique*: the columns that are unique on their own.
+    *table*: its name in words, *table_sql*: as SQL. *unique*: the columns that are unique on their own.
     """
     found = []
     if "id" not in columns:
@@ -133,8 +185,8 @@ def problems(
         if column.base == "smallint" and kind == "counter" and database == "postgresql":
             # We do not widen it: that would rewrite the table, with all other programs waiting.
             found.append(
-                f"{name} is smallint, and every outcome would fail at 32,767: ALTER TABLE {table}"
-                f" ALTER COLUMN {name} TYPE {wanted.postgresql.partition(' ')[0]}"
+                f"{name} is smallint, and every outcome would fail at 32,767: ALTER TABLE"
+                f" {table_sql} ALTER COLUMN {name} TYPE {wanted.postgresql.partition(' ')[0]}"
             )
         elif not re.fullmatch(_SUITABLE[database][kind], column.base, re.IGNORECASE):
             found.append(

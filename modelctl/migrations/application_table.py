@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from modelctl.migrations import adoption
 from modelctl.migrations.plan import listed
-from modelctl.migrations.system_catalog import Relation
+from modelctl.migrations.system_catalog import Relation, in_words
 from modelctl.schema.declared import MODELS, MODELS_COLUMNS, MODELS_FILLFACTOR, OUTBOX
-from modelctl.schema.triggers import FUNCTIONS
+from modelctl.schema.triggers import FUNCTIONS, TRIGGERS
 
 if TYPE_CHECKING:
     from modelctl.migrations.plan import Plan
     from modelctl.migrations.system_catalog import SystemCatalog
 
+_MOST_COLUMNS = 1600  # of a table of PostgreSQL
 _SEARCH_PATH = "in database.url (?options=-csearch_path%3DNAME)"
 
 
@@ -27,6 +28,10 @@ def compare(plan: Plan, catalogue: SystemCatalog) -> Relation:
         plan.obstruct(*_problems(models, catalogue))
     _remove_from_other_tables(plan, models, catalogue)
     missing = [name for name in MODELS_COLUMNS if name not in models.columns]
+    if missing:
+        plan.obstruct(*_reasons_against_columns(models, len(missing), catalogue))
+    if not plan.installed:
+        plan.obstruct(*_foreign_triggers(models, catalogue))
     if missing and not plan.obstacles:
         _add_columns(plan, models, missing, catalogue)
     return models
@@ -45,12 +50,30 @@ def _create(plan: Plan, catalogue: SystemCatalog) -> Relation:
             " table its name back"
         )
     elif not schemas:
-        plan.obstruct(f"the search path ({path}) has no schema for the table models")
+        plan.obstruct(
+            f"the search path ({path}) has no schema for the table models{_closed(catalogue)}"
+        )
     table = Relation.missing(schemas[0] if schemas else "", MODELS)
     if not plan.obstacles:
         create = f"{table.create(MODELS_COLUMNS)} WITH (fillfactor = {MODELS_FILLFACTOR})"
         plan.add(f"there is no table {table.shown}", create)
     return table
+
+
+def _closed(catalogue: SystemCatalog) -> str:
+    """Return the schemas of the search path that this role may not use, in words."""
+    role = catalogue.ask("SELECT current_user")[0][0]
+    rows = catalogue.ask(
+        "SELECT nspname FROM pg_namespace WHERE nspname <> %s AND NOT has_schema_privilege(oid, 'USAGE')"
+        " AND nspname IN (SELECT btrim(s, ' \"') FROM"
+        " unnest(string_to_array(current_setting('search_path'), ',')) s) ORDER BY 1",
+        catalogue.schema,
+    )
+    return "".join(
+        f"; the role {role} may not use {name}: GRANT USAGE, CREATE ON SCHEMA {in_words(name)} TO"
+        f" {in_words(role)}"
+        for (name,) in rows
+    )
 
 
 def _problems(models: Relation, catalogue: SystemCatalog) -> list[str]:
@@ -76,7 +99,7 @@ def _problems(models: Relation, catalogue: SystemCatalog) -> list[str]:
             f"{shown} has {listed('rule', models.rules)}: a rule changes or suppresses statements"
             " before a trigger sees them; use a trigger instead"
         )
-    problems += adoption.problems(shown, models.columns, models.unique, "postgresql")
+    problems += adoption.problems(shown, models.columns, models.unique, "postgresql", models.sql)
     other_fleets = catalogue.ask(
         """
         SELECT DISTINCT n.nspname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
@@ -95,6 +118,53 @@ def _problems(models: Relation, catalogue: SystemCatalog) -> list[str]:
         for (schema,) in other_fleets
     ]
     return problems
+
+
+def _reasons_against_columns(models: Relation, number: int, catalogue: SystemCatalog) -> list[str]:
+    """Return the reasons why PostgreSQL would not add *number* columns to ``models``."""
+    problems = []
+    if models.typed:
+        problems.append(
+            f"{models.shown} is made of a composite type, so it takes no other columns:"
+            f" ALTER TABLE {models.sql} NOT OF"
+        )
+    if models.numbers + number > _MOST_COLUMNS:
+        problems.append(
+            f"{models.shown} has had {models.numbers:,} columns, {number} are needed, and PostgreSQL"
+            f" takes {_MOST_COLUMNS:,}, with those that were dropped: make the table anew"
+        )
+    # A new column with a default would have to be written into the values of these columns.
+    users = catalogue.ask(
+        """
+        SELECT CAST(CAST(a.attrelid AS regclass) AS text) || '.' || quote_ident(a.attname)
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm')
+        WHERE NOT a.attisdropped AND a.atttypid IN (
+            SELECT unnest(ARRAY[t.oid, t.typarray]) FROM pg_type t WHERE t.typrelid = %s)
+        ORDER BY 1
+        """,
+        models.oid,
+    )
+    problems += [
+        f"the column {column} has rows of {models.shown} as its values, so PostgreSQL adds no column"
+        " with a default: give it another type, such as jsonb"
+        for (column,) in users
+    ]
+    return problems
+
+
+def _foreign_triggers(models: Relation, catalogue: SystemCatalog) -> list[str]:
+    """Return why modelctl's triggers cannot be created, where nothing of modelctl is there yet."""
+    found = catalogue.ask(
+        "SELECT tgname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+        " WHERE tgrelid = %s AND tgname = ANY(%s) AND p.proname <> ALL(%s) ORDER BY 1",
+        models.oid,
+        [*TRIGGERS],
+        [*FUNCTIONS],
+    )
+    return [
+        f"the trigger {name} of {models.shown} belongs to another program: rename it"
+        for (name,) in found
+    ]
 
 
 def _remove_from_other_tables(plan: Plan, models: Relation, catalogue: SystemCatalog) -> None:

@@ -24,9 +24,8 @@ def compare_indexes(plan: Plan, catalogue: SystemCatalog, models: Relation) -> N
         table = models if index.table == MODELS else catalogue.own[index.table]
         if not index.postgresql or plain(index.postgresql) in table.indexes:
             continue
-        names = "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        taken = [row[0] for row in catalogue.ask(f"{names} WHERE n.nspname = %s", table.schema)]
-        create = f"CREATE INDEX {free_name(name, taken)} ON {table.sql} {index.postgresql}"
+        free = free_name(name, catalogue.names(table.schema))
+        create = f"CREATE INDEX {free} ON {table.sql} {index.postgresql}"
         plan.add(f"{table.shown} has no index {name}", create)
 
 

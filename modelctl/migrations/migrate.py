@@ -10,18 +10,20 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sqlalchemy import exc as sa_exc
+
+from modelctl import deadline
 from modelctl.count.outbox import SEAL
 from modelctl.database.locks import lock_key
-from modelctl.errors import InvalidConfigError
+from modelctl.errors import DatabaseUnavailableError, InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
-from modelctl.migrations.adoption import NOTE, Note
+from modelctl.migrations.adoption import NOTE, Note, has_created
 from modelctl.migrations.plan import execute
 from modelctl.migrations.results import SchemaStatus
 from modelctl.schema.declared import (
     CACHE,
     HEAD,
     KNOWN,
-    MODELS,
     MODELS_COLUMNS,
     NOW,
     OUTBOX,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 OLDEST_POSTGRESQL = 13
 UPGRADE_LOCK = int.from_bytes(b"mctl-ddl")
 SCHEMA = "modelctl"
+# How long to wait for another upgrade outside of a call (seconds).
+_LONGEST_WAIT = 600.0
 
 
 def upgrade(connection: Connection, schema: str = SCHEMA, *, dry_run: bool = False) -> SchemaStatus:
@@ -81,10 +85,15 @@ def added(connection: Connection, schema: str = SCHEMA) -> Added:
     with reading(connection):
         plan = _plan(connection, schema)
     note, every = Note.read(plan.note), tuple(MODELS_COLUMNS)
+    indexes = {
+        name: real
+        for name, real in plan.indexes.items()
+        if has_created(note, real, as_declared=True)
+    }
     if note is None:
-        return Added(plan.table or MODELS, every[1:], whole=False)
+        return Added(plan.table_sql, plan.schema, every[1:], indexes, whole=False)
     columns = tuple(name for name in every if note.created or name in note.columns)
-    return Added(plan.table or MODELS, columns, whole=note.created)
+    return Added(plan.table_sql, plan.schema, columns, indexes, whole=note.created)
 
 
 def triggers(connection: Connection, schema: str = SCHEMA) -> dict[str, bool]:
@@ -105,10 +114,7 @@ def alone(connection: Connection, schema: str) -> Iterator[None]:
             # table keeps its limit: all programs that need the table wait behind us.
             patience = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-            connection.exec_driver_sql(
-                f"SELECT pg_advisory_xact_lock({lock_key(UPGRADE_LOCK, schema)})"
-            )
+            _take_upgrade_lock(connection, schema)
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience}'")
             yield
     else:
@@ -118,6 +124,23 @@ def alone(connection: Connection, schema: str) -> Iterator[None]:
                 connection.exec_driver_sql("ROLLBACK")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
+
+
+def _take_upgrade_lock(connection: Connection, schema: str) -> None:
+    # The server gives up before this process does, and tells why.
+    seconds = deadline.left(_LONGEST_WAIT)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{seconds * 1000 * 2 / 3:.0f}ms'")
+    try:
+        connection.exec_driver_sql(
+            f"SELECT pg_advisory_xact_lock({lock_key(UPGRADE_LOCK, schema)})"
+        )
+    except sa_exc.DBAPIError as exc:
+        if getattr(exc.orig, "sqlstate", None) != "55P03":
+            raise
+        raise DatabaseUnavailableError(
+            "another upgrade, detach or uninstall of this fleet is running",
+            hint="try again when it has ended; nothing was changed",
+        ) from None
 
 
 @contextmanager

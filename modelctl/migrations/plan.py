@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from modelctl.schema.declared import HEAD
+from modelctl.schema.declared import HEAD, MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Mapping
@@ -40,6 +40,8 @@ class Plan:
     or its columns. *rights*: what the role may not do, but the steps need. *triggers*: whether each of
     them is as declared and enabled. *lock*: a statement to begin with. *note*: what is to be noted
     about the table (`adoption.Note`). *owner*, *width*: of the table, and how many columns it has.
+    *indexes*: the declared indexes on ``models``, each with the name that it has or will have.
+    *table_sql*: the table as SQL, where it is or will be; *schema*: its schema, "" on SQLite.
     """
 
     versions: list[str] = field(default_factory=list)
@@ -55,6 +57,9 @@ class Plan:
     note: str | None = None
     owner: str | None = None
     width: int = 0
+    indexes: dict[str, str] = field(default_factory=dict)
+    table_sql: str = MODELS
+    schema: str = ""
 
     def add(self, finding: str, *statements: str) -> None:
         """Add a difference and its repair."""

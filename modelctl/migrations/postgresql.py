@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations import application_table, indexes_and_triggers, own_tables
+from modelctl.migrations import adoption, application_table, indexes_and_triggers, own_tables
 from modelctl.migrations.adoption import NOTE, Note, next_note
 from modelctl.migrations.plan import Plan
-from modelctl.migrations.system_catalog import SystemCatalog, quote_name
+from modelctl.migrations.system_catalog import SystemCatalog, in_words, plain, quote_name
 from modelctl.schema.declared import MODELS_COLUMNS, STATE, VERSION
 from modelctl.schema.triggers import TRIGGERS
 
@@ -25,7 +25,9 @@ def plan(connection: Connection, schema: str) -> Plan:
     existing = [*catalogue.own.values()]
     models = application_table.compare(plan, catalogue)
     plan.on_models = len(plan.steps)
-    plan.note = _note(plan, catalogue)
+    plan.table_sql, plan.schema = models.sql, models.schema
+    plan.indexes, created = _indexes(models, catalogue)
+    plan.note = _note(plan, catalogue, created)
     if plan.obstacles:
         return plan
     own_tables.compare(plan, catalogue)
@@ -41,6 +43,7 @@ def plan(connection: Connection, schema: str) -> Plan:
             plan.lock = f"LOCK TABLE {models.sql} IN ACCESS EXCLUSIVE MODE"
     if plan.steps:
         plan.rights += _missing_rights(catalogue, existing)
+        plan.rights += _missing_rights_beside(catalogue, models, plan.statements)
     return plan
 
 
@@ -62,15 +65,27 @@ def stored_note(catalogue: SystemCatalog) -> Note | None:
     return Note.read(rows[0][0]) if rows else None
 
 
-def _note(plan: Plan, catalogue: SystemCatalog) -> str | None:
+def _indexes(models: Relation, catalogue: SystemCatalog) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the indexes on ``models`` with their names, and those that will be created."""
+    declared = adoption.declared_indexes(lambda index: plain(index.postgresql))
+    taken = catalogue.names(models.schema)
+    return adoption.names_of_indexes(declared, models.indexes, taken)
+
+
+def _note(plan: Plan, catalogue: SystemCatalog, created: tuple[str, ...]) -> str | None:
     models = catalogue.models
     schema = not catalogue.ask("SELECT FROM pg_namespace WHERE nspname = %s", catalogue.schema)
     if models is None:
-        return Note(True, (), schema).written()
+        return Note(True, (), schema, created).written()
     missing = [name for name in MODELS_COLUMNS if name not in models.columns]
     watched = any(table == models.sql for _, table in catalogue.triggers)
     note = next_note(
-        stored_note(catalogue), missing, installed=plan.installed, watched=watched, schema=schema
+        stored_note(catalogue),
+        missing,
+        created,
+        installed=plan.installed,
+        watched=watched,
+        schema=schema,
     )
     return note.written() if note else None
 
@@ -92,8 +107,45 @@ def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list
         LEFT JOIN pg_namespace n ON n.nspname = wanted.name
         """
     if not catalogue.ask(sql, schema)[0][0]:
-        missing.append(
-            f"the role {role} may not create the schema {schema}, or tables in it:"
-            f" CREATE SCHEMA {schema} AUTHORIZATION {role}, as a role that may"
+        there = catalogue.ask("SELECT FROM pg_namespace WHERE nspname = %s", schema)
+        cure = (
+            f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {in_words(role)}"
+            if there
+            else f"CREATE SCHEMA {schema} AUTHORIZATION {in_words(role)}"
         )
+        missing.append(
+            f"the role {role} may not create the schema {schema}, or tables in it: {cure}, as a role"
+            " that may"
+        )
+    return missing
+
+
+def _missing_rights_beside(
+    catalogue: SystemCatalog, models: Relation, statements: list[str]
+) -> list[str]:
+    """Return what the role may not do beside the tables: in the schema of ``models``, and a language."""
+    role, missing = catalogue.ask("SELECT current_user")[0][0], []
+    on_models = any(
+        sql.startswith(f"CREATE TABLE {models.sql} ")
+        or (sql.startswith("CREATE INDEX ") and f" ON {models.sql} " in sql)
+        for sql in statements
+    )
+    sql = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s"
+    if on_models and not catalogue.ask(sql, models.schema)[0][0]:
+        what = "its indexes" if models.oid else "it"
+        missing.append(
+            f"{models.shown} is in a schema in which the role {role} may create nothing, not even"
+            f" {what}: GRANT CREATE ON SCHEMA {in_words(models.schema)} TO {in_words(role)}"
+        )
+    if any(sql.startswith("CREATE OR REPLACE FUNCTION ") for sql in statements):
+        language = catalogue.ask(
+            "SELECT has_language_privilege(oid, 'USAGE') FROM pg_language WHERE lanname = 'plpgsql'"
+        )
+        if not language:
+            missing.append("the database has no language plpgsql: CREATE EXTENSION plpgsql")
+        elif not language[0][0]:
+            missing.append(
+                f"the role {role} may not use the language plpgsql, which the triggers are written in:"
+                f" GRANT USAGE ON LANGUAGE plpgsql TO {in_words(role)}"
+            )
     return missing

@@ -56,7 +56,7 @@ class _Comparison:
         # Names are case-insensitive, and a trigger may have the name of a table.
         self._things: dict[str, tuple[str, str]] = {}
         self._triggers_there: dict[str, tuple[str, str]] = {}
-        self._indexes_there: dict[str, set[str]] = {}
+        self._indexes_there: dict[str, dict[str, str]] = {}
         sql = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master"
         for kind, name, table, definition in connection.exec_driver_sql(sql):
             if kind == "trigger":
@@ -65,7 +65,8 @@ class _Comparison:
             virtual = definition[:14].upper() == "CREATE VIRTUAL"
             self._things[name.lower()] = ("virtual table" if virtual else kind, definition)
             if kind == "index":
-                self._indexes_there.setdefault(table.lower(), set()).add(_index(definition))
+                there = self._indexes_there.setdefault(table.lower(), {})
+                there.setdefault(plain_index(definition), name.lower())
 
     def _ask(self, sql: str) -> list[Any]:
         return list(self._connection.exec_driver_sql(sql))
@@ -98,6 +99,9 @@ class _Comparison:
     def _models(self) -> None:
         """Compare the application's table."""
         plan, kind = self._plan, self._kind(MODELS)
+        plan.indexes, created = adoption.names_of_indexes(
+            declared_indexes(), self._indexes_there.get(MODELS, {}), self._things
+        )
         if kind is None:
             elsewhere = sorted({table for _, table in installed_on(self._connection)})
             if elsewhere:
@@ -106,7 +110,7 @@ class _Comparison:
                     f" {', '.join(elsewhere)}: give the table its name back"
                 )
             plan.add("there is no table models", _create(MODELS, MODELS_COLUMNS))
-            plan.note = adoption.Note(True, (), False).written()
+            plan.note = adoption.Note(True, (), False, created).written()
             return
         plan.table = MODELS
         if not plan.is_table(MODELS, kind):
@@ -117,11 +121,17 @@ class _Comparison:
             for name, (_, _, declared, required, _, _, hidden) in columns.items()
         }
         plan.obstruct(*adoption.problems(MODELS, found, self._unique(columns), "sqlite"))
+        if not plan.installed:
+            foreign = sorted(name for name in self._triggers_there if name in SQLITE)
+            plan.obstruct(
+                *(f"the trigger {name} belongs to another program: rename it" for name in foreign)
+            )
         plan.width = len(columns)
         missing = [name for name in MODELS_COLUMNS if name not in columns]
         note = adoption.next_note(
             stored_note(self._connection, self._columns(STATE)),
             missing,
+            created,
             installed=plan.installed,
             watched=any(table == MODELS for table, _ in self._triggers_there.values()),
             schema=False,
@@ -201,7 +211,7 @@ class _Comparison:
 
     def _indexes(self) -> None:
         for name, index in INDEXES.items():
-            there = self._indexes_there.get(index.table, set())
+            there = self._indexes_there.get(index.table, {})
             if not index.sqlite or _plain(index.sqlite) in there:
                 continue
             free = free_name(name, self._things)
@@ -231,7 +241,12 @@ def _create(table: str, columns: dict[str, DeclaredColumn]) -> str:
     return f"CREATE TABLE {table} ({body})"
 
 
-def _index(definition: str) -> str:
+def declared_indexes() -> dict[str, str]:
+    """Return the definitions of the declared indexes on ``models``, by name."""
+    return adoption.declared_indexes(lambda index: _plain(index.sqlite))
+
+
+def plain_index(definition: str) -> str:
     """Return what follows the table in the definition of an index."""
     return _plain(re.sub(r'^.*?\sON\s+("(?:[^"]|"")*"|\w+)', "", definition, flags=re.I | re.S))
 

@@ -30,8 +30,9 @@ _KINDS = {
 class Relation:
     """A table, or what else has its name. *oid* 0: it is not there yet, and will be created.
 
-    *sql*: its name as SQL. *unique*: columns that are unique on their own. *indexes*: the valid ones,
-    as `plain` writes them. Names of keys, rules and constraints are SQL.
+    *sql*: its name as SQL. *unique*: columns that are unique on their own. *indexes*: the names of the
+    valid ones, by their definitions as `plain` writes them. Names of keys, rules and constraints are SQL.
+    *typed*: made of a composite type. *numbers*: how many columns it has had.
     """
 
     oid: int
@@ -45,13 +46,15 @@ class Relation:
     key: str | None = None
     owner: str = ""
     owned: bool = True
+    typed: bool = False
+    numbers: int = 0
     parents: list[str] = field(default_factory=list)
     children: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     constraints: list[str] = field(default_factory=list)
     columns: dict[str, FoundColumn] = field(default_factory=dict)
     unique: set[str] = field(default_factory=set)
-    indexes: set[str] = field(default_factory=set)
+    indexes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def missing(cls, schema: str, name: str) -> Relation:
@@ -92,6 +95,11 @@ class SystemCatalog:
         """Return the rows of a query."""
         return list(self._connection.exec_driver_sql(sql, values))
 
+    def names(self, schema: str) -> list[str]:
+        """Return the names of tables, indexes and the like that are in use in a schema."""
+        sql = "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        return [row[0] for row in self.ask(f"{sql} WHERE n.nspname = %s", schema)]
+
     def search_path(self) -> str:
         """Return the search path as it is set."""
         return str(self.ask("SHOW search_path")[0][0])
@@ -104,7 +112,7 @@ class SystemCatalog:
                 c.relkind, c.relispartition, c.relkind = 'p', c.relpersistence = 'p',
                 (SELECT quote_ident(k.conname) FROM pg_constraint k
                     WHERE k.conrelid = c.oid AND k.contype = 'p'),
-                pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'),
+                pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'), c.reloftype <> 0, c.relnatts,
                 ARRAY(SELECT CAST(CAST(i.inhparent AS regclass) AS text) FROM pg_inherits i
                     WHERE i.inhrelid = c.oid ORDER BY 1),
                 ARRAY(SELECT CAST(CAST(i.inhrelid AS regclass) AS text) FROM pg_inherits i
@@ -139,17 +147,18 @@ class SystemCatalog:
         # ON CONFLICT cannot use a deferrable constraint, and a partial index covers only some rows.
         indexes = self.ask(
             """
-            SELECT i.indrelid, pg_get_indexdef(i.indexrelid), (
+            SELECT i.indrelid, c.relname, pg_get_indexdef(i.indexrelid), (
                 SELECT a.attname FROM pg_attribute a
                 WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND i.indnkeyatts = 1
                     AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
             )
-            FROM pg_index i WHERE i.indrelid = ANY(%s) AND i.indisvalid
+            FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE i.indrelid = ANY(%s) AND i.indisvalid ORDER BY c.relname
             """,
             [*relations],
         )
-        for oid, definition, unique in indexes:
-            relations[oid].indexes.add(plain(definition[definition.index(" USING ") :]))
+        for oid, name, definition, unique in indexes:
+            relations[oid].indexes.setdefault(plain_index(definition), name)
             if unique:
                 relations[oid].unique.add(unique)
         return [*relations.values()]
@@ -174,6 +183,16 @@ def installed_triggers(connection: Connection, schema: str) -> list[tuple[str, s
 def quote_name(name: str) -> str:
     """Return *name* as SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def in_words(name: str) -> str:
+    """Return *name* for a message that shows SQL: in quotes if it needs them."""
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else quote_name(name)
+
+
+def plain_index(definition: str) -> str:
+    """Return what follows the table in the definition of an index, as `plain` writes it."""
+    return plain(definition[definition.index(" USING ") :])
 
 
 def plain(definition: str) -> str:

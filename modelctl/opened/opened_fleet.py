@@ -10,8 +10,8 @@ from weakref import WeakSet
 from modelctl import crash_points, forks
 from modelctl.config.config import Config
 from modelctl.config.load import default_actor
-from modelctl.count.protocol import CachedCount
-from modelctl.errors import ModelctlError, ModelNotFoundError, clean
+from modelctl.count.protocol import INVALIDATE_SECONDS, CachedCount
+from modelctl.errors import MissingSchemaError, ModelctlError, ModelNotFoundError, clean
 from modelctl.model import storable
 from modelctl.opened import arguments
 
@@ -130,6 +130,21 @@ class OpenedFleet:
 
             embedded.create(self.config, path)
 
+    def _is_there(self) -> bool:
+        """Whether there is a database, or a server that tells: a SQLite file may be missing."""
+        from modelctl.database import sqlite
+
+        path = self.config.sqlite_path
+        return path is None or sqlite.exists(path)
+
+    def _check_that_it_is_there(self) -> None:
+        """Raise MissingSchemaError if the SQLite file is missing: this call does not create it."""
+        if not self._is_there():
+            raise MissingSchemaError(
+                f"there is no database at {self.config.sqlite_path}",
+                hint="create it: modelctl db upgrade",
+            )
+
     def _warn_if_nothing_is_configured(self) -> None:
         """Warn if the embedded database is used and has no models.
 
@@ -218,12 +233,17 @@ class OpenedFleet:
             self._cached_count.invalidate(owed=True)
         self._forget()
 
+    def _forget_cached_count(self) -> None:
+        """Remove the cached count; `_forgetting_the_count` tells if that fails."""
+        cache = self._cached_count.cache
+        if cache.needs_delivery:
+            with suppress(ModelctlError), cache.patience(INVALIDATE_SECONDS):
+                cache.forget()
+
     @contextmanager
-    def _forgetting_the_count(self, dry_run: bool) -> Iterator[None]:
-        """Afterwards clear the count where it is cached: the database has lost modelctl's tables."""
+    def _forgetting_the_count(self) -> Iterator[None]:
+        """Afterwards clear what is cached: the database has lost modelctl's tables."""
         yield
-        if dry_run:
-            return
         try:
             if self._cached_count.cache.needs_delivery:
                 self._cached_count.cache.invalidate()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-
-from modelctl.schema.declared import INDEXES, MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,9 +45,3 @@ class Parts:
             )
             return []
         return [name for name in note.columns if name in columns]
-
-
-def is_own_index(name: str) -> bool:
-    """Whether an index on ``models`` has a name that `db upgrade` gives: perhaps with a number."""
-    ours = [name for name, index in INDEXES.items() if index.table == MODELS]
-    return re.sub(r"_\d+$", "", name) in ours

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.migrations.adoption import declared_indexes, has_created
 from modelctl.migrations.postgresql import stored_note
-from modelctl.migrations.system_catalog import SystemCatalog, installed_triggers, quote_name
-from modelctl.removal.parts import Part, Parts, is_own_index
+from modelctl.migrations.system_catalog import (
+    SystemCatalog,
+    installed_triggers,
+    plain,
+    plain_index,
+    quote_name,
+)
+from modelctl.removal.parts import Part, Parts
 from modelctl.schema.declared import OUTBOX, STATE, TABLES
 from modelctl.schema.triggers import FUNCTIONS
 
@@ -63,12 +70,18 @@ def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -
     """Add the indexes and columns of ``models``."""
     indexes = catalogue.ask(
         """
-        SELECT c.relname, c.oid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-        WHERE i.indrelid = %s ORDER BY 1
+        SELECT c.relname, c.oid, pg_get_indexdef(c.oid) FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %s ORDER BY 1
         """,
         models.oid,
     )
-    own = {name: oid for name, oid in indexes if is_own_index(name)}
+    note = stored_note(catalogue)
+    declared = declared_indexes(lambda index: plain(index.postgresql)).values()
+    own = {
+        name: oid
+        for name, oid, definition in indexes
+        if has_created(note, name, as_declared=plain_index(definition) in declared)
+    }
     parts.dropped += [
         Part(
             f"index {models.schema}.{name}",
@@ -76,7 +89,7 @@ def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -
         )
         for name in own
     ]
-    columns = parts.columns(models.shown, stored_note(catalogue), models.columns)
+    columns = parts.columns(models.shown, note, models.columns)
     if not columns:
         return
     users = catalogue.ask(
@@ -84,8 +97,11 @@ def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -
         SELECT DISTINCT a.attname, pg_describe_object(d.classid, d.objid, d.objsubid)
         FROM pg_depend d JOIN pg_attribute a
             ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.refclassid = CAST('pg_class' AS regclass) AND d.refobjid = %s AND a.attname = ANY(%s)
-            AND NOT (d.classid = CAST('pg_class' AS regclass) AND d.objid = ANY(%s))
+        WHERE d.refclassid = CAST('pg_class' AS regclass) AND a.attname = ANY(%s)
+            AND d.refobjid IN (SELECT CAST(%s AS oid) UNION SELECT relid FROM pg_partition_tree(%s))
+            AND NOT (d.classid = CAST('pg_class' AS regclass) AND d.objid IN (
+                SELECT coalesce(tree.relid, own) FROM unnest(CAST(%s AS oid[])) AS own
+                LEFT JOIN pg_partition_tree(own) AS tree ON true))
             AND NOT (d.classid = CAST('pg_attrdef' AS regclass) AND EXISTS (
                 SELECT FROM pg_attrdef f WHERE f.oid = d.objid AND f.adrelid = a.attrelid
                     AND f.adnum = a.attnum))
@@ -96,8 +112,9 @@ def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -
                 AND t.oid = d.objid AND n.nspname = %s AND p.proname = ANY(%s))
         ORDER BY 2, 1
         """,
-        models.oid,
         columns,
+        models.oid,
+        models.oid,
         [*own.values()],
         catalogue.schema,
         [*FUNCTIONS],
@@ -129,6 +146,19 @@ def _check_owners(parts: Parts, relations: list[Relation], catalogue: SystemCata
         owners = ", ".join(sorted({relation.owner for relation in others}))
         shown = ", ".join(relation.shown for relation in others)
         parts.refused.append(f"the role {role} does not own {shown}: run it as {owners}")
+
+
+def places(connection: Connection, schema: str) -> list[str]:
+    """Return where invalidations were delivered in the last day."""
+    own = SystemCatalog(connection, schema).own
+    if STATE not in own:
+        return []
+    found = connection.exec_driver_sql(
+        f"SELECT substr(name, length('delivery ') + 1) FROM {own[STATE].sql}"
+        " WHERE name LIKE 'delivery %%' AND at > statement_timestamp() - interval '1 day' ORDER BY 1",
+        (),
+    )
+    return [*found.scalars()]
 
 
 def waiting(connection: Connection, schema: str, *, delivers: bool) -> int:

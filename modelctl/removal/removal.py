@@ -5,6 +5,7 @@ Nothing of an application is touched: neither its table and rows nor the columns
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exc as sa_exc
@@ -17,6 +18,8 @@ from modelctl.removal.results import Uninstalled
 from modelctl.schema.declared import CACHE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection
 
     from modelctl.removal.parts import Parts
@@ -29,18 +32,25 @@ def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
             parts = postgresql.watching(connection, schema)
         else:
             parts = sqlite.watching(connection)
-            connection.exec_driver_sql(f"DELETE FROM {CACHE}")
+            if parts and sqlite.has_cache(connection):
+                connection.exec_driver_sql(f"DELETE FROM {CACHE}")
         execute(connection, [part.sql for part in parts])
         return [part.words for part in parts]
 
 
 def uninstall(
-    connection: Connection, schema: str = SCHEMA, *, delivers: bool, dry_run: bool = False
+    connection: Connection,
+    schema: str = SCHEMA,
+    *,
+    delivers: bool,
+    forget: Callable[[], None],
+    dry_run: bool = False,
 ) -> Uninstalled:
     """Drop all that modelctl has made, in one transaction.
 
     *delivers*: whether this process delivers invalidations, so that those in the queue must not be
-    lost. *dry_run*: only return what would be dropped, and what prevents it.
+    lost. *forget*: removes the cached count. *dry_run*: only return what would be dropped, and what
+    prevents it.
 
     Raises:
         RefusedError: something prevents it: invalidations that wait, a view that uses a column.
@@ -49,6 +59,7 @@ def uninstall(
         with reading(connection):
             parts = _everything(connection, schema)
             _check_queue(parts, connection, schema, delivers)
+            _say_what_stays_in_redis(parts, connection, schema, delivers)
             statements = [part.sql for part in parts.dropped]
             return Uninstalled(
                 tuple(part.words for part in parts.dropped),
@@ -63,14 +74,19 @@ def uninstall(
             execute(connection, [parts.lock] if parts.lock else [])
             # From here on no change can queue anything.
             _check_queue(parts, connection, schema, delivers)
+            _say_what_stays_in_redis(parts, connection, schema, delivers)
         if parts.refused:
             raise RefusedError(
                 f"{'; '.join(parts.refused)}; nothing was removed", hint=_hint(parts)
             )
+        # While the table is locked: a reader that took its lease before loses it, and no other can count
+        # before the tables are gone. So a cached number does not outlive them, even if this process is
+        # killed after COMMIT.
+        forget()
         try:
             execute(connection, [part.sql for part in parts.dropped])
         except sa_exc.DBAPIError as exc:
-            if connection.dialect.name == "postgresql" and _sqlstate(exc) != "2BP01":
+            if not _is_in_use(exc):
                 raise
             why = " ".join(str(exc.orig).split())
             raise RefusedError(
@@ -95,6 +111,17 @@ def _check_queue(parts: Parts, connection: Connection, schema: str, delivers: bo
             parts.refused.append(f"{queued} {are} queued: run modelctl cache drain first")
 
 
+def _say_what_stays_in_redis(
+    parts: Parts, connection: Connection, schema: str, delivers: bool
+) -> None:
+    """Say that this process, without Redis, cannot clear the count that others have cached."""
+    if connection.dialect.name == "postgresql" and not delivers:
+        parts.kept += [
+            f"the count that is cached at {place}, for up to a minute: no Redis is configured here"
+            for place in postgresql.places(connection, schema)
+        ]
+
+
 def _hint(parts: Parts) -> str | None:
     if any(" uses the column " in reason for reason in parts.refused):
         return "drop or change what uses them, or remove only the triggers: modelctl db detach"
@@ -114,5 +141,9 @@ def _result(parts: Parts, connection: Connection, schema: str) -> Uninstalled:
     return Uninstalled(tuple(removed), tuple(kept))
 
 
-def _sqlstate(exc: sa_exc.DBAPIError) -> str | None:
-    return getattr(exc.orig, "sqlstate", None)
+def _is_in_use(exc: sa_exc.DBAPIError) -> bool:
+    """Whether something else uses what was to be dropped."""
+    code = getattr(exc.orig, "sqlite_errorcode", None)
+    if code is not None:  # neither full nor read-only: a view or a trigger that would be broken
+        return bool(code == sqlite3.SQLITE_ERROR)
+    return getattr(exc.orig, "sqlstate", None) == "2BP01"

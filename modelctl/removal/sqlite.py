@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.sqlite import installed_on, stored_note
-from modelctl.removal.parts import Part, Parts, is_own_index
-from modelctl.schema.declared import MODELS, STATE, TABLES
+from modelctl.migrations.adoption import has_created
+from modelctl.migrations.sqlite import declared_indexes, installed_on, plain_index, stored_note
+from modelctl.removal.parts import Part, Parts
+from modelctl.schema.declared import CACHE, MODELS, STATE, TABLES
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -20,21 +21,29 @@ def watching(connection: Connection) -> list[Part]:
     ]
 
 
+def has_cache(connection: Connection) -> bool:
+    """Whether the table of the cached count is there."""
+    return bool(_columns(connection, CACHE))
+
+
 def everything(connection: Connection) -> Parts:
     """Return all parts: triggers, indexes, columns and tables."""
     parts = Parts(watching(connection))
     things = connection.exec_driver_sql(
-        "SELECT type, lower(name), lower(tbl_name) FROM sqlite_master"
+        "SELECT type, lower(name), lower(tbl_name), coalesce(sql, '') FROM sqlite_master"
     )
-    there = {(kind, name): table for kind, name, table in things}
+    there = {(kind, name): (table, definition) for kind, name, table, definition in things}
     own = [name for name in TABLES["sqlite"] if ("table", name) in there]
     if own and ("table", MODELS) in there:
+        note = stored_note(connection, _columns(connection, STATE))
+        declared = declared_indexes().values()
         parts.dropped += [
             Part(f"index {name}", f"DROP INDEX {name}")
-            for (kind, name), table in there.items()
-            if kind == "index" and table == MODELS and is_own_index(name)
+            for (kind, name), (table, definition) in there.items()
+            if kind == "index"
+            and table == MODELS
+            and has_created(note, name, as_declared=plain_index(definition) in declared)
         ]
-        note = stored_note(connection, _columns(connection, STATE))
         columns = parts.columns(MODELS, note, _columns(connection, MODELS))
         parts.dropped += [
             Part(f"column {name} of {MODELS}", f"ALTER TABLE {MODELS} DROP COLUMN {name}")

@@ -6,6 +6,7 @@ know. With these lines in the application's own schema file it finds nothing to 
 
 from __future__ import annotations
 
+import json
 import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,11 +30,22 @@ class Tool(StrEnum):
 
 
 class Added(NamedTuple):
-    """What modelctl adds to a database. *table*: as SQL. *whole*: the table with all its columns."""
+    """What modelctl adds to a database.
+
+    *table*: as SQL; *schema*: of the table. *indexes*: the declared indexes, each with the name that it
+    has there. *whole*: the table with all its columns.
+    """
 
     table: str
+    schema: str
     columns: tuple[str, ...]
+    indexes: dict[str, str]
     whole: bool
+
+    @property
+    def foreign_schema(self) -> str:
+        """The schema that a declaration of the whole table must name."""
+        return self.schema if self.whole and self.schema != "public" else ""
 
 
 class _Facts(NamedTuple):
@@ -67,7 +79,7 @@ def sqlite_declarations(added: Added) -> str:
     lines = _statements(
         added,
         columns,
-        {name: index.sqlite for name, index in INDEXES.items() if index.table == MODELS},
+        {real: INDEXES[name].sqlite for name, real in added.indexes.items()},
         "ADD COLUMN",
     )
     return "\n".join(lines) + "\n"
@@ -81,14 +93,18 @@ def _facts(name: str) -> _Facts:
     return _Facts(name, kind, key, key or "NOT NULL" in definition, default)
 
 
-def _indexes() -> dict[str, tuple[str, str]]:
+def _indexes(added: Added) -> dict[str, tuple[str, str]]:
     """Return the indexes by name: the column, and the condition."""
     found = {}
-    for name, index in INDEXES.items():
-        if index.table == MODELS:
-            column, _, condition = index.postgresql.partition(" WHERE ")
-            found[name] = column.strip("()"), condition
+    for name, real in added.indexes.items():
+        column, _, condition = INDEXES[name].postgresql.partition(" WHERE ")
+        found[real] = column.strip("()"), condition
     return found
+
+
+def _quoted(text: str) -> str:
+    """Return a string as Python, TypeScript and Prisma write it."""
+    return json.dumps(text)
 
 
 def _camel(name: str) -> str:
@@ -105,12 +121,15 @@ def _drizzle(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
         "timestamptz": 'timestamp("{}", {{ withTimezone: true }})',
     }
     yield 'import { sql } from "drizzle-orm";'
-    names = sorted({column.kind.removesuffix("tz") for column in columns} | {"index", "pgTable"})
+    table = "pgSchema" if added.foreign_schema else "pgTable"
+    names = sorted({column.kind.removesuffix("tz") for column in columns} | {"index", table})
     yield f'import {{ {", ".join(names)} }} from "drizzle-orm/pg-core";'
     yield ""
     if not added.whole:
         yield "// For the table that you have: the columns that it does not declare yet, and the indexes."
-    yield f'export const models = pgTable("{MODELS}", {{'
+    if added.foreign_schema:
+        table = f"pgSchema({_quoted(added.foreign_schema)}).table"
+    yield f'export const models = {table}("{MODELS}", {{'
     for column in columns:
         text = types[column.kind].format(column.name)
         text += ".primaryKey()" if column.key else ".notNull()" if column.required else ""
@@ -121,7 +140,7 @@ def _drizzle(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
             text += f".default({value})"
         yield f"  {_camel(column.name)}: {text},"
     yield "}, (table) => ["
-    for name, (indexed, condition) in _indexes().items():
+    for name, (indexed, condition) in _indexes(added).items():
         yield f'  index("{name}").on(table.{indexed}).where(sql`{condition}`),'
     yield "]);"
 
@@ -151,6 +170,8 @@ def _prisma(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
         yield f"  {' '.join(words)}"
     yield ""
     yield f'  @@map("{MODELS}")'
+    if added.foreign_schema:
+        yield f"  @@schema({_quoted(added.foreign_schema)})"
     yield "}"
 
 
@@ -177,8 +198,10 @@ def _sqlalchemy(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
     yield "class Models(Base):"
     yield f'    __tablename__ = "{MODELS}"'
     yield "    __table_args__ = ("
-    for name, (indexed, condition) in _indexes().items():
+    for name, (indexed, condition) in _indexes(added).items():
         yield f'        sa.Index("{name}", "{indexed}", postgresql_where=sa.text("{condition}")),'
+    if added.foreign_schema:
+        yield f'        {{"schema": {_quoted(added.foreign_schema)}}},'
     yield "    )"
     for column in columns:
         words = [f"sa.{types[column.kind]}"]
@@ -192,7 +215,7 @@ def _sql(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
     yield from _statements(
         added,
         {column.name: MODELS_COLUMNS[column.name].postgresql for column in columns},
-        {name: index.postgresql for name, index in INDEXES.items() if index.table == MODELS},
+        {real: INDEXES[name].postgresql for name, real in added.indexes.items()},
         "ADD COLUMN IF NOT EXISTS",
     )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelctl import deadline
-from modelctl.errors import UsageError
+from modelctl.errors import MissingSchemaError, UsageError
 from modelctl.opened import arguments
 from modelctl.opened.opened_fleet import OpenedFleet
 
@@ -39,9 +39,11 @@ class UpkeepCommands(OpenedFleet):
         """
         from modelctl.history.catch_up import catch_up
         from modelctl.migrations import migrate
+        from modelctl.opened import embedded
 
         if dry_run:
-            return self._store.schema(functools.partial(migrate.upgrade, dry_run=True))
+            plan = functools.partial(migrate.upgrade, dry_run=True)
+            return self._store.inspect(plan) if self._is_there() else embedded.looked_at(plan)
         self._create_file()
         self._store.version()  # so that a database that does not answer fails in the usual time
         with deadline.patience(UPGRADE_SECONDS):
@@ -86,8 +88,12 @@ class UpkeepCommands(OpenedFleet):
         """
         from modelctl.removal import removal
 
+        self._check_that_it_is_there()
         removed = self._store.schema(removal.detach)
-        self._invalidate_after_schema_change()
+        try:
+            self._invalidate_after_schema_change()
+        except MissingSchemaError:  # there is no modelctl in this database
+            self._forget_cached_count()
         return tuple(removed)
 
     def uninstall(self, *, dry_run: bool = False) -> Uninstalled:
@@ -100,9 +106,14 @@ class UpkeepCommands(OpenedFleet):
         """
         from modelctl.removal import removal
 
+        self._check_that_it_is_there()
         delivers = self._cached_count.cache.needs_delivery
-        work = functools.partial(removal.uninstall, delivers=delivers, dry_run=dry_run)
-        with self._forgetting_the_count(dry_run):
+        work = functools.partial(
+            removal.uninstall, delivers=delivers, forget=self._forget_cached_count, dry_run=dry_run
+        )
+        if dry_run:
+            return self._store.inspect(work)
+        with self._forgetting_the_count():
             return self._store.schema(work)
 
     def doctor(self, *, audit: bool = False) -> Diagnosis:
