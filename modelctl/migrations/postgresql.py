@@ -25,7 +25,8 @@ def plan(connection: Connection, schema: str) -> Plan:
     existing = [*catalogue.own.values()]
     models = application_table.compare(plan, catalogue)
     plan.on_models = len(plan.steps)
-    plan.table_sql, plan.schema = models.sql, models.schema
+    if models.schema:
+        plan.table_sql, plan.schema = models.sql, models.schema
     plan.indexes, created = _indexes(models, catalogue)
     plan.note = _note(plan, catalogue, created)
     if plan.obstacles:

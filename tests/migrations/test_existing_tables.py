@@ -237,6 +237,33 @@ REFUSED = [
     ),
     (("postgresql",), "CREATE MATERIALIZED VIEW models AS SELECT 'a' AS id", "a materialized view"),
     (("postgresql",), "CREATE SEQUENCE models", "models is a sequence"),
+    (
+        ("postgresql",),
+        "CREATE TYPE entry AS (id text); CREATE TABLE models OF entry (PRIMARY KEY (id))",
+        r"composite type.* ALTER TABLE public\.models NOT OF",
+    ),
+    (
+        ("postgresql",),
+        f"CREATE TABLE models ({TEXT_ID}); CREATE TABLE archive (rows models[])",
+        "the column archive.rows has rows of public.models",
+    ),
+    (
+        ("postgresql",),
+        f"CREATE TABLE models ({TEXT_ID}, {', '.join(f'c{n} int' for n in range(1590))})",
+        "has had 1,591 columns, 20 are needed, and PostgreSQL takes 1,600",
+    ),
+    (
+        ("postgresql",),
+        f"CREATE TABLE models ({TEXT_ID}); CREATE TRIGGER modelctl_update BEFORE UPDATE ON models"
+        " FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "the trigger modelctl_update of public.models belongs to another program",
+    ),
+    (
+        ("sqlite",),
+        f"CREATE TABLE models ({TEXT_ID});\n"
+        "CREATE TRIGGER Modelctl_update AFTER UPDATE ON models BEGIN SELECT 1; END",
+        "the trigger modelctl_update belongs to another program",
+    ),
     (("sqlite",), "CREATE TABLE models (id PRIMARY KEY)", "id is of no type"),
     (("sqlite",), "CREATE VIRTUAL TABLE models USING fts5(id)", "models is a virtual table"),
 ]
@@ -249,7 +276,7 @@ REFUSED = [
 )
 def test_a_table_that_cannot_be_used_is_refused(url: str, table: str, why: str) -> None:
     """The refusal says what is in the way and what to do, and nothing at all is changed."""
-    execute(url, table)
+    execute(url, *table.split(";\n"))
     before = snapshot(url)
     with pytest.raises(InvalidConfigError, match=f"(?i){why}") as caught:
         upgrade(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from modelctl import RefusedError
+from modelctl import DatabaseUnavailableError, RefusedError, crash_points
+from modelctl.migrations import migrate
 from modelctl.schema.declared import INDEXES, TABLES
 from modelctl.schema.triggers import TRIGGERS
 from tests import commands, fleets, servers
@@ -222,3 +224,169 @@ def test_the_table_is_named_before_it_is_adopted(
     finally:
         sql(empty_pg, "REASSIGN OWNED BY webshop TO postgres")
         sql(empty_pg, "DROP ROLE webshop")
+
+
+def test_indexes_of_the_application_stay(url: str) -> None:
+    """An index that the application had stays, whatever its name and definition."""
+    declared = "ON models (id) WHERE disabled_until IS NOT NULL"
+    for statement in (
+        f"ALTER TABLE models ADD COLUMN disabled_until {'TEXT' if is_sqlite(url) else 'timestamptz'}",
+        "CREATE INDEX modelctl_models_auto_disabled ON models (slug)",
+        "CREATE INDEX modelctl_models_auto_disabled_7 ON models (price)",
+        f"CREATE INDEX modelctl_models_disabled_until {declared}",
+    ):
+        sql(url, statement)
+    before = schema_of(url)
+    with opened(url) as fleet:
+        fleet.upgrade()
+        printed = fleet.declarations("sql")
+        assert "modelctl_models_auto_disabled_2 ON" in printed
+        assert "modelctl_models_disabled_until ON" not in printed  # the application declares it
+        done = fleet.uninstall()
+        [index] = [part for part in done.removed if part.startswith("index")]
+        assert index.endswith("modelctl_models_auto_disabled_2")
+        assert schema_of(url) == before
+        # A note without indexes: those as declared, with our names, are ours.
+        fleet.upgrade()
+        state = "modelctl_state" if is_sqlite(url) else "modelctl.modelctl_state"
+        [(note,)] = sql(url, f"SELECT value FROM {state} WHERE name = 'adoption'")
+        note = json.dumps(json.loads(note)[:3])
+        sql(url, f"UPDATE {state} SET value = '{note}' WHERE name = 'adoption'")
+        fleet.uninstall()
+        assert "modelctl_models_auto_disabled ON" in schema_of(url)
+        assert "modelctl_models_auto_disabled_7 ON" in schema_of(url)
+        assert "modelctl_models_auto_disabled_2 ON" not in schema_of(url)
+
+
+def test_nothing_is_there(url: str) -> None:
+    """Where nothing of modelctl is, uninstall and detach say so, ask nothing and succeed."""
+    before = schema_of(url)
+    for words in (["uninstall"], ["uninstall", "--dry-run"], ["uninstall", "--yes"]):
+        result = commands.run("db", *words)
+        assert (result.code, result.out) == (0, "")
+        assert "nothing of modelctl is in this database" in result.err
+    result = commands.run("db", "detach", "--yes")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert schema_of(url) == before
+
+
+def test_no_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run creates no database, says what an upgrade would create, and its SQL creates that."""
+    there = commands.database()
+    for file in (there, tmp_path / "named.db"):
+        if file != there:
+            monkeypatch.setenv("MODELCTL_DATABASE_URL", f"sqlite:///{file}")
+        result = commands.run("db", "upgrade", "--dry-run")
+        assert result.code == 0
+        assert "creates a table models; adds" in result.err
+        for words in (["uninstall", "--dry-run"], ["uninstall", "--yes"], ["detach", "--yes"]):
+            commands.run("db", *words).failed(7, "there is no database")
+        assert not file.exists()
+        assert not there.parent.exists()
+    file.touch()
+    execute_script(f"sqlite:///{file}", result.out)
+    assert commands.run("db", "status").code == 0
+
+
+def test_a_file_that_cannot_be_written(
+    sqlite_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only file is the fault of its permissions; a dry run waits for no writer of a file."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", sqlite_database)
+    file = Path(sqlite_database.removeprefix("sqlite:///"))
+    with sqlite3.connect(file, isolation_level=None) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        for command in ("upgrade", "uninstall"):
+            assert commands.run("db", command, "--dry-run").code == 0
+        writer.execute("ROLLBACK")
+        writer.execute("PRAGMA journal_mode = DELETE")
+    writer.close()
+    file.chmod(0o400)
+    file.parent.chmod(0o500)
+    try:
+        result = commands.run("db", "uninstall", "--yes", before=commands.obey_file_modes)
+        result.failed(3, "cannot be opened", "permissions")
+    finally:
+        file.parent.chmod(0o700)
+
+
+def test_an_index_on_a_partition(empty_pg: str) -> None:
+    """What the application has on a column of a partition prevents the removal, too."""
+    sql(
+        empty_pg, "CREATE TABLE models (id text PRIMARY KEY, active boolean) PARTITION BY HASH (id)"
+    )
+    sql(empty_pg, "CREATE TABLE p PARTITION OF models FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    before = schema_of(empty_pg)
+    with opened(empty_pg) as fleet:
+        fleet.upgrade()
+        sql(empty_pg, "CREATE INDEX tired ON p (ejections)")
+        assert "index tired uses" in "".join(fleet.uninstall(dry_run=True).refused)
+        with pytest.raises(RefusedError, match="index tired uses the column ejections"):
+            fleet.uninstall()
+        sql(empty_pg, "DROP INDEX tired")
+        fleet.uninstall()
+    assert schema_of(empty_pg) == before
+
+
+def test_the_cached_count_is_removed_before_the_tables(
+    pg_database: str, redis_url: str, redis_server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number outlives the tables, even if the process is killed between COMMIT and the next step.
+
+    It is deleted while nobody can count, so that no reader can store it again. If Redis is away, the
+    removal goes on, with a warning.
+    """
+    fleets.put(pg_database, "a")
+    seen = []
+
+    def look(point: str) -> None:
+        if point == "after-del":
+            with psycopg.connect(pg_database, autocommit=True) as other:
+                other.execute("SET lock_timeout = '50ms'")
+                there = other.execute("SELECT to_regclass('modelctl.modelctl_outbox')").fetchone()
+                try:
+                    other.execute("SELECT count(*) FROM models")
+                    locked = False
+                except psycopg.errors.LockNotAvailable:
+                    locked = True
+            keys = redis_server.ask("EXISTS", "db:models:count:active")
+            seen.append((there != (None,), locked, keys))
+
+    with opened(pg_database, redis_url=redis_url) as fleet:
+        fleet.drain()
+        fleet.count()
+        assert redis_server.ask("EXISTS", "db:models:count:active") in (1, "1")
+        monkeypatch.setattr(crash_points, "hook", look)
+        fleet.uninstall()
+        monkeypatch.setattr(crash_points, "hook", None)
+        assert [(there, locked) for there, locked, _ in seen] == [(True, True), (False, False)]
+        assert {str(keys) for _, _, keys in seen} == {"0"}
+        fleet.upgrade()
+        fleet.drain()
+        redis_server.stop()
+        told: list[str] = []
+        fleet.on_warning = told.append
+        assert fleet.uninstall().removed
+        assert "stays for up to a minute" in "".join(told)
+
+
+def test_another_process_has_the_redis(pg_database: str, redis_url: str) -> None:
+    """A process without Redis says which cached count it cannot clear."""
+    with opened(pg_database, redis_url=redis_url) as fleet:
+        fleet.add("a")
+        fleet.drain()
+    with opened(pg_database) as fleet:
+        planned = fleet.uninstall(dry_run=True)
+        assert fleet.uninstall().kept == planned.kept
+    assert "for up to a minute: no Redis is configured here" in "".join(planned.kept)
+
+
+def test_another_upgrade_is_running(pg_database: str) -> None:
+    """An uninstall that waits for an upgrade gives up in time, and says why."""
+    with psycopg.connect(pg_database) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [migrate.UPGRADE_LOCK])
+        with (
+            opened(pg_database, database_timeout="2s") as fleet,
+            pytest.raises(DatabaseUnavailableError, match="another upgrade, detach or uninstall"),
+        ):
+            fleet.uninstall()
