@@ -1,19 +1,19 @@
 # docker build -t modelctl . && docker run --rm -e MODELCTL_DATABASE_URL -e MODELCTL_REDIS_URL modelctl count
-FROM python:3.13-slim AS build
+FROM python:3.14-slim AS build
 
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/modelctl \
     && /opt/modelctl/bin/pip install --no-cache-dir '.[probe,notify]'
 
-FROM python:3.13-slim
+FROM python:3.14-slim
 
 # Without a database of its own the fleet is in SQLite, below /data.
 ENV PATH=/opt/modelctl/bin:$PATH \
     XDG_DATA_HOME=/data \
     PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin modelctl \
-    && install --directory --owner=modelctl --mode=0700 /data
+    && install --directory --owner=modelctl --group=modelctl --mode=0700 /data
 COPY --from=build /opt/modelctl /opt/modelctl
 
 USER 10001

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from modelctl import __version__
 from modelctl.cli.main import program
 from tools.commands_page import commands, is_option, metavar, paragraphs
 
+_CHANGES = Path(__file__).parents[1] / "CHANGELOG.md"
+_ESCAPES = str.maketrans(
+    {"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha", "`": r"\(ga"}
+)
 _FILES = {
     "~/.config/modelctl/config.toml": "The configuration of a user.",
     "/etc/modelctl/config.toml": "The configuration of a machine, if the user has none.",
@@ -29,23 +35,28 @@ def page() -> str:
     summary = paragraphs(whole)[0]
     lines = [
         f'.\\" Made from the program by `python -m tools.pages`: do not change it by hand.\n'
-        f'.TH MODELCTL 1 "" "modelctl {__version__}" "User Commands"',
+        f'.TH MODELCTL 1 {_last_release()} "modelctl {__version__}" "User Commands"',
         ".SH NAME",
         f"modelctl \\- {_text(summary[0].lower() + summary[1:].rstrip('.'))}",
         ".SH SYNOPSIS",
         ".B modelctl\n[\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGUMENTS\\fR]",
         ".SH DESCRIPTION",
-        *_text_of(whole),
+        *[_text(paragraph) for paragraph in paragraphs(whole)],
         ".SH OPTIONS",
         *_parameters(whole.params),
         ".SH COMMANDS",
     ]
     for name, command in commands().items():
-        lines += [f".SS {_text(name)}", _usage(name, command), *_text_of(command)]
+        lines += [f".SS {_escaped(name)}", _usage(name, command), *_text_of(command)]
         lines += _parameters(command.params)
     lines += [".SH EXIT STATUS", _text(str(whole.epilog).removeprefix("Exit codes: ").capitalize())]
     lines += [".SH ENVIRONMENT", *_terms(_ENVIRONMENT), ".SH FILES", *_terms(_FILES)]
     return "\n".join(lines) + "\n"
+
+
+def _last_release() -> str:
+    """Return the day of the last release."""
+    return re.findall(r"^## .* - (\d{4}-\d\d-\d\d)$", _CHANGES.read_text(), re.MULTILINE)[0]
 
 
 def _text_of(command: Any) -> Iterator[str]:
@@ -57,7 +68,7 @@ def _text_of(command: Any) -> Iterator[str]:
 def _usage(name: str, command: Any) -> str:
     words = [metavar(p) for p in command.params if not is_option(p)]
     options = " [\\fIOPTIONS\\fR]" if any(map(is_option, command.params)) else ""
-    return f".B {_text(name)}\n{options.strip()} {_text(' '.join(words))}".strip()
+    return f".B {_escaped(name)}\n{options.strip()} {_escaped(' '.join(words))}".strip()
 
 
 def _parameters(parameters: Any) -> Iterator[str]:
@@ -76,12 +87,16 @@ def _choices(option: Any) -> list[str]:
 
 def _terms(terms: dict[str, str]) -> Iterator[str]:
     for term, text in terms.items():
-        yield f".TP\n\\fB{_text(term)}\\fR"
+        yield f".TP\n\\fB{_escaped(term)}\\fR"
         yield _text(text) or "\\&"
 
 
 def _text(text: str) -> str:
-    """Return text as roff: a hyphen stays one, and no line of it is a request."""
-    text = re.sub(r"\s+", " ", text).replace("``", "").strip()
-    text = text.replace("\\", "\\e").replace("-", "\\-")
-    return re.sub(r"^([.'])", r"\\&\1", text)
+    """Return text as roff, in lines that mandoc calls short; no line of it is a request."""
+    lines = textwrap.wrap(_escaped(text), 78, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(re.sub(r"^\.", r"\\&.", line) for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Return text as roff, in which these characters stay what a person can copy."""
+    return text.replace("``", "").translate(_ESCAPES)

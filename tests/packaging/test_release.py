@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -67,9 +68,24 @@ def test_the_checkers_of_packages_find_nothing(tools: Path, built: Path, wheel: 
 
 
 def test_the_checkers_of_images_and_workflows_find_nothing(tools: Path) -> None:
-    """hadolint and zizmor have no complaint."""
+    """hadolint, zizmor and the schemas of the code host have no complaint."""
     run(tools / "hadolint", ROOT / "Dockerfile")
-    run(tools / "zizmor", "--offline", ROOT / ".github")
+    host = ROOT / ".github"
+    run(tools / "zizmor", "--offline", host)
+    for schema, files in {
+        "github-workflows": [*(host / "workflows").iterdir()],
+        "github-issue-forms": [host / "ISSUE_TEMPLATE" / "bug.yml"],
+        "github-issue-config": [host / "ISSUE_TEMPLATE" / "config.yml"],
+        "dependabot": [host / "dependabot.yml"],
+    }.items():
+        run(tools / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+
+
+def test_the_manual_page_is_clean() -> None:
+    """mandoc has no complaint about it, not even about its style."""
+    if not shutil.which("mandoc"):
+        pytest.fail("mandoc is not installed, and this test needs it")
+    assert run("mandoc", "-T", "lint", ROOT / "docs" / "modelctl.1") == ""
 
 
 def test_what_the_wheel_brings(wheel: Path, tmp_path: Path) -> None:
