@@ -56,7 +56,8 @@ def page() -> str:
 
 def _last_release() -> str:
     """Return the day of the last release."""
-    return re.findall(r"^## .* - (\d{4}-\d\d-\d\d)$", _CHANGES.read_text(), re.MULTILINE)[0]
+    day, *_ = re.findall(r"^## .* - (\d{4}-\d\d-\d\d)$", _CHANGES.read_text(), re.MULTILINE)
+    return str(day)
 
 
 def _text_of(command: Any) -> Iterator[str]:
