@@ -2,6 +2,8 @@
 
 A tool that brings a database to what the application declares drops columns and indexes that it does not
 know. With these lines in the application's own schema file it finds nothing to do.
+
+A field has the name of its column: an application often has a field ``createdAt`` of its own.
 """
 
 from __future__ import annotations
@@ -107,9 +109,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def _camel(name: str) -> str:
-    first, *words = name.split("_")
-    return first + "".join(word.capitalize() for word in words)
+def _as_postgresql_shows(condition: str) -> str:
+    """Return the condition as it is in the catalog, with which Prisma compares the text."""
+    parts = [f"({part})" for part in condition.split(" AND ")]
+    return parts[0] if len(parts) == 1 else f"({' AND '.join(parts)})"
 
 
 def _drizzle(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
@@ -138,7 +141,7 @@ def _drizzle(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
         elif column.default is not None:
             value = '""' if column.default == "''" else column.default
             text += f".default({value})"
-        yield f"  {_camel(column.name)}: {text},"
+        yield f"  {column.name}: {text},"
     yield "}, (table) => ["
     for name, (indexed, condition) in _indexes(added).items():
         yield f'  index("{name}").on(table.{indexed}).where(sql`{condition}`),'
@@ -155,20 +158,24 @@ def _prisma(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
     }
     if not added.whole:
         yield "// For the model that you have: the fields that it does not declare yet."
-    yield "// Prisma knows no partial indexes, and leaves those of modelctl as they are."
+    yield "// @ignore: not in Prisma Client, because JSON.stringify refuses a row with a BigInt."
     yield "model Models {"
     for column in columns:
-        words = [_camel(column.name), types[column.kind] + "?" * (not column.required)]
+        words = [column.name, types[column.kind] + "?" * (not column.required)]
         words += ["@id"] if column.key else []
         if column.default is not None:
             value = '""' if column.default == "''" else column.default
             words.append(f"@default({value})")
-        if _camel(column.name) != column.name:
-            words.append(f'@map("{column.name}")')
         if column.kind == "timestamptz":
             words.append("@db.Timestamptz(6)")
+        if column.kind == "bigint":
+            words.append("@ignore")
         yield f"  {' '.join(words)}"
     yield ""
+    yield "  // Only with the preview feature partialIndexes. Without it Prisma leaves such indexes as they are."
+    for name, (indexed, condition) in _indexes(added).items():
+        where = f'raw("{_as_postgresql_shows(condition)}")'
+        yield f'  // @@index([{indexed}], map: "{name}", where: {where})'
     yield f'  @@map("{MODELS}")'
     if added.foreign_schema:
         yield f"  @@schema({_quoted(added.foreign_schema)})"
@@ -224,7 +231,7 @@ def _statements(
     added: Added, columns: dict[str, str], indexes: dict[str, str], add: str
 ) -> Iterator[str]:
     if added.whole:
-        yield f"CREATE TABLE {added.table} ("
+        yield f"CREATE TABLE IF NOT EXISTS {added.table} ("
         yield ",\n".join(f"    {name} {definition}" for name, definition in columns.items())
         yield ");"
     else:
