@@ -66,7 +66,9 @@ def picture() -> str:
 
     # Nothing is written: it is recorded.
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
+    # The frame would cut the feet of the letters of the last line, so that is an empty one.
     console.print(Text.from_ansi(session()))
+    console.print()
     svg = console.export_svg(title="modelctl", code_format=_SVG, unique_id="modelctl")
     return "\n".join(line.rstrip() for line in svg.splitlines() if line.strip()) + "\n"
 

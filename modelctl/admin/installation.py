@@ -35,8 +35,6 @@ def db_upgrade(ctx: typer.Context, dry_run: DryRun = False, output: Output = Non
     else:
         print_result(ctx, result, output)
     if output is not OutputFormat.JSON:
-        if result.dry_run and result.findings:
-            streams.say(result.summary)
         _say_differences(result)
     return ExitCode.INVALID_CONFIG if result.obstacles else ExitCode.OK
 
@@ -55,11 +53,19 @@ def db_status(ctx: typer.Context, output: Output = None) -> ExitCode:
 
 
 def _say_differences(result: SchemaStatus) -> None:
-    """Say what differs, what was done, and what only a person can change."""
+    """Say what differs, what was repaired, and what only a person can change."""
+    from modelctl.migrations.plan import NOTHING_INSTALLED
+
+    repaired = result.repaired
+    if result.dry_run and result.findings:
+        streams.say(result.summary)
+    elif NOTHING_INSTALLED in repaired:  # then the summary has all that was missing
+        streams.say(result.summary)
+        repaired = repaired[repaired.index(NOTHING_INSTALLED) + 1 :]
     kinds = {
         "in the way": result.obstacles,
-        "to do" if result.dry_run else "differs": result.findings,
-        "done": result.repaired,
+        "differs": result.findings,
+        "repaired": repaired,
     }
     for kind, lines in kinds.items():
         for line in lines:

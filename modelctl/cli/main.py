@@ -128,7 +128,8 @@ def _as_our_error(exc: BaseException, invocation: Invocation) -> ModelctlError:
         return exc
     if isinstance(exc, _CLICK_ERROR):
         hint = f"see: {exc.ctx.command_path} --help" if exc.ctx else None
-        return UsageError(exc.format_message(), hint=hint)
+        # Click writes the choices of an argument on lines of their own.
+        return UsageError(exc.format_message().replace("\n\t", " "), hint=hint)
     # If Ctrl-C comes while Python builds a class in an import, Python raises another error from it.
     interrupted = (exc, exc.__cause__ or exc.__context__)
     if any(isinstance(error, KeyboardInterrupt | typer.Abort) for error in interrupted):

@@ -120,7 +120,10 @@ class Doctor:
             with deadline.patience(min(CHECK_SECONDS, left)):
                 return named.check(facts)
         except ModelctlError as exc:
-            return wrong(f"{exc.message}; {exc.hint}" if exc.hint else exc.message)
+            hint = exc.hint or ""
+            if "modelctl doctor" in hint:  # this is doctor: another check says more
+                hint = ""
+            return wrong(f"{exc.message}; {hint}" if hint else exc.message)
         except Exception as exc:
             # A bug in one check, or odd data, must not hide what the other checks find.
             text = self._config.hide(f"{type(exc).__name__}: {exc}")

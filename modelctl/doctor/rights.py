@@ -170,7 +170,11 @@ class Rights:
             locked: list[str] = []
             for name, table in tables.items():
                 # Row level security has a check of its own, and fails with the same SQLSTATE.
-                if table.kind == "view" or table.hides_rows or not (usage or name == "models"):
+                if table.kind == "view" or table.hides_rows:
+                    continue
+                if not usage and name != "models":
+                    # No statement can be tried without the right on the schema.
+                    missing += self._not_granted(connection, name, table, prunes=prunes)
                     continue
                 for right, sql in self._statements(name, prunes=prunes):
                     state = _attempt(connection, sql)
@@ -183,13 +187,29 @@ class Rights:
 
         return self._database.write(work, dry_run=True)
 
+    def _not_granted(
+        self, connection: sa.Connection, name: str, table: Table, *, prunes: bool
+    ) -> Iterator[tuple[str, str]]:
+        """Give each right that is needed on a table and that the system catalog does not have."""
+        sql = (
+            "SELECT CASE :right WHEN 'DELETE' THEN has_table_privilege(c.oid, 'DELETE')"
+            " WHEN 'UPDATE (model_id)' THEN has_column_privilege(c.oid, 'model_id', 'UPDATE')"
+            " ELSE has_any_column_privilege(c.oid, :right) END FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = :schema AND c.relname = :name"
+        )
+        for right in _rights_on(name, prunes=prunes):
+            values = {"right": right, "schema": self._database.schema, "name": name}
+            if not connection.scalar(text(sql), values):
+                yield right, table.name
+
     def _statements(self, name: str, *, prunes: bool) -> Iterator[tuple[str, str]]:
         """Give each right that is needed on a table, and a statement that needs it."""
         table = name if name == "models" else f"{self._database.own}{name}"
         columns = _COLUMNS[name]
         written = [column for column in columns if column != "id"]
         inserted = _INSERTED.get(name, written)
-        for right in NEEDED[name] + (NEEDED_TO_PRUNE.get(name, ()) if prunes else ()):
+        for right in _rights_on(name, prunes=prunes):
             match right:
                 case "SELECT":
                     sql = f"SELECT {', '.join(columns)} FROM {table} WHERE FALSE"
@@ -248,6 +268,11 @@ class Rights:
             )
 
         self._database.write(work, dry_run=True)
+
+
+def _rights_on(name: str, *, prunes: bool) -> tuple[str, ...]:
+    """Return the rights that are needed on a table; *prunes*: also to delete old events."""
+    return NEEDED[name] + (NEEDED_TO_PRUNE.get(name, ()) if prunes else ())
 
 
 def _attempt(connection: sa.Connection, sql: str) -> str | None:

@@ -195,7 +195,7 @@ def _status(
         dry_run=dry_run,
         owner=plan.owner,
         rows=number,
-        summary=plan.summary(rows),
+        summary=repaired.summary(rows, done=True) if repaired else plan.summary(rows),
         sql=tuple(_script(connection, schema, plan)) if dry_run and not plan.obstacles else (),
     )
 

@@ -107,8 +107,8 @@ class Plan:
             return words
         return (*words[: self.on_models], NOTHING_INSTALLED)
 
-    def summary(self, rows: str | None) -> str:
-        """Return the table in words, with its *rows*, and how much the steps add."""
+    def summary(self, rows: str | None, *, done: bool = False) -> str:
+        """Return the table in words, with its *rows*, and how much the steps add, or have added."""
         if self.table:
             facts = [f"the table {self.table}" + (f" of owner {self.owner}" if self.owner else "")]
             facts += [rows] if rows else []
@@ -118,13 +118,14 @@ class Plan:
         words = ", ".join(facts)
         if not self.steps:
             return words
-        verb = "creates" if not self.table else "repairs" if self.installed else "adopts"
+        verb = "create" if not self.table else "repair" if self.installed else "adopt"
         added = []
         for noun, pattern in _ADDED.items():
             number = sum(len(re.findall(pattern, sql)) for sql in self.statements)
             if number:
                 added.append(f"{number} {noun}" + ("es" if noun == "index" else "s") * (number > 1))
-        return f"{verb} {words}" + (f"; adds {', '.join(added)}" if added else "")
+        verbs = (f"{verb.removesuffix('e')}ed", "added") if done else (f"{verb}s", "adds")
+        return f"{verbs[0]} {words}" + (f"; {verbs[1]} {', '.join(added)}" if added else "")
 
     @property
     def statements(self) -> list[str]:

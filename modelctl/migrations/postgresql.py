@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.errors import InvalidConfigError
 from modelctl.migrations import adoption, application_table, indexes_and_triggers, own_tables
 from modelctl.migrations.adoption import NOTE, Note, next_note
 from modelctl.migrations.plan import Plan
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def plan(connection: Connection, schema: str) -> Plan:
     """Compare the database with the declaration."""
     catalogue = SystemCatalog(connection, schema)
+    _require_reading(catalogue)
     plan = Plan(_versions(catalogue), installed=bool(catalogue.own))
     plan.triggers = dict.fromkeys(TRIGGERS, False)
     existing = [*catalogue.own.values()]
@@ -46,6 +48,28 @@ def plan(connection: Connection, schema: str) -> Plan:
         plan.rights += _missing_rights(catalogue, existing)
         plan.rights += _missing_rights_beside(catalogue, models, plan.statements)
     return plan
+
+
+def _require_reading(catalogue: SystemCatalog) -> None:
+    """Say which role may look at the schema, if this one may not read what a plan is made of.
+
+    Raises:
+        InvalidConfigError: it may not.
+    """
+    tables = [table for name, table in catalogue.own.items() if name in (STATE, VERSION)]
+    sql = """
+        SELECT current_user, has_schema_privilege(c.relnamespace, 'USAGE')
+            AND has_any_column_privilege(c.oid, 'SELECT')
+        FROM pg_class c WHERE c.oid = %s
+        """
+    for table in tables:
+        role, may_read = catalogue.ask(sql, table.oid)[0]
+        if not may_read:
+            raise InvalidConfigError(
+                f"the role {role} may not read {table.shown} of owner {table.owner}",
+                hint=f"run db upgrade as {table.owner}; modelctl doctor names the rights that other"
+                " roles need",
+            )
 
 
 def _versions(catalogue: SystemCatalog) -> list[str]:
@@ -93,7 +117,7 @@ def _note(plan: Plan, catalogue: SystemCatalog, created: tuple[str, ...]) -> str
 
 def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list[str]:
     """Return what the role may not do, so that an upgrade fails before its first statement."""
-    role, schema = catalogue.ask("SELECT current_user")[0][0], catalogue.schema
+    role, schema = catalogue.ask("SELECT quote_ident(current_user)")[0][0], catalogue.schema
     missing = []
     others = [relation for relation in relations if not relation.owned]
     if others:

@@ -13,7 +13,7 @@ class SchemaStatus:
     ``models`` of an application, with its schema. *findings*: differences that `db upgrade`
     repairs. *obstacles*: differences that only a person can remove. *repaired*: what this run did.
     *owner*: of the table, on PostgreSQL; *rows*: of the table, an estimate above 100,000.
-    *summary*: the table, and what an upgrade adds. *sql*: the statements of a dry run.
+    *summary*: the table, and what an upgrade adds, or has added. *sql*: the statements of a dry run.
     """
 
     database: str

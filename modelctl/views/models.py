@@ -368,8 +368,8 @@ def events_view(events: Iterable[Event]) -> View:
             "before",
             "failure_type",
             "provider",
-            "actor",
             "after",
+            "actor",
             "reason",
         ),
     )

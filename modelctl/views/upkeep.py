@@ -139,7 +139,7 @@ def settings_view(settings: Sequence[Setting], file: str | None) -> View:
         items=settings,
         fields=field_names(Setting),
         name_field="key",
-        optional=("variable", "from"),
+        optional=("variable",),
         note=f"file: {file or 'none'}",
     )
 

@@ -101,8 +101,8 @@ def test_every_output_of_every_command(
         commands.database().write_bytes(saved)
         result = cli("--config", files["CONFIG"], *words, "--output", form)
         # The models of the test have no events.
-        done = "done: the history did not say the status of 5 models\n"
-        assert (result.code, result.err) == (code, done if line == "db upgrade" else "")
+        repaired = "repaired: the history did not say the status of 5 models\n"
+        assert (result.code, result.err) == (code, repaired if line == "db upgrade" else "")
         assert "\x1b" not in result.out
         printed[form] = result.lines
     header, *rows = printed["csv"]

@@ -197,3 +197,4 @@ def test_script_of_a_shell(cli: Cli, shell: str) -> None:
     result = cli("completion", shell)
     assert (result.code, result.out, result.err) == (0, SCRIPTS[shell], "")
     cli("completion", "tcsh").failed(2, "tcsh", "'bash', 'zsh', 'fish'")
+    cli("completion").failed(2, "Missing argument 'SHELL'. Choose from: bash, zsh, fish")

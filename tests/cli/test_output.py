@@ -270,6 +270,16 @@ def test_columns_without_room_are_named(fleet: None) -> None:
     assert "no room" not in shown
 
 
+def test_80_columns_have_room_for_what_a_command_is_for(fleet: None) -> None:
+    """On 80 columns the history says who did something, and `config show` where a value came from."""
+    run("disable", "acme/one", "--reason", "bills too high", "--actor", "ann@web1")
+    _, shown = seen("events", columns=80, environ=NO_COLOR)
+    assert "ann@web1" in shown
+    _, shown = seen("config", "show", columns=80, environ=NO_COLOR | {"MODELCTL_CACHE_TTL": "2m"})
+    [ttl] = [line.split() for line in shown.splitlines() if line.startswith("cache.ttl ")]
+    assert ttl == ["cache.ttl", '"2m"', "environment"]
+
+
 def test_table_at_once_in_a_pipe_has_all_columns(fleet: None, cli: Cli) -> None:
     """A table in a pipe is as wide as it needs to be, with every column."""
     title, _, *rows = cli("list", "-o", "table").lines

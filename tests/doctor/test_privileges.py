@@ -220,6 +220,26 @@ def test_the_doctor_names_each_right_that_is_taken_away(
     assert looked(capfd) == (0, {})
 
 
+def test_the_doctor_names_all_missing_rights_at_once(
+    postgres: Postgres,
+    roles: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A role without any right is told all of them in one run, and no line sends it to doctor."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
+    postgres.execute("INSERT INTO models (id) VALUES ('a')", roles)
+    postgres.execute("DROP OWNED BY modelctl", roles)
+    code, wrong = looked(capfd)
+    assert code == 1
+    assert "modelctl doctor" not in str(wrong)
+    grants = re.findall(r"GRANT [^;]*", wrong["rights"])
+    for grant in grants:
+        postgres.execute(grant, roles)
+    assert looked(capfd) == (0, {})
+    assert len(grants) == len({where for _, where in granted()})
+
+
 def test_the_doctor_names_the_right_to_temporary_tables(
     postgres: Postgres,
     roles: str,

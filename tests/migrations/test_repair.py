@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -605,7 +606,7 @@ def test_the_dry_run_says_what_would_be_done(
     sql(empty_pg, "CREATE TABLE models (id text PRIMARY KEY, provider text, active boolean)")
     result = commands.run("db", "upgrade", "--dry-run")
     assert result.code == 0
-    assert "to do: public.models has no columns display_name, auto_disabled" in result.err
+    assert "differs: public.models has no columns display_name, auto_disabled" in result.err
     assert commands.run("db", "status").code == 7
     sql(empty_pg, "ALTER TABLE models ADD COLUMN ejections smallint")
     result = commands.run("db", "upgrade", "--dry-run", "-o", "json")
@@ -630,6 +631,65 @@ def test_a_role_that_may_not_is_told_before(postgres: Postgres, pg: str) -> None
     finally:
         sql(pg, "DROP OWNED BY stranger")
         sql(pg, "DROP ROLE stranger")
+
+
+def test_a_role_that_may_not_read_is_told_whom_to_ask(pg: str) -> None:
+    """Without rights on modelctl's schema, upgrade and status name the role that owns it."""
+    sql(pg, "CREATE ROLE stranger LOGIN")
+    try:
+        with opened(pg.replace("postgres@", "stranger@")) as fleet:
+            for look in (fleet.upgrade, fleet.schema_status):
+                with pytest.raises(InvalidConfigError, match="stranger may not read") as caught:
+                    look()
+                assert "run db upgrade as postgres" in str(caught.value.hint)
+    finally:
+        sql(pg, "DROP ROLE stranger")
+
+
+def test_rights_to_create_are_named_together(postgres: Postgres, empty_pg: str) -> None:
+    """A role that may create nothing is told all that it needs, and what it is told is enough."""
+    database = empty_pg.rpartition("/")[2]
+    sql(empty_pg, 'CREATE ROLE "a newcomer" LOGIN')
+    try:
+        with opened(postgres.url(database, user="a newcomer")) as fleet:
+            with pytest.raises(
+                InvalidConfigError, match="may not create the schema modelctl"
+            ) as why:
+                fleet.upgrade()
+            obstacles = fleet.upgrade(dry_run=True).obstacles
+            assert "; ".join(obstacles) == why.value.message
+            for obstacle in obstacles:
+                advice = re.search(r": ((?:CREATE|GRANT) .*), as ", obstacle)
+                assert advice, obstacle
+                sql(empty_pg, advice[1])
+            assert fleet.upgrade().up_to_date
+            # An index, too, is created in the schema of its table.
+            sql(empty_pg, 'REVOKE CREATE ON SCHEMA public FROM "a newcomer"')
+            assert fleet.upgrade().up_to_date
+            sql(empty_pg, "DROP INDEX modelctl_models_disabled_until")
+            with pytest.raises(InvalidConfigError, match="GRANT CREATE ON SCHEMA public TO"):
+                fleet.upgrade()
+    finally:
+        sql(empty_pg, 'DROP OWNED BY "a newcomer"')
+        sql(empty_pg, 'DROP ROLE "a newcomer"')
+
+
+def test_the_first_upgrade_says_what_it_added(
+    empty_pg: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first upgrade prints what it adopted and added; a later one, what it repaired."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", empty_pg)
+    sql(empty_pg, "CREATE TABLE models (id text PRIMARY KEY)")
+    sql(empty_pg, "INSERT INTO models VALUES ('a')")
+    assert commands.run("db", "upgrade").err.splitlines() == [
+        "adopted the table public.models of owner postgres, 1 row, 1 column;"
+        " added 20 columns, 9 tables, 6 indexes, 8 triggers",
+        "repaired: the history did not say the status of 1 model",
+    ]
+    sql(empty_pg, "DROP INDEX modelctl_models_disabled_until")
+    repaired = "repaired: public.models has no index modelctl_models_disabled_until\n"
+    assert commands.run("db", "upgrade").err == repaired
+    assert commands.run("db", "upgrade").err == ""
 
 
 def test_two_fleets_do_not_share_a_table(pg: str) -> None:
