@@ -117,7 +117,7 @@ def _note(plan: Plan, catalogue: SystemCatalog, created: tuple[str, ...]) -> str
 
 def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list[str]:
     """Return what the role may not do, so that an upgrade fails before its first statement."""
-    role, schema = catalogue.ask("SELECT quote_ident(current_user)")[0][0], catalogue.schema
+    role, schema = catalogue.ask("SELECT current_user")[0][0], catalogue.schema
     missing = []
     others = [relation for relation in relations if not relation.owned]
     if others:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -644,34 +643,6 @@ def test_a_role_that_may_not_read_is_told_whom_to_ask(pg: str) -> None:
                 assert "run db upgrade as postgres" in str(caught.value.hint)
     finally:
         sql(pg, "DROP ROLE stranger")
-
-
-def test_rights_to_create_are_named_together(postgres: Postgres, empty_pg: str) -> None:
-    """A role that may create nothing is told all that it needs, and what it is told is enough."""
-    database = empty_pg.rpartition("/")[2]
-    sql(empty_pg, 'CREATE ROLE "a newcomer" LOGIN')
-    try:
-        with opened(postgres.url(database, user="a newcomer")) as fleet:
-            with pytest.raises(
-                InvalidConfigError, match="may not create the schema modelctl"
-            ) as why:
-                fleet.upgrade()
-            obstacles = fleet.upgrade(dry_run=True).obstacles
-            assert "; ".join(obstacles) == why.value.message
-            for obstacle in obstacles:
-                advice = re.search(r": ((?:CREATE|GRANT) .*), as ", obstacle)
-                assert advice, obstacle
-                sql(empty_pg, advice[1])
-            assert fleet.upgrade().up_to_date
-            # An index, too, is created in the schema of its table.
-            sql(empty_pg, 'REVOKE CREATE ON SCHEMA public FROM "a newcomer"')
-            assert fleet.upgrade().up_to_date
-            sql(empty_pg, "DROP INDEX modelctl_models_disabled_until")
-            with pytest.raises(InvalidConfigError, match="GRANT CREATE ON SCHEMA public TO"):
-                fleet.upgrade()
-    finally:
-        sql(empty_pg, 'DROP OWNED BY "a newcomer"')
-        sql(empty_pg, 'DROP ROLE "a newcomer"')
 
 
 def test_the_first_upgrade_says_what_it_added(
