@@ -28,6 +28,7 @@ _modelctl() {
     if (( $#found )); then
         _describe 'modelctl' found
     else
+        compset -P '--*='
         _files
     fi
 }
@@ -45,14 +46,11 @@ _FISH = """\
 function __modelctl_complete
     set --local words (commandline --current-process --tokenize --cut-at-cursor)
     set --local program (string replace --regex '^~/' "$HOME/" -- $words[1])
-    set --local found (_MODELCTL_COMPLETE=fish $program $words (commandline --current-token --cut-at-cursor) 2>/dev/null)
-    if set --query found[1]
-        printf '%s\\n' $found
-    else
-        __fish_complete_path (commandline --current-token --cut-at-cursor)
-    end
+    type --query -- $program; or return 1
+    set --global __modelctl_found (_MODELCTL_COMPLETE=fish $program $words (commandline --current-token --cut-at-cursor) 2>/dev/null)
+    set --query __modelctl_found[1]
 end
-complete --command modelctl --no-files --arguments '(__modelctl_complete)'
+complete --command modelctl --no-files --condition __modelctl_complete --arguments '$__modelctl_found'
 """
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from modelctl.catalog_format import CatalogFormat
 from modelctl.model import FailureType, ModelStatus
 from modelctl.models.reads import SORT_KEYS
 from tests.commands import PROGRAM, SECONDS, Cli, Result, add, make_fleet, run
+from tests.servers import silent_server
 
 WORDS = {
     "ids": ("show acme/o", ["acme/off", "acme/one"]),
@@ -106,8 +107,8 @@ def test_what_goes_wrong_is_not_printed(tmp_path: Path, shell: str) -> None:
 
 def test_a_database_that_does_not_answer_is_given_up() -> None:
     """TAB does not hang, however long commands wait for the database."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout={10 * SECONDS}"
+    with silent_server() as port:
+        url = f"postgresql://x@127.0.0.1:{port}/x?connect_timeout={10 * SECONDS}"
         result = ask("bash", "modelctl", "show", "a", MODELCTL_DATABASE_URL=url)
     assert (result.code, result.out, result.err) == (0, "", "")
 
@@ -121,6 +122,9 @@ PRESSED = {
     "modelctl list --provider=ac": "modelctl list --provider=acme",
     "modelctl import x --format litellm-": "modelctl import x --format litellm-proxy",
     "modelctl import cat": "modelctl import catalogue.jsonl",
+    "modelctl --config=cat": "modelctl --config=catalogue.jsonl",
+    "~/modelctl db st": "~/modelctl db status",
+    "~/none/modelctl db st": "~/none/modelctl db st",
     "modelctl show hf:o": "modelctl show hf:org/model:",
     "modelctl show hf:org/model:f": "modelctl show hf:org/model:free",
     "modelctl show 'hf:org/model:f": "modelctl show 'hf:org/model:free'",
@@ -148,7 +152,9 @@ LONG = [pytest.param("bash"), *(pytest.param(of, marks=pytest.mark.long) for of 
 
 @pytest.mark.parametrize("shell", LONG)
 def test_in_a_real_shell(cli: Cli, tmp_path: Path, shell: str) -> None:
-    """With the line of the help in its file, TAB in a shell completes what was typed, in its place."""
+    """With the line of the help in its file, TAB in a shell completes what was typed, in its place,
+    and prints nothing else.
+    """
     if not shutil.which(shell):
         pytest.fail(f"{shell} is not installed, and this test needs it")
     make_fleet()
@@ -178,6 +184,7 @@ def test_in_a_real_shell(cli: Cli, tmp_path: Path, shell: str) -> None:
         encoding="utf-8",
         timeout=SECONDS,
     ) as terminal:
+        terminal.logfile_read = shown = StringIO()
         terminal.expect_exact("READY ")
         for typed, expected in PRESSED.items():
             terminal.send(f"{typed}\t\x07")
@@ -189,6 +196,10 @@ def test_in_a_real_shell(cli: Cli, tmp_path: Path, shell: str) -> None:
             written.unlink()
             terminal.send("\x15")
         terminal.send("exit\r")
+        terminal.expect(pexpect.EOF)
+    assert not re.search(
+        "error|traceback|not found|unknown|no such", shown.getvalue(), re.IGNORECASE
+    )
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
