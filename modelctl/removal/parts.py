@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from modelctl.migrations.adoption import Note
 
 
+# The models that `recover` brings back after their cooldown, or when a timed disable ends.
+WILL_COME_BACK = "active IS NOT TRUE AND (auto_disabled IS TRUE OR disabled_until IS NOT NULL)"
+
+
 class Part(NamedTuple):
     """Something that modelctl made: in words, and the statement that drops it."""
 
@@ -29,6 +33,12 @@ class Parts:
     kept: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     lock: str | None = None
+
+    @staticmethod
+    def lost(note: Note) -> str:
+        """Say that columns stay because the table that has them is not found."""
+        columns = ", ".join(note.columns)
+        return f"the columns of the table that was models, which is not found: {columns}"
 
     def columns(self, table: str, note: Note | None, columns: Collection[str]) -> list[str]:
         """Return those of *columns* that were added to *table*, and say why others stay."""

@@ -13,7 +13,7 @@ from modelctl.migrations.system_catalog import (
     plain_index,
     quote_name,
 )
-from modelctl.removal.parts import Part, Parts
+from modelctl.removal.parts import WILL_COME_BACK, Part, Parts
 from modelctl.schema.declared import OUTBOX, STATE, TABLES
 from modelctl.schema.triggers import FUNCTIONS
 
@@ -50,14 +50,18 @@ def everything(connection: Connection, schema: str) -> Parts:
     if elsewhere:
         parts.refused.append(
             f"modelctl's triggers are on {', '.join(sorted(elsewhere))}, which the search path"
-            f" ({catalogue.search_path()}) does not find as models: name its schema in database.url"
+            f" ({catalogue.search_path()}) does not find as models: name its schema in database.url,"
+            " or give the table its name back"
         )
+    elif models is None and note and note.columns:
+        parts.kept.append(parts.lost(note))
     own = [catalogue.own[name] for name in TABLES["postgresql"] if name in catalogue.own]
     own = [table for table in own if table.kind == "table"]
     if models and models.kind == "table" and own:
         parts.lock = f"LOCK TABLE {models.sql} IN ACCESS EXCLUSIVE MODE"
         _parts_of_models(parts, models, catalogue)
     parts.dropped += [Part(f"table {table.shown}", f"DROP TABLE {table.sql}") for table in own]
+    parts.refused += _users_of_tables(own, catalogue)
     if note and note.schema:
         parts.dropped.append(Part(f"schema {schema}", _drop_if_empty(schema)))
     elif own:
@@ -123,6 +127,51 @@ def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -
     drop = ", ".join(f"DROP COLUMN {name}" for name in columns)
     words = f"column{'s' * (len(columns) > 1)} {', '.join(columns)} of {models.shown}"
     parts.dropped.append(Part(words, f"ALTER TABLE {models.sql} {drop}"))
+
+
+def _users_of_tables(own: list[Relation], catalogue: SystemCatalog) -> list[str]:
+    """Return what of other programs depends on the own tables, their sequences and row types."""
+    users = catalogue.ask(
+        """
+        WITH own AS (SELECT oid, reltype FROM pg_class WHERE oid = ANY(%s)),
+        part AS (
+            SELECT CAST(CAST('pg_class' AS regclass) AS oid) AS class, oid, oid AS own FROM own
+            UNION ALL SELECT CAST('pg_type' AS regclass), t.oid, own.oid FROM own
+                JOIN pg_type t ON own.reltype IN (t.oid, t.typelem)
+            UNION ALL SELECT s.classid, s.objid, own.oid FROM own
+                JOIN pg_depend s ON s.refobjid = own.oid AND s.deptype = 'i'
+                WHERE s.refclassid = CAST('pg_class' AS regclass) AND s.classid = s.refclassid
+        )
+        SELECT DISTINCT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
+                ELSE pg_describe_object(CAST('pg_class' AS regclass), r.ev_class, 0) END,
+            CAST(CAST(part.own AS regclass) AS text)
+        FROM part JOIN pg_depend d ON d.refclassid = part.class AND d.refobjid = part.oid
+            LEFT JOIN pg_rewrite r ON d.classid = r.tableoid AND r.oid = d.objid
+            LEFT JOIN pg_constraint k ON d.classid = k.tableoid AND k.oid = d.objid
+            LEFT JOIN pg_attrdef f ON d.classid = f.tableoid AND f.oid = d.objid
+            LEFT JOIN pg_policy p ON d.classid = p.tableoid AND p.oid = d.objid
+            LEFT JOIN pg_trigger t ON d.classid = t.tableoid AND t.oid = d.objid
+        WHERE d.deptype = 'n' AND coalesce(
+            r.ev_class, k.conrelid, f.adrelid, p.polrelid, t.tgrelid,
+            CASE WHEN d.classid = CAST('pg_class' AS regclass) THEN d.objid END, 0
+        ) NOT IN (SELECT oid FROM own)
+        ORDER BY 2, 1
+        """,
+        [table.oid for table in own],
+    )
+    return [f"{user} uses the table {table}" for user, table in users]
+
+
+def stays_off(connection: Connection, schema: str) -> int:
+    """Return how many models modelctl would bring back; 0 if that cannot be read."""
+    catalogue = SystemCatalog(connection, schema)
+    models = catalogue.models
+    if not (models and models.owned and {"auto_disabled", "disabled_until"} <= {*models.columns}):
+        return 0
+    # The same roles see all rows that a count sees.
+    if catalogue.ask("SELECT row_security_active(CAST(%s AS oid))", models.oid)[0][0]:
+        return 0
+    return int(catalogue.ask(f"SELECT count(*) FROM {models.sql} WHERE {WILL_COME_BACK}")[0][0])
 
 
 def _drop_if_empty(schema: str) -> str:

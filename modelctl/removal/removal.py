@@ -59,14 +59,14 @@ def uninstall(
         with reading(connection):
             parts = _everything(connection, schema)
             _check_queue(parts, connection, schema, delivers)
-            _say_what_stays_in_redis(parts, connection, schema, delivers)
-            statements = [part.sql for part in parts.dropped]
+            _say_what_stays(parts, connection, schema, delivers)
+            statements = [part.sql for part in parts.dropped] if not parts.refused else []
             return Uninstalled(
                 tuple(part.words for part in parts.dropped),
                 tuple(parts.kept),
                 True,
                 tuple(parts.refused),
-                tuple([parts.lock, *statements] if parts.lock else statements),
+                tuple([parts.lock, *statements] if parts.lock and statements else statements),
             )
     with alone(connection, schema):
         parts = _everything(connection, schema)
@@ -74,7 +74,7 @@ def uninstall(
             execute(connection, [parts.lock] if parts.lock else [])
             # From here on no change can queue anything.
             _check_queue(parts, connection, schema, delivers)
-            _say_what_stays_in_redis(parts, connection, schema, delivers)
+            _say_what_stays(parts, connection, schema, delivers)
         if parts.refused:
             raise RefusedError(
                 f"{'; '.join(parts.refused)}; nothing was removed", hint=_hint(parts)
@@ -88,7 +88,9 @@ def uninstall(
         except sa_exc.DBAPIError as exc:
             if not _is_in_use(exc):
                 raise
-            why = " ".join(str(exc.orig).split())
+            diag = getattr(exc.orig, "diag", None)  # without the advice to use CASCADE
+            words = [diag.message_primary, diag.message_detail] if diag else [str(exc.orig)]
+            why = " ".join("; ".join(filter(None, words)).split())
             raise RefusedError(
                 f"something else in the database uses a part of modelctl: {why}; nothing was removed",
                 hint="drop or change that first",
@@ -111,11 +113,21 @@ def _check_queue(parts: Parts, connection: Connection, schema: str, delivers: bo
             parts.refused.append(f"{queued} {are} queued: run modelctl cache drain first")
 
 
-def _say_what_stays_in_redis(
-    parts: Parts, connection: Connection, schema: str, delivers: bool
-) -> None:
-    """Say that this process, without Redis, cannot clear the count that others have cached."""
-    if connection.dialect.name == "postgresql" and not delivers:
+def _say_what_stays(parts: Parts, connection: Connection, schema: str, delivers: bool) -> None:
+    """Say which models nothing brings back, and that this process, without Redis, clears no count there."""
+    on_postgresql = connection.dialect.name == "postgresql"
+    if parts.dropped:
+        off = (
+            postgresql.stays_off(connection, schema)
+            if on_postgresql
+            else sqlite.stays_off(connection)
+        )
+        if off:
+            parts.kept.append(
+                f"{off} model{'s' * (off > 1)} off, until modelctl recover brings them back: enable"
+                " them before, or nothing will"
+            )
+    if on_postgresql and not delivers:
         parts.kept += [
             f"the count that is cached at {place}, for up to a minute: no Redis is configured here"
             for place in postgresql.places(connection, schema)
@@ -123,7 +135,7 @@ def _say_what_stays_in_redis(
 
 
 def _hint(parts: Parts) -> str | None:
-    if any(" uses the column " in reason for reason in parts.refused):
+    if any(" uses the " in reason for reason in parts.refused):
         return "drop or change what uses them, or remove only the triggers: modelctl db detach"
     return None
 

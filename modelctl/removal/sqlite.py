@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelctl.migrations.adoption import has_created
 from modelctl.migrations.sqlite import declared_indexes, installed_on, plain_index, stored_note
-from modelctl.removal.parts import Part, Parts
+from modelctl.removal.parts import WILL_COME_BACK, Part, Parts
 from modelctl.schema.declared import CACHE, MODELS, STATE, TABLES
 
 if TYPE_CHECKING:
@@ -19,6 +19,14 @@ def watching(connection: Connection) -> list[Part]:
         Part(f"trigger {name} of {table}", f"DROP TRIGGER {name}")
         for name, table in installed_on(connection)
     ]
+
+
+def stays_off(connection: Connection) -> int:
+    """Return how many models modelctl would bring back."""
+    if not {"active", "auto_disabled", "disabled_until"} <= {*_columns(connection, MODELS)}:
+        return 0
+    sql = f"SELECT count(*) FROM {MODELS} WHERE {WILL_COME_BACK}"
+    return int(connection.exec_driver_sql(sql).scalar_one())
 
 
 def has_cache(connection: Connection) -> bool:

@@ -131,7 +131,9 @@ def _drizzle(added: Added, columns: Sequence[_Facts]) -> Iterator[str]:
     if not added.whole:
         yield "// For the table that you have: the columns that it does not declare yet, and the indexes."
     if added.foreign_schema:
-        table = f"pgSchema({_quoted(added.foreign_schema)}).table"
+        # Exported, too: drizzle-kit drops a schema that it does not see.
+        yield f"export const schema = pgSchema({_quoted(added.foreign_schema)});"
+        table = "schema.table"
     yield f'export const models = {table}("{MODELS}", {{'
     for column in columns:
         text = types[column.kind].format(column.name)

@@ -255,6 +255,32 @@ def test_prisma_finds_nothing_to_do(
     postgres.drop_database(developer)
 
 
+def test_a_schema_of_its_own(empty_pg: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in another schema than public is declared there, whatever the name of the schema."""
+    url = f"{empty_pg}?options=-csearch_path%3D%22My%5C%20App%22"
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", url)
+    sql(empty_pg, 'CREATE SCHEMA "My App"')
+    source = printed("sqlalchemy")
+    with connected(empty_pg) as connection:
+        metadata(source).create_all(connection)
+        connection.commit()
+    adds_no_column(url)
+    with opened(url) as fleet:
+        fleet.uninstall()
+    sql(empty_pg, 'DROP TABLE "My App".models')
+    for statement in printed("sql").split(";\n")[:-1]:
+        sql(empty_pg, statement)
+    adds_no_column(url)
+    with opened(url) as fleet:
+        fleet.uninstall()
+    sql(empty_pg, 'DROP TABLE "My App".models')
+    with opened(url) as fleet:
+        fleet.upgrade()
+    assert 'export const schema = pgSchema("My App");' in printed("drizzle")
+    assert 'export const models = schema.table("models", {' in printed("drizzle")
+    assert '@@schema("My App")' in printed("prisma")
+
+
 @pytest.mark.long
 def test_alembic_and_drizzle_find_nothing_to_do(
     empty_pg: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

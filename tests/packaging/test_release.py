@@ -104,6 +104,21 @@ def test_what_the_wheel_brings(wheel: Path, tmp_path: Path) -> None:
     assert "ExecStart=" in run(programs / "modelctl", "config", "example", "--systemd")
 
 
+def test_the_source_distribution_is_complete(built: Path, tools: Path, tmp_path: Path) -> None:
+    """It has every file of the repository; from it, without git, the same two files are built."""
+    [file] = built.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = sorted(archive.getnames())
+        archive.extractall(tmp_path, filter="data")
+    [folder] = tmp_path.iterdir()
+    if (ROOT / ".git").exists():
+        tracked = run("git", "ls-files", folder=ROOT).split("\n")[:-1]
+        assert names == sorted(f"{folder.name}/{name}" for name in [*tracked, "PKG-INFO"])
+    run(tools / "python", "-m", "build", "--outdir", tmp_path / "again", folder)
+    for first in built.iterdir():
+        assert (tmp_path / "again" / first.name).read_bytes() == first.read_bytes()
+
+
 def test_the_source_distribution_passes_its_own_tests(built: Path, tmp_path: Path) -> None:
     """All that the tests need is in it: they pass in an empty folder, as its README says."""
     [file] = built.glob("*.tar.gz")

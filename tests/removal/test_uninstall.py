@@ -146,6 +146,7 @@ def test_invalidations_that_wait(
     commands.run("db", "uninstall", "--yes").failed(8, "1 invalidation is queued", "cache drain")
     result = commands.run("db", "uninstall", "--dry-run")
     assert (result.code, "in the way: 1 invalidation" in result.err) == (8, True)
+    assert "DROP" not in result.out  # psql would not refuse it
     assert commands.run("cache", "drain").code == 0
     commands.run("count")
     assert redis_server.ask("GET", "db:models:count:active") == "1"
@@ -256,6 +257,63 @@ def test_indexes_of_the_application_stay(url: str) -> None:
         assert "modelctl_models_auto_disabled ON" in schema_of(url)
         assert "modelctl_models_auto_disabled_7 ON" in schema_of(url)
         assert "modelctl_models_auto_disabled_2 ON" not in schema_of(url)
+
+
+def test_what_uses_the_own_tables_is_named(empty_pg: str) -> None:
+    """What depends on a table of modelctl prevents the removal and is named, in a dry run as well."""
+    sql(empty_pg, WEBSITE["postgresql"])
+    own = "modelctl.modelctl"
+    uses = {
+        "view mine": f"CREATE VIEW mine AS SELECT * FROM {own}_events",
+        "mine_tag_fkey": f"CREATE TABLE mine (tag text REFERENCES {own}_tags)",
+        "column event of table mine": f"CREATE TABLE mine (event {own}_events[])",
+        "default value": f"CREATE TABLE mine (n bigint DEFAULT nextval('{own}_events_id_seq'))",
+        "function mine": f"CREATE FUNCTION mine() RETURNS bigint RETURN (SELECT count(*) FROM {own}_state)",
+    }
+    with opened(empty_pg) as fleet:
+        fleet.upgrade()
+        # Parts of the own tables go with them.
+        sql(empty_pg, f"CREATE INDEX reasons ON {own}_events (reason)")
+        sql(empty_pg, f"CREATE POLICY p ON {own}_events USING (reason <> '')")
+        for words, statement in uses.items():
+            sql(empty_pg, statement)
+            [why] = fleet.uninstall(dry_run=True).refused
+            assert words in why
+            assert f" uses the table {own}_" in why
+            with pytest.raises(RefusedError, match=f"{words}.*nothing was removed") as caught:
+                fleet.uninstall()
+            assert "CASCADE" not in caught.value.message
+            kind = statement.split()[1]
+            sql(empty_pg, f"DROP {kind} mine")
+        assert fleet.uninstall().kept == ()
+
+
+def test_models_that_stay_off(url: str) -> None:
+    """It says how many models nothing will bring back, but not those that a person disabled."""
+    with opened(url) as fleet:
+        fleet.upgrade()
+        assert fleet.uninstall(dry_run=True).kept == ()
+        fleet.enable("mistral")
+        fleet.disable("mistral", duration=3600)
+        fleets.trip(fleet, "openai/gpt-5")
+        [kept] = fleet.uninstall(dry_run=True).kept
+        assert kept.startswith("2 models off, until modelctl recover brings them back")
+        assert fleet.uninstall().kept == (kept,)
+
+
+def test_the_table_was_renamed(empty_pg: str) -> None:
+    """A table that has another name now is named; without triggers, its columns are."""
+    sql(empty_pg, WEBSITE["postgresql"])
+    with opened(empty_pg) as fleet:
+        fleet.upgrade()
+        sql(empty_pg, "ALTER TABLE models RENAME TO models_old")
+        with pytest.raises(
+            RefusedError, match=r"on public\.models_old.*give the table its name back"
+        ):
+            fleet.uninstall()
+        fleet.detach()
+        [kept] = fleet.uninstall().kept
+        assert "which is not found: success_count, " in kept.replace("ejections, ", "")
 
 
 def test_nothing_is_there(url: str) -> None:
