@@ -663,6 +663,78 @@ def test_the_first_upgrade_says_what_it_added(
     assert commands.run("db", "upgrade").err == ""
 
 
+@pytest.mark.parametrize(
+    ("setup", "why", "cure"),
+    [
+        (
+            "CREATE TABLE models (id text PRIMARY KEY); ALTER TABLE models OWNER TO keeper",
+            "may create nothing, not even its indexes",
+            "GRANT CREATE ON SCHEMA public TO keeper",
+        ),
+        ("SELECT 1", "may create nothing, not even it", "GRANT CREATE ON SCHEMA public TO keeper"),
+        (
+            "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC; GRANT CREATE ON SCHEMA public TO keeper",
+            "may not use the language plpgsql",
+            "GRANT USAGE ON LANGUAGE plpgsql TO keeper",
+        ),
+        (
+            "REVOKE CREATE ON DATABASE {database} FROM keeper; CREATE SCHEMA modelctl;"
+            "GRANT CREATE ON SCHEMA public TO keeper",
+            "may not create the schema modelctl, or tables in it",
+            "GRANT USAGE, CREATE ON SCHEMA modelctl TO keeper",
+        ),
+        (
+            'CREATE SCHEMA "My App"; ALTER ROLE keeper SET search_path = "My App"',
+            "may not use My App",
+            'GRANT USAGE, CREATE ON SCHEMA "My App" TO keeper',
+        ),
+    ],
+)
+def test_the_right_that_is_missing_is_named(
+    empty_pg: str, monkeypatch: pytest.MonkeyPatch, setup: str, why: str, cure: str
+) -> None:
+    """A dry run and an upgrade name each right that the role lacks, and the GRANT that gives it."""
+    database = empty_pg.rpartition("/")[2]
+    sql(empty_pg, "CREATE ROLE keeper LOGIN")
+    try:
+        sql(empty_pg, f"GRANT CREATE ON DATABASE {database} TO keeper")
+        for statement in setup.format(database=database).split(";"):
+            sql(empty_pg, statement)
+        monkeypatch.setenv("MODELCTL_DATABASE_URL", empty_pg.replace("postgres@", "keeper@"))
+        monkeypatch.delenv("PGOPTIONS")
+        result = commands.run("db", "upgrade", "--dry-run")
+        assert (result.code, "CREATE TABLE" in result.out) == (3, False)
+        assert why in result.err
+        assert cure in result.err
+        commands.run("db", "upgrade").failed(3, why, cure)
+        sql(empty_pg, f"{cure}")
+        if "My App" in cure:
+            sql(empty_pg, "GRANT CREATE ON SCHEMA public TO keeper")
+        assert commands.run("db", "upgrade").code == 0
+        assert commands.run("db", "uninstall", "--yes").code == 0
+    finally:
+        sql(empty_pg, "GRANT USAGE ON LANGUAGE plpgsql TO PUBLIC")
+        sql(empty_pg, "DROP OWNED BY keeper")
+        sql(empty_pg, "DROP ROLE keeper")
+
+
+def test_control_characters_in_names(empty_pg: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SQL of a dry run shows none of them, and names the same table."""
+    schema = '"odd\x1b[31m\x9b\\"'
+    sql(empty_pg, f"CREATE SCHEMA {schema}")
+    sql(empty_pg, f"CREATE TABLE {schema}.models (id text PRIMARY KEY)")
+    sql(empty_pg, f"ALTER DATABASE {empty_pg.rpartition('/')[2]} SET search_path = {schema}")
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", empty_pg)
+    monkeypatch.delenv("PGOPTIONS")
+    for command in ("upgrade", "uninstall"):
+        script = commands.run("db", command, "--dry-run").out  # which checks the characters
+        assert 'LOCK TABLE U&"odd\\001b[31m\\009b\\\\".models' in script
+        assert commands.run("db", "schema", "--for", "sql").code == 0
+        with psycopg.connect(empty_pg, autocommit=True) as connection:
+            connection.execute(script.encode())
+        assert commands.run("db", "status").code == (0 if command == "upgrade" else 7)
+
+
 def test_two_fleets_do_not_share_a_table(pg: str) -> None:
     """The upgrade of a second fleet is refused and names the fleet of the table."""
     with (
