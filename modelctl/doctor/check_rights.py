@@ -27,7 +27,7 @@ def table(facts: Facts) -> Finding | None:
     path = facts.rights.search_path()
     advice = "; set the search_path of modelctl's role, or options in database.url"
     if found is None:
-        detail = f"no table models is found in {path}"
+        detail = f"no table models is found in {path or 'the search path'}"
         if elsewhere:
             detail += f"; modelctl's triggers are on {first_three(elsewhere)}{advice}"
         return wrong(detail)

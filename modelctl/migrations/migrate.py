@@ -35,7 +35,7 @@ from modelctl.tables.application import count_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, RootTransaction
 
     from modelctl.migrations.plan import Plan
 
@@ -109,7 +109,7 @@ def alone(connection: Connection, schema: str) -> Iterator[None]:
         # The first read of the schema must see what the other upgrade has committed: not with an
         # older snapshot, and after the lock.
         connection.execution_options(isolation_level="READ COMMITTED")
-        with connection.begin():
+        with connection.begin() as transaction:
             # A large table, and another upgrade, may take long. But the wait for the lock of the
             # table keeps its limit: all programs that need the table wait behind us.
             patience = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
@@ -117,6 +117,7 @@ def alone(connection: Connection, schema: str) -> Iterator[None]:
             _take_upgrade_lock(connection, schema)
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience}'")
             yield
+            _commit(transaction)
     else:
         with connection.begin():
             # The driver or an event may have begun a transaction, in which nothing was read yet.
@@ -124,6 +125,18 @@ def alone(connection: Connection, schema: str) -> Iterator[None]:
                 connection.exec_driver_sql("ROLLBACK")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
+
+
+def _commit(transaction: RootTransaction) -> None:
+    try:
+        transaction.commit()
+    except (sa_exc.DBAPIError, sa_exc.ResourceClosedError) as exc:
+        if isinstance(exc, sa_exc.DBAPIError) and not exc.connection_invalidated:
+            raise
+        raise DatabaseUnavailableError(
+            "the COMMIT was not answered; it is not known whether the schema was changed",
+            hint="look: modelctl db status; the command may be repeated",
+        ) from None
 
 
 def _take_upgrade_lock(connection: Connection, schema: str) -> None:

@@ -151,6 +151,27 @@ def test_a_change_whose_outcome_is_unknown(world: RelayedWorld, how: str, kind: 
     world.assert_right()
 
 
+@pytest.mark.parametrize("method", ["upgrade", "detach", "uninstall"])
+@pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
+def test_a_schema_change_whose_outcome_is_unknown(
+    world: RelayedWorld, how: str, method: str
+) -> None:
+    """A COMMIT without an answer: it is not known whether the schema was changed; it may be repeated."""
+    if method == "upgrade":
+        world.sql("DROP TABLE modelctl_ignored")
+    before = world.fleet.schema_status()
+    world.to_postgres.disconnect()
+    world.to_postgres.fault = lambda request: how if COMMIT in request else None
+    with pytest.raises(DatabaseUnavailableError, match="it is not known whether the schema"):
+        getattr(world.fleet, method)()
+    world.to_postgres.heal()
+    assert (world.fleet.schema_status() != before) == (how in ("lose", "cut"))
+    getattr(world.fleet, method)()
+    assert world.fleet.schema_status() != before
+    world.fleet.upgrade()
+    assert world.fleet.schema_status().up_to_date
+
+
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
 def test_a_commit_without_a_transaction_id(
     world: RelayedWorld, how: str, monkeypatch: pytest.MonkeyPatch
