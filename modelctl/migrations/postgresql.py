@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plan(connection: Connection, schema: str) -> Plan:
     """Compare the database with the declaration."""
     catalogue = SystemCatalog(connection, schema)
-    _require_reading(catalogue)
+    require_reading(catalogue)
     plan = Plan(_versions(catalogue), installed=bool(catalogue.own))
     plan.triggers = dict.fromkeys(TRIGGERS, False)
     existing = [*catalogue.own.values()]
@@ -50,11 +50,11 @@ def plan(connection: Connection, schema: str) -> Plan:
     return plan
 
 
-def _require_reading(catalogue: SystemCatalog) -> None:
-    """Say which role may look at the schema, if this one may not read what a plan is made of.
+def require_reading(catalogue: SystemCatalog) -> None:
+    """Check that the role may read what a plan is made of.
 
     Raises:
-        InvalidConfigError: it may not.
+        InvalidConfigError: it may not; who may.
     """
     tables = [table for name, table in catalogue.own.items() if name in (STATE, VERSION)]
     sql = """
@@ -67,8 +67,8 @@ def _require_reading(catalogue: SystemCatalog) -> None:
         if not may_read:
             raise InvalidConfigError(
                 f"the role {role} may not read {table.shown} of owner {table.owner}",
-                hint=f"run db upgrade as {table.owner}; modelctl doctor names the rights that other"
-                " roles need",
+                hint=f"db commands are for {table.owner}; modelctl doctor names the rights that"
+                " other roles need",
             )
 
 

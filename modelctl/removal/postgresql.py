@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelctl.migrations.adoption import declared_indexes, has_created
-from modelctl.migrations.postgresql import stored_note
+from modelctl.migrations.postgresql import require_reading, stored_note
 from modelctl.migrations.system_catalog import (
     SystemCatalog,
     installed_triggers,
@@ -40,9 +40,18 @@ def watching(connection: Connection, schema: str) -> list[Part]:
     ]
 
 
+def why_not_detach(connection: Connection, schema: str) -> list[str]:
+    """Return why this role may not drop the triggers."""
+    catalogue, parts = SystemCatalog(connection, schema), Parts()
+    if catalogue.models and catalogue.triggers:
+        _check_owners(parts, [catalogue.models], catalogue)
+    return parts.refused
+
+
 def everything(connection: Connection, schema: str) -> Parts:
     """Return all parts: triggers, functions, indexes, columns, tables and the schema."""
     catalogue = SystemCatalog(connection, schema)
+    require_reading(catalogue)
     parts = Parts(watching(connection, schema))
     note = stored_note(catalogue)
     models = catalogue.models

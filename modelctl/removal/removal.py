@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import exc as sa_exc
 
-from modelctl.errors import RefusedError
+from modelctl.errors import InvalidConfigError, RefusedError
 from modelctl.migrations.migrate import SCHEMA, alone, reading
 from modelctl.migrations.plan import execute
 from modelctl.removal import postgresql, sqlite
@@ -29,6 +29,8 @@ def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
     """Drop the triggers and functions, not the tables and columns; return what was dropped."""
     with alone(connection, schema):
         if connection.dialect.name == "postgresql":
+            if problems := postgresql.why_not_detach(connection, schema):
+                raise InvalidConfigError("; ".join(problems), hint="nothing was changed")
             parts = postgresql.watching(connection, schema)
         else:
             parts = sqlite.watching(connection)

@@ -633,14 +633,16 @@ def test_a_role_that_may_not_is_told_before(postgres: Postgres, pg: str) -> None
 
 
 def test_a_role_that_may_not_read_is_told_whom_to_ask(pg: str) -> None:
-    """Without rights on modelctl's schema, upgrade and status name the role that owns it."""
+    """Without rights on modelctl's schema, upgrade, status, uninstall and detach name the role that owns it."""
     sql(pg, "CREATE ROLE stranger LOGIN")
     try:
         with opened(pg.replace("postgres@", "stranger@")) as fleet:
-            for look in (fleet.upgrade, fleet.schema_status):
+            for look in (fleet.upgrade, fleet.schema_status, fleet.uninstall):
                 with pytest.raises(InvalidConfigError, match="stranger may not read") as caught:
                     look()
-                assert "run db upgrade as postgres" in str(caught.value.hint)
+                assert "db commands are for postgres" in str(caught.value.hint)
+            with pytest.raises(InvalidConfigError, match="run it as postgres"):
+                fleet.detach()
     finally:
         sql(pg, "DROP ROLE stranger")
 
