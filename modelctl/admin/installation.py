@@ -29,9 +29,10 @@ def db_upgrade(ctx: typer.Context, dry_run: DryRun = False, output: Output = Non
     With --dry-run it prints the SQL that it would execute, and says what it adopts.
     """
     with open_fleet(ctx) as fleet:
+        on_sqlite = fleet.config.sqlite_path is not None
         result = fleet.upgrade(dry_run=dry_run)
     if output is None and result.sql:
-        _print_script(result.sql)
+        _print_script(result.sql, on_sqlite)
     else:
         print_result(ctx, result, output)
     if output is not OutputFormat.JSON:
@@ -92,9 +93,11 @@ def db_schema(
         streams.write([_printable(fleet.declarations(tool))])
 
 
-def _print_script(statements: Iterable[str]) -> None:
+def _print_script(statements: Iterable[str], on_sqlite: bool) -> None:
     """Print SQL for `psql` or `sqlite3`: one transaction."""
-    streams.write([f"{_printable(sql).rstrip(';')};\n" for sql in ("BEGIN", *statements, "COMMIT")])
+    # All programs that need the table wait behind a transaction that waits for its lock.
+    begin = ("BEGIN",) if on_sqlite else ("BEGIN", "SET LOCAL lock_timeout = '2s'")
+    streams.write([f"{_printable(sql).rstrip(';')};\n" for sql in (*begin, *statements, "COMMIT")])
 
 
 def _printable(sql: str) -> str:
@@ -119,6 +122,7 @@ def db_uninstall(
     are queued. With --dry-run it prints the SQL that it would execute.
     """
     with open_fleet(ctx) as fleet:
+        on_sqlite = fleet.config.sqlite_path is not None
         if dry_run or not yes:
             result = fleet.uninstall(dry_run=True)
         if not dry_run:
@@ -126,7 +130,7 @@ def db_uninstall(
                 _confirm_uninstall(result)
             result = fleet.uninstall()
     if output is None and result.sql:
-        _print_script(result.sql)
+        _print_script(result.sql, on_sqlite)
     else:
         print_result(ctx, result, output)
     if output is not OutputFormat.JSON:

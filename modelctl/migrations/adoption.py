@@ -37,6 +37,7 @@ _NAMES = {"counter": "integer"}
 class FoundColumn(NamedTuple):
     """A column that is there. The last three are known on PostgreSQL alone.
 
+    *generated*: no statement may write it; also an identity that is GENERATED ALWAYS.
     *declared*: its type; *base*: the type without a length, or the one that a domain is made of.
     """
 

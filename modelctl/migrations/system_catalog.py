@@ -133,7 +133,8 @@ class SystemCatalog:
             """
             SELECT a.attrelid, a.attname, format_type(a.atttypid, a.atttypmod),
                 format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
-                a.attnotnull OR t.typnotnull, a.attgenerated <> '', a.attnum,
+                a.attnotnull OR t.typnotnull, a.attgenerated <> '' OR a.attidentity = 'a',
+                a.attnum,
                 pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

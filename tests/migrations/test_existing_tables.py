@@ -264,6 +264,11 @@ REFUSED = [
         "CREATE TRIGGER Modelctl_update AFTER UPDATE ON models BEGIN SELECT 1; END",
         "the trigger modelctl_update belongs to another program",
     ),
+    (
+        ("postgresql",),
+        f"CREATE TABLE models ({TEXT_ID}, success_count bigint GENERATED ALWAYS AS IDENTITY)",
+        "success_count is a generated column, so modelctl could not write it",
+    ),
     (("sqlite",), "CREATE TABLE models (id PRIMARY KEY)", "id is of no type"),
     (("sqlite",), "CREATE VIRTUAL TABLE models USING fts5(id)", "models is a virtual table"),
 ]
