@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from modelctl.removal.parts import Parts
 
+_IN_USE = "something else in the database uses a part of modelctl"
+
 
 def detach(connection: Connection, schema: str = SCHEMA) -> list[str]:
     """Drop the triggers and functions, not the tables and columns; return what was dropped."""
@@ -62,6 +64,8 @@ def uninstall(
             parts = _everything(connection, schema)
             _check_queue(parts, connection, schema, delivers)
             _say_what_stays(parts, connection, schema, delivers)
+            if connection.dialect.name == "sqlite" and (why := sqlite.tried(connection, parts)):
+                parts.refused.append(f"{_IN_USE}: {why}")
             statements = [part.sql for part in parts.dropped] if not parts.refused else []
             return Uninstalled(
                 tuple(part.words for part in parts.dropped),
@@ -94,7 +98,7 @@ def uninstall(
             words = [diag.message_primary, diag.message_detail] if diag else [str(exc.orig)]
             why = " ".join("; ".join(filter(None, words)).split())
             raise RefusedError(
-                f"something else in the database uses a part of modelctl: {why}; nothing was removed",
+                f"{_IN_USE}: {why}; nothing was removed",
                 hint="drop or change that first",
             ) from exc
         return _result(parts, connection, schema)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from modelctl.migrations.adoption import has_created
@@ -19,6 +21,26 @@ def watching(connection: Connection) -> list[Part]:
         Part(f"trigger {name} of {table}", f"DROP TRIGGER {name}")
         for name, table in installed_on(connection)
     ]
+
+
+def tried(connection: Connection, parts: Parts) -> str | None:
+    """Drop the parts in an empty copy of the schema, in memory; return why that fails."""
+    rows = connection.exec_driver_sql(
+        "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        " ORDER BY type NOT IN ('table', 'view'), rowid"
+    )
+    with (
+        closing(sqlite3.connect(":memory:", isolation_level=None)) as copy,
+        suppress(sqlite3.Error, UnicodeError),  # a table of an extension, bytes that are no text
+    ):
+        for (sql,) in rows.all():
+            copy.execute(sql)
+        try:
+            for part in parts.dropped:
+                copy.execute(part.sql)
+        except sqlite3.Error as exc:
+            return str(exc)
+    return None
 
 
 def stays_off(connection: Connection) -> int:

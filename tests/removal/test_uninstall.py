@@ -95,6 +95,8 @@ def test_what_the_application_uses_stays(url: str) -> None:
         result = commands.run("db", "uninstall", "--yes")
         result.failed(8, "tired", "nothing was removed")
         assert schema_of(url) == before
+        result = commands.run("db", "uninstall", "--dry-run")
+        assert (result.code, "DROP" in result.out, "tired" in result.err) == (8, False, True)
         sql(url, drop)
     commands.run("db", "uninstall").failed(8, "asks first", "--dry-run")
     result = commands.run("db", "uninstall", "--yes", "-o", "json")
