@@ -134,7 +134,7 @@ def _list(
     if found.more:
         oldest = wanted["oldest_first"] or wanted["after"] is not None
         streams.say(
-            f"note: these are the {'oldest' if oldest else 'newest'} {numbered(limit, 'event')},"
+            f"note: {numbered(limit, 'event')} shown, the {'oldest' if oldest else 'newest'},"
             " and there are more: --limit 0 shows all, --since 2d those of two days"
         )
 

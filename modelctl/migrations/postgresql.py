@@ -157,10 +157,10 @@ def _missing_rights_beside(
     )
     sql = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s"
     if on_models and not catalogue.ask(sql, models.schema)[0][0]:
-        what = "its indexes" if models.oid else "it"
+        what = f"the indexes of {models.shown}" if models.oid else models.shown
         missing.append(
-            f"{models.shown} is in a schema in which the role {role} may create nothing, not even"
-            f" {what}: GRANT CREATE ON SCHEMA {in_words(models.schema)} TO {in_words(role)}"
+            f"the role {role} may not create {what}, because it may create nothing in that schema:"
+            f" GRANT CREATE ON SCHEMA {in_words(models.schema)} TO {in_words(role)}"
         )
     if any(sql.startswith("CREATE OR REPLACE FUNCTION ") for sql in statements):
         language = catalogue.ask(

@@ -670,10 +670,10 @@ def test_the_first_upgrade_says_what_it_added(
     [
         (
             "CREATE TABLE models (id text PRIMARY KEY); ALTER TABLE models OWNER TO keeper",
-            "may create nothing, not even its indexes",
+            "may not create the indexes of",
             "GRANT CREATE ON SCHEMA public TO keeper",
         ),
-        ("SELECT 1", "may create nothing, not even it", "GRANT CREATE ON SCHEMA public TO keeper"),
+        ("SELECT 1", "may not create public.models", "GRANT CREATE ON SCHEMA public TO keeper"),
         (
             "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC; GRANT CREATE ON SCHEMA public TO keeper",
             "may not use the language plpgsql",
