@@ -146,4 +146,4 @@ def test_the_options(tool: Cli, fleet: Fleet, fleet_url: str) -> None:
     }.items():
         assert len(tool("events", *options, *names).lines) == number, options
     tool("events", "--since", "1h", "--until", "2h").failed(2, "both since and until")
-    assert "oldest 1 event," in tool("events", "--after", "0", "--limit", "1").err
+    assert "1 event shown, the oldest," in tool("events", "--after", "0", "--limit", "1").err
