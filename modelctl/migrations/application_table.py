@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations import adoption
+from modelctl.adoption import adoption
+from modelctl.adoption.system_catalog import Relation, in_words
 from modelctl.migrations.plan import listed
-from modelctl.migrations.system_catalog import Relation, in_words
 from modelctl.schema.declared import MODELS, MODELS_COLUMNS, MODELS_FILLFACTOR, OUTBOX
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS
 
 if TYPE_CHECKING:
+    from modelctl.adoption.system_catalog import SystemCatalog
     from modelctl.migrations.plan import Plan
-    from modelctl.migrations.system_catalog import SystemCatalog
 
 _MOST_COLUMNS = 1600  # of a table of PostgreSQL
 _SEARCH_PATH = "in database.url (?options=-csearch_path%3DNAME)"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.plan import free_name
-from modelctl.migrations.system_catalog import plain, quote_name
+from modelctl.adoption.adoption import free_name
+from modelctl.adoption.system_catalog import plain, quote_name
 from modelctl.schema.declared import EMPTIED_TEXTS, INDEXES, MODELS
 from modelctl.schema.triggers import FUNCTIONS, TRIGGERS, emptying
 
 if TYPE_CHECKING:
+    from modelctl.adoption.system_catalog import Relation, SystemCatalog
     from modelctl.migrations.plan import Plan
-    from modelctl.migrations.system_catalog import Relation, SystemCatalog
     from modelctl.schema.triggers import Function
 
 

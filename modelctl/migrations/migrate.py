@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import exc as sa_exc
 
 from modelctl import deadline
+from modelctl.adoption.adoption import NOTE, Note, has_created
 from modelctl.count.outbox import SEAL
 from modelctl.database.locks import lock_key
 from modelctl.errors import DatabaseUnavailableError, InvalidConfigError
 from modelctl.migrations import postgresql, sqlite
-from modelctl.migrations.adoption import NOTE, Note, has_created
 from modelctl.migrations.plan import execute
 from modelctl.migrations.results import SchemaStatus
 from modelctl.schema.declared import (

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from modelctl.adoption.system_catalog import Relation, quote_name
 from modelctl.migrations.plan import listed
-from modelctl.migrations.system_catalog import Relation, quote_name
 from modelctl.schema.declared import OUTBOX, TABLES
 
 if TYPE_CHECKING:
-    from modelctl.migrations.adoption import FoundColumn
+    from modelctl.adoption.adoption import FoundColumn
+    from modelctl.adoption.system_catalog import SystemCatalog
     from modelctl.migrations.plan import Plan
-    from modelctl.migrations.system_catalog import SystemCatalog
     from modelctl.schema.declared import DeclaredColumn
 
 # How the catalogue writes the types of the declaration.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from modelctl.schema.declared import HEAD, MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from sqlalchemy import Connection
 
@@ -143,9 +143,3 @@ def execute(connection: Connection, statements: Iterable[str]) -> None:
 def listed(noun: str, names: Collection[str]) -> str:
     """Return "column a" or "columns a, b"."""
     return f"{noun if len(names) == 1 else noun + 's'} {', '.join(names)}"
-
-
-def free_name(name: str, taken: Container[str]) -> str:
-    """Return *name*, with a number if something else has it already."""
-    names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
-    return next(each for each in names if each not in taken)

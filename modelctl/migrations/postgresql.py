@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelctl.adoption import adoption
+from modelctl.adoption.adoption import NOTE, Note, next_note
+from modelctl.adoption.system_catalog import SystemCatalog, in_words, plain, quote_name
 from modelctl.errors import InvalidConfigError
-from modelctl.migrations import adoption, application_table, indexes_and_triggers, own_tables
-from modelctl.migrations.adoption import NOTE, Note, next_note
+from modelctl.migrations import application_table, indexes_and_triggers, own_tables
 from modelctl.migrations.plan import Plan
-from modelctl.migrations.system_catalog import SystemCatalog, in_words, plain, quote_name
 from modelctl.schema.declared import MODELS_COLUMNS, STATE, VERSION
 from modelctl.schema.triggers import TRIGGERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from modelctl.migrations.system_catalog import Relation
+    from modelctl.adoption.system_catalog import Relation
 
 
 def plan(connection: Connection, schema: str) -> Plan:

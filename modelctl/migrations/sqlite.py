@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from modelctl.migrations import adoption
-from modelctl.migrations.plan import Plan, free_name, listed
+from modelctl.adoption import adoption
+from modelctl.adoption.adoption import free_name
+from modelctl.migrations.plan import Plan, listed
 from modelctl.schema.declared import (
     CACHE,
     EMPTIED_TEXTS,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from modelctl.migrations.adoption import Note
+    from modelctl.adoption.adoption import Note
 
 
 # The models that `recover` brings back after their cooldown, or when a timed disable ends.

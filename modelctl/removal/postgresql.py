@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.adoption import declared_indexes, has_created
-from modelctl.migrations.postgresql import require_reading, stored_note
-from modelctl.migrations.system_catalog import (
+from modelctl.adoption.adoption import declared_indexes, has_created
+from modelctl.adoption.system_catalog import (
     SystemCatalog,
     installed_triggers,
     plain,
     plain_index,
     quote_name,
 )
+from modelctl.migrations.postgresql import require_reading, stored_note
 from modelctl.removal.parts import WILL_COME_BACK, Part, Parts
 from modelctl.schema.declared import OUTBOX, STATE, TABLES
 from modelctl.schema.triggers import FUNCTIONS
@@ -20,7 +20,7 @@ from modelctl.schema.triggers import FUNCTIONS
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from modelctl.migrations.system_catalog import Relation
+    from modelctl.adoption.system_catalog import Relation
 
 
 def watching(connection: Connection, schema: str) -> list[Part]:

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from modelctl.migrations.adoption import has_created
+from modelctl.adoption.adoption import has_created
 from modelctl.migrations.sqlite import declared_indexes, installed_on, plain_index, stored_note
 from modelctl.removal.parts import WILL_COME_BACK, Part, Parts
 from modelctl.schema.declared import CACHE, MODELS, STATE, TABLES

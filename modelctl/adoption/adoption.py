@@ -6,11 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelctl.migrations.plan import free_name
 from modelctl.schema.declared import INDEXES, MODELS, MODELS_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Container, Mapping
 
     from modelctl.schema.declared import Index
 
@@ -100,6 +99,12 @@ def names_of_indexes(
     missing = {name: free_name(name, taken) for name, of in definitions.items() if of not in there}
     names = {name: missing.get(name) or there[of] for name, of in definitions.items()}
     return names, tuple(missing.values())
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return *name*, with a number if something else has it already."""
+    names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
+    return next(each for each in names if each not in taken)
 
 
 def declared_indexes(definition: Callable[[Index], str]) -> dict[str, str]:

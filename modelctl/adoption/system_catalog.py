@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modelctl.migrations.adoption import FoundColumn
+from modelctl.adoption.adoption import FoundColumn
 from modelctl.schema.declared import MODELS, TABLES
 from modelctl.schema.triggers import FUNCTIONS
 
