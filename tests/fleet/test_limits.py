@@ -50,7 +50,7 @@ def test_the_default_is_a_hundred(ten: str, cli: Cli) -> None:
         seed(fleet, (f"m{n}" for n in range(91)))
     result = cli("events", "-o", "json")
     assert len(result.json) == 100
-    assert "newest 100 events" in result.err
+    assert "100 events shown, the newest" in result.err
     assert len(cli("events", "--limit", "0", "-o", "jsonl").lines) == 101
 
 
