@@ -43,6 +43,14 @@ def roles(postgres: Postgres, pg_database: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def as_modelctl(postgres: Postgres, roles: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let commands be the role `modelctl` in its database, which has a model; return its name."""
+    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
+    postgres.execute("INSERT INTO models (id) VALUES ('a')", roles)
+    return roles
+
+
+@pytest.fixture
 def narrow_redis() -> Iterator[Redis]:
     """Run a Redis where the user `modelctl` has the page's ACL and `default` has nothing."""
     with Redis() as server:
@@ -198,19 +206,14 @@ def test_pruning_needs_what_the_page_grants() -> None:
 
 
 def test_the_doctor_names_each_right_that_is_taken_away(
-    postgres: Postgres,
-    roles: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    postgres: Postgres, as_modelctl: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each GRANT of the page in turn: the doctor says which right is missing on which table."""
-    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
-    postgres.execute("INSERT INTO models (id) VALUES ('a')", roles)
     assert looked(capfd) == (0, {})
     for right, where in granted():
-        postgres.execute(f"REVOKE {right} ON {where} FROM modelctl", roles)
+        postgres.execute(f"REVOKE {right} ON {where} FROM modelctl", as_modelctl)
         code, wrong = looked(capfd)
-        postgres.execute(f"GRANT {right} ON {where} TO modelctl", roles)
+        postgres.execute(f"GRANT {right} ON {where} TO modelctl", as_modelctl)
         where = where if "." in where or "SCHEMA" in where else f"public.{where}"
         assert (code, f"GRANT {right} ON {where} TO modelctl" in str(wrong)) == (1, True), (
             right,
@@ -221,21 +224,16 @@ def test_the_doctor_names_each_right_that_is_taken_away(
 
 
 def test_the_doctor_names_all_missing_rights_at_once(
-    postgres: Postgres,
-    roles: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    postgres: Postgres, as_modelctl: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A role without any right is told all of them in one run, and no line sends it to doctor."""
-    monkeypatch.setenv("MODELCTL_DATABASE_URL", postgres.url(roles, user="modelctl"))
-    postgres.execute("INSERT INTO models (id) VALUES ('a')", roles)
-    postgres.execute("DROP OWNED BY modelctl", roles)
+    postgres.execute("DROP OWNED BY modelctl", as_modelctl)
     code, wrong = looked(capfd)
     assert code == 1
     assert "modelctl doctor" not in str(wrong)
     grants = re.findall(r"GRANT [^;]*", wrong["rights"])
     for grant in grants:
-        postgres.execute(grant, roles)
+        postgres.execute(grant, as_modelctl)
     assert looked(capfd) == (0, {})
     assert len(grants) == len({where for _, where in granted()})
 
