@@ -149,7 +149,7 @@ def _missing_rights(catalogue: SystemCatalog, relations: list[Relation]) -> list
 def _missing_rights_beside(
     catalogue: SystemCatalog, models: Relation, statements: list[str]
 ) -> list[str]:
-    """Return what the role may not do beside the tables: in the schema of ``models``, and a language."""
+    """Return the rights that the role lacks in the schema of ``models`` and on the language plpgsql."""
     role, missing = catalogue.ask("SELECT current_user")[0][0], []
     on_models = any(
         sql.startswith(f"CREATE TABLE {models.sql} ")

@@ -131,7 +131,7 @@ class OpenedFleet:
             embedded.create(self.config, path)
 
     def _is_there(self) -> bool:
-        """Whether there is a database, or a server that tells: a SQLite file may be missing."""
+        """Whether the database can be asked: it is on a server, or its SQLite file is there."""
         from modelctl.database import sqlite
 
         path = self.config.sqlite_path
