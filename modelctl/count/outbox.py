@@ -16,6 +16,8 @@ from modelctl.errors import InvalidConfigError, clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import Connection
+
     from modelctl.config.config import Config
     from modelctl.database.database import Database
 
@@ -34,6 +36,19 @@ SEAL = """(-1 - (9223372036854775807 & hashtextextended(concat_ws(' ',
         SELECT string_agg(concat(t.oid, t.tgenabled), ' ' ORDER BY t.tgname) FROM pg_trigger t
         WHERE t.tgrelid = to_regclass('models') AND t.tgname LIKE 'modelctl%'
     )), 0)))"""
+
+
+def recent_places(connection: Connection, state: str) -> dict[str, str]:
+    """Return the places where invalidations were delivered in the last day, the newest first.
+
+    Each comes with the identity of its server. *state*: the table modelctl_state, as SQL.
+    """
+    sql = (
+        f"SELECT substr(name, {len(_DELIVERY) + 1}), coalesce(value, '') FROM {state}"
+        f" WHERE name LIKE '{_DELIVERY}%'"
+        " AND at > statement_timestamp() - interval '1 day' ORDER BY at DESC"
+    )
+    return {row[0]: row[1] for row in connection.execute(text(sql))}
 
 
 class Outbox:
@@ -201,13 +216,8 @@ class Outbox:
         if self._on_sqlite:
             return {}
         state = self._state if schema is None else f'"{schema}".modelctl_state'
-        sql = (
-            f"SELECT substr(name, {len(_DELIVERY) + 1}), coalesce(value, '') FROM {state}"
-            f" WHERE name LIKE '{_DELIVERY}%'"
-            " AND at > statement_timestamp() - interval '1 day' ORDER BY at DESC"
-        )
         with self._database.reading() as connection:
-            return {row[0]: row[1] for row in connection.execute(text(sql))}
+            return recent_places(connection, state)
 
     def other_fleets(self) -> list[str]:
         """Return the schemas of the other fleets in this database whose state we may read."""

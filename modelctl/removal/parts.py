@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from modelctl.tables.columns import AUTO_OFF, TIMED_OFF
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 # The models that `recover` brings back after their cooldown, or when a timed disable ends.
-WILL_COME_BACK = "active IS NOT TRUE AND (auto_disabled IS TRUE OR disabled_until IS NOT NULL)"
+WILL_COME_BACK = f"({AUTO_OFF}) OR ({TIMED_OFF})"
 
 
 class Part(NamedTuple):

@@ -12,6 +12,7 @@ from modelctl.adoption.system_catalog import (
     plain_index,
     quote_name,
 )
+from modelctl.count.outbox import recent_places
 from modelctl.migrations.postgresql import require_reading, stored_note
 from modelctl.removal.parts import WILL_COME_BACK, Part, Parts
 from modelctl.schema.declared import OUTBOX, STATE, TABLES
@@ -20,6 +21,7 @@ from modelctl.schema.triggers import FUNCTIONS
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from modelctl.adoption.adoption import Note
     from modelctl.adoption.system_catalog import Relation
 
 
@@ -68,7 +70,7 @@ def everything(connection: Connection, schema: str) -> Parts:
     own = [table for table in own if table.kind == "table"]
     if models and models.kind == "table" and own:
         parts.lock = f"LOCK TABLE {models.sql} IN ACCESS EXCLUSIVE MODE"
-        _parts_of_models(parts, models, catalogue)
+        _parts_of_models(parts, models, note, catalogue)
     parts.dropped += [Part(f"table {table.shown}", f"DROP TABLE {table.sql}") for table in own]
     parts.refused += _users_of_tables(own, catalogue)
     if note and note.schema:
@@ -79,7 +81,9 @@ def everything(connection: Connection, schema: str) -> Parts:
     return parts
 
 
-def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -> None:
+def _parts_of_models(
+    parts: Parts, models: Relation, note: Note | None, catalogue: SystemCatalog
+) -> None:
     """Add the indexes and columns of ``models``."""
     indexes = catalogue.ask(
         """
@@ -88,7 +92,6 @@ def _parts_of_models(parts: Parts, models: Relation, catalogue: SystemCatalog) -
         """,
         models.oid,
     )
-    note = stored_note(catalogue)
     declared = declared_indexes(lambda index: plain(index.postgresql)).values()
     own = {
         name: oid
@@ -209,14 +212,7 @@ def _check_owners(parts: Parts, relations: list[Relation], catalogue: SystemCata
 def places(connection: Connection, schema: str) -> list[str]:
     """Return where invalidations were delivered in the last day."""
     own = SystemCatalog(connection, schema).own
-    if STATE not in own:
-        return []
-    found = connection.exec_driver_sql(
-        f"SELECT substr(name, length('delivery ') + 1) FROM {own[STATE].sql}"
-        " WHERE name LIKE 'delivery %%' AND at > statement_timestamp() - interval '1 day' ORDER BY 1",
-        (),
-    )
-    return [*found.scalars()]
+    return sorted(recent_places(connection, own[STATE].sql)) if STATE in own else []
 
 
 def waiting(connection: Connection, schema: str, *, delivers: bool) -> int:

@@ -120,7 +120,7 @@ def _check_queue(parts: Parts, connection: Connection, schema: str, delivers: bo
 
 
 def _say_what_stays(parts: Parts, connection: Connection, schema: str, delivers: bool) -> None:
-    """Say which models nothing brings back, and that this process, without Redis, clears no count there."""
+    """Add what stays: models that nothing brings back, and counts in a Redis that is not configured."""
     on_postgresql = connection.dialect.name == "postgresql"
     if parts.dropped:
         off = (
